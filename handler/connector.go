@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/checkpoint/blob"
+	"qualys-sentinel/handler/internal/checkpoint/folder"
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/settings"
+)
+
+// defaultDestination is the name, in the state, of the one destination that
+// the settings describe.
+const defaultDestination = "default"
+
+// folderDestination is that of rows into a local folder: it has a checkpoint
+// of its own.
+const folderDestination = "folder"
+
+// A connector is the parts that runs are made of, from one set of settings.
+type connector struct {
+	settings *settings.Settings
+	client   *qualys.Client
+	store    checkpoint.Store
+	identity identity
+	// rows, if not empty, is a local folder that rows go to instead.
+	rows string
+}
+
+// identity makes the app's credential once, when it is first needed.
+type identity struct {
+	clientID string
+	once     sync.Once
+	made     azcore.TokenCredential
+	err      error
+}
+
+// credential is the managed identity under Azure, and elsewhere whoever has
+// signed in on the machine.
+func (i *identity) credential() (azcore.TokenCredential, error) {
+	i.once.Do(func() {
+		// Tries belong to runs, which count and bound them.
+		client := azcore.ClientOptions{Retry: policy.RetryOptions{MaxRetries: 1}}
+		if os.Getenv("IDENTITY_ENDPOINT") == "" {
+			i.made, i.err = azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ClientOptions: client})
+			return
+		}
+		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: client}
+		if i.clientID != "" {
+			options.ID = azidentity.ClientID(i.clientID)
+		}
+		i.made, i.err = azidentity.NewManagedIdentityCredential(options)
+	})
+	if i.err != nil {
+		return nil, fmt.Errorf("identity: %w", i.err)
+	}
+	return i.made, nil
+}
+
+// open reads the settings and makes a connector.
+func open(ctx context.Context, environ []string, rows string) (*connector, error) {
+	c := &connector{rows: rows}
+	s, err := settings.Load(ctx, settings.Options{
+		Environ:            environ,
+		Vault:              &settings.KeyVault{Credential: c.identity.credential},
+		CheckFilter:        qualys.CheckFilter,
+		WithoutDestination: rows != "",
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.settings = s
+	c.identity.clientID = s.ClientID
+	c.client = &qualys.Client{
+		Origin:      s.URI,
+		Credentials: s.Credentials(),
+		HTTP:        qualys.NewHTTPClient(),
+		UserAgent:   "qualys-sentinel/" + version,
+	}
+	if c.store, err = c.openStore(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *connector) openStore() (checkpoint.Store, error) {
+	s := c.settings
+	switch {
+	case s.StateFolder != "":
+		return folder.New(s.StateFolder), nil
+	case s.StorageConnection != "":
+		return blob.FromConnectionString(s.StorageConnection, s.StateContainer)
+	}
+	credential, err := c.identity.credential()
+	if err != nil {
+		return nil, err
+	}
+	return blob.FromIdentity(s.StorageService, s.StateContainer, credential)
+}
+
+// source of a dataset's pages.
+func (c *connector) source(dataset *ingest.Dataset) (ingest.Source, error) {
+	if dataset != ingest.VM {
+		return nil, fmt.Errorf("dataset %s has no source", dataset.Name)
+	}
+	s := c.settings
+	d := qualys.NewDetections(c.client, dataset.Schema)
+	d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
+	d.By = qualys.IncrementalBy(s.IncrementalBy)
+	d.Results = s.ResultsBytes != 0
+	return d, nil
+}
+
+// destination of a dataset's rows.
+func (c *connector) destination(dataset *ingest.Dataset, run string) (ingest.Destination, string, error) {
+	s := c.settings
+	if c.rows != "" {
+		return loganalytics.NewFolder(c.rows, dataset.Schema.Table, run), folderDestination, nil
+	}
+	if s.API == settings.DataCollector {
+		d, err := loganalytics.NewCollector(loganalytics.CollectorConfig{
+			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: dataset.Schema.LogType(),
+		})
+		return d, defaultDestination, err
+	}
+	credential, err := c.identity.credential()
+	if err != nil {
+		return nil, "", err
+	}
+	d, err := loganalytics.NewIngestion(loganalytics.IngestionConfig{
+		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: dataset.Schema.Stream(),
+		Credential: credential, Transport: http.DefaultClient,
+	})
+	return d, defaultDestination, err
+}
+
+// run makes a run of a dataset.
+func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, error) {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("make a run id: %w", err)
+	}
+	s := c.settings
+	r := &ingest.Run{
+		ID: hex.EncodeToString(id[:]), Dataset: dataset,
+		Store: c.store, Policy: record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"},
+		Lookback: s.Lookback, Overlap: s.Overlap, Budget: s.RunBudget, Clock: ingest.SystemClock{},
+	}
+	r.Log = log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
+	var err error
+	if r.Source, err = c.source(dataset); err != nil {
+		return nil, err
+	}
+	if r.Destination, r.DestinationName, err = c.destination(dataset, r.ID); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// closeRun frees what a run's parts hold.
+func closeRun(r *ingest.Run) error {
+	var errs error
+	for _, part := range []any{r.Source, r.Destination} {
+		if c, ok := part.(interface{ Close() error }); ok {
+			errs = errors.Join(errs, c.Close())
+		}
+	}
+	return errs
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// The demo's account; it opens nothing but the simulator.
+const (
+	demoUser     = "demo_user"
+	demoPassword = "demo-password"
+)
+
+func newDemo() *cobra.Command {
+	var dir, level string
+	var hosts, detections int
+	var seed uint64
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Try the whole connector against a simulated Qualys and Azure",
+		Long: `demo starts a simulated Qualys subscription and a simulated Log Analytics on
+this machine, and runs the connector's main job between them: fetch, decode,
+deliver, checkpoint. Nothing leaves the machine and no account is needed.
+
+Run it again, and only what was scanned in between is carried over. Stop it with
+Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew.
+` + exitCodeHelp,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return demo(c.Context(), dir, level, simulator.NewSubscription(seed, hosts, detections))
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", "demo-data", "`folder` for rows and state")
+	c.Flags().IntVar(&hosts, "hosts", 2000, "number of hosts")
+	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
+	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
+	c.Flags().StringVar(&level, "log", "warn", "what to log: debug, info, warn or error")
+	return c
+}
+
+func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) error {
+	azure := simulator.NewAzure(schemas()...)
+	rows := &simulator.RowFiles{Dir: filepath.Join(dir, "rows")}
+	azure.Keep = rows.Keep
+	sim, err := startSimulator(ctx, "127.0.0.1:0", simulator.NewQualys(sub, demoUser, demoPassword), azure)
+	if err != nil {
+		return err
+	}
+	defer sim.stop()
+
+	fmt.Printf("simulated subscription: %s hosts, about %s detections\n", thousands(int64(sub.Hosts)), thousands(int64(sub.Hosts*sub.Detections)))
+	for name, value := range map[string]string{"IDENTITY_ENDPOINT": sim.address + simulator.IdentityPath, "IDENTITY_HEADER": azure.IdentityHeader} {
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	dataset := ingest.VM
+	connector, err := open(ctx, []string{
+		"apiUsername=" + demoUser, "apiPassword=" + demoPassword, "uri=" + sim.address,
+		"logAnalyticsUri=" + sim.address, "logAnalyticsApi=logs-ingestion", "dcrImmutableId=" + azure.Rule,
+		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=500",
+	}, "")
+	if err != nil {
+		return err
+	}
+	_, report, err := runOnce(ctx, connector, dataset, level)
+	printReport(os.Stdout, dataset, report)
+	fmt.Printf("  %-14s %s\n", "rows", rows.Path(dataset.Schema.Table))
+	fmt.Printf("  %-14s %s\n", "state", filepath.Join(dir, "state"))
+	if err == nil {
+		fmt.Println(nextSteps(report))
+	}
+	return endOf(report, err)
+}
+
+func nextSteps(report ingest.Report) string {
+	if report.Outcome != ingest.Complete {
+		return "\nStopped in good order. Run it again: it goes on where it stood."
+	}
+	return `
+Next: run it again: only what was scanned in between is carried over.
+Then try your own subscription, into a local folder:  qualys-sentinel sync vm --help
+And deploy it: see "Deploy by hand from VS Code" in README.md.`
+}
+
+func schemas() (list []*record.Schema) {
+	for _, d := range ingest.Datasets() {
+		list = append(list, d.Schema)
+	}
+	return list
+}
+
+func newSimulate() *cobra.Command {
+	var listen, rows string
+	var hosts, detections int
+	var seed uint64
+	c := &cobra.Command{
+		Use:   "simulate",
+		Short: "Serve a simulated Qualys and Azure until Ctrl-C",
+		Long: `simulate serves a Qualys subscription made from a seed, both ways into Log
+Analytics, and a managed identity endpoint, on one address of this machine. It
+prints the settings to use, and refuses what the real services refuse.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			azure := simulator.NewAzure(schemas()...)
+			if rows != "" {
+				azure.Keep = (&simulator.RowFiles{Dir: rows}).Keep
+			}
+			q := simulator.NewQualys(simulator.NewSubscription(seed, hosts, detections), demoUser, demoPassword)
+			sim, err := startSimulator(c.Context(), listen, q, azure)
+			if err != nil {
+				return err
+			}
+			fmt.Printf(`apiUsername=%s
+apiPassword=%s
+uri=%s
+logAnalyticsUri=%s
+logAnalyticsApi=logs-ingestion
+dcrImmutableId=%s
+IDENTITY_ENDPOINT=%s
+IDENTITY_HEADER=%s
+`, demoUser, demoPassword, sim.address, sim.address, azure.Rule, sim.address+simulator.IdentityPath, azure.IdentityHeader)
+			<-c.Context().Done()
+			sim.stop()
+			arrived := azure.Arrived()
+			fmt.Printf("arrived: %s rows, %s, in %s calls\n", thousands(arrived.Rows), size(arrived.Bytes), thousands(arrived.Calls))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&listen, "listen", "127.0.0.1:7777", "`address` to serve on")
+	c.Flags().StringVar(&rows, "rows", "", "keep arrived rows in this `folder`")
+	c.Flags().IntVar(&hosts, "hosts", 2000, "number of hosts")
+	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
+	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
+	return c
+}
+
+// simulation is a simulator that is being served.
+type simulation struct {
+	address string
+	server  *http.Server
+}
+
+// startSimulator serves Qualys and Azure on one address.
+func startSimulator(ctx context.Context, listen string, q *simulator.Qualys, azure *simulator.Azure) (*simulation, error) {
+	mux := http.NewServeMux()
+	mux.Handle("/api/logs", azure)
+	mux.Handle("/dataCollectionRules/", azure)
+	mux.Handle(simulator.IdentityPath, azure)
+	mux.Handle("/", q)
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return nil, fmt.Errorf("serve the simulator: %w", err)
+	}
+	s := &simulation{address: "http://" + listener.Addr().String(), server: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}}
+	go func() {
+		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			fmt.Fprintln(os.Stderr, "simulator:", err)
+		}
+	}()
+	return s, nil
+}
+
+// stop ends the simulator; requests in flight are of no use any more.
+func (s *simulation) stop() { _ = s.server.Close() }

@@ -1,0 +1,315 @@
+// Package blob keeps state in a container of Azure Blob Storage.
+//
+// A checkpoint is held by a blob lease and written with the lease id and the
+// ETag last seen, so that of two runs only the holder can write, and no change
+// of somebody else is overwritten. A lease that a killed run has left behind
+// ends by itself within LeaseTime.
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	azblobblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/lease"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+)
+
+const (
+	// DefaultLeaseTime is the longest lease that ends by itself: 60 s by the
+	// Blob service's rules. A killed run blocks the next for no longer.
+	DefaultLeaseTime = 60 * time.Second
+	// renewals is how often a lease is renewed in its time: two may fail.
+	renewals = 3
+)
+
+// Store is a blob container.
+type Store struct {
+	container *container.Client
+	// LeaseTime between 15 and 60 seconds; DefaultLeaseTime if zero.
+	LeaseTime time.Duration
+
+	once    sync.Mutex
+	created bool
+}
+
+var _ checkpoint.Store = (*Store)(nil)
+
+// New returns a store in a container, which is created where needed.
+func New(c *container.Client) *Store { return &Store{container: c} }
+
+// developmentStorage is what UseDevelopmentStorage=true stands for: the public,
+// well-known account of the storage emulator (Microsoft, "Use the Azurite
+// emulator").
+const developmentStorage = "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;" +
+	"AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;" +
+	"BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1"
+
+// FromConnectionString returns a store in a container of the account that a
+// connection string names.
+func FromConnectionString(connection, name string) (*Store, error) {
+	if strings.EqualFold(strings.TrimRight(strings.TrimSpace(connection), ";"), "UseDevelopmentStorage=true") {
+		connection = developmentStorage
+	}
+	c, err := container.NewClientFromConnectionString(connection, name, nil)
+	if err != nil {
+		return nil, fmt.Errorf("storage connection string: %w", err)
+	}
+	return New(c), nil
+}
+
+// FromIdentity returns a store in a container of a blob service.
+func FromIdentity(serviceURL, name string, credential azcore.TokenCredential) (*Store, error) {
+	c, err := container.NewClient(strings.TrimRight(serviceURL, "/")+"/"+name, credential, nil)
+	if err != nil {
+		return nil, fmt.Errorf("storage client: %w", err)
+	}
+	return New(c), nil
+}
+
+// ensure creates the container at the first use.
+func (s *Store) ensure(ctx context.Context) error {
+	s.once.Lock()
+	defer s.once.Unlock()
+	if s.created {
+		return nil
+	}
+	if _, err := s.container.Create(ctx, nil); err != nil && !bloberror.HasCode(err, bloberror.ContainerAlreadyExists) {
+		return explain("create the container for state", err)
+	}
+	s.created = true
+	return nil
+}
+
+// Acquire implements checkpoint.Store.
+func (s *Store) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
+	if err := s.ensure(ctx); err != nil {
+		return nil, err
+	}
+	client := s.container.NewBlockBlobClient(name)
+	held, err := lease.NewBlobClient(client, nil)
+	if err != nil {
+		return nil, fmt.Errorf("lease client: %w", err)
+	}
+	leaseTime := s.LeaseTime
+	if leaseTime == 0 {
+		leaseTime = DefaultLeaseTime
+	}
+	seconds := int32(leaseTime / time.Second)
+	_, err = held.AcquireLease(ctx, seconds, nil)
+	if bloberror.HasCode(err, bloberror.BlobNotFound) {
+		// A lease needs a blob: an empty document is one that says nothing yet.
+		_, err = client.Upload(ctx, streaming.NopCloser(strings.NewReader("")), &blockblob.UploadOptions{
+			AccessConditions: &azblobblob.AccessConditions{
+				ModifiedAccessConditions: &azblobblob.ModifiedAccessConditions{IfNoneMatch: to.Ptr(azcore.ETagAny)},
+			},
+		})
+		if err != nil && !bloberror.HasCode(err, bloberror.BlobAlreadyExists, bloberror.LeaseIDMissing) {
+			return nil, explain("create "+name, err)
+		}
+		_, err = held.AcquireLease(ctx, seconds, nil)
+	}
+	if bloberror.HasCode(err, bloberror.LeaseAlreadyPresent) {
+		return nil, checkpoint.ErrHeld
+	}
+	if err != nil {
+		return nil, explain("lease "+name, err)
+	}
+	l := &blobLease{client: client, held: held, name: name, lost: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{})}
+	go l.renew(leaseTime) //nolint:gosec // ends with Release, not with the call
+	return l, nil
+}
+
+// Create implements checkpoint.Store.
+func (s *Store) Create(ctx context.Context, name string) (io.WriteCloser, error) {
+	if err := s.ensure(ctx); err != nil {
+		return nil, err
+	}
+	r, w := io.Pipe()
+	o := &object{ctx: ctx, pipe: w, done: make(chan error, 1), name: name}
+	go func() {
+		_, err := s.container.NewBlockBlobClient(name).UploadStream(ctx, r, &blockblob.UploadStreamOptions{Concurrency: 1})
+		_ = r.CloseWithError(err) // always nil
+		o.done <- err
+	}()
+	return o, nil
+}
+
+// Open implements checkpoint.Store.
+func (s *Store) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	resp, err := s.container.NewBlobClient(name).DownloadStream(ctx, nil)
+	if bloberror.HasCode(err, bloberror.BlobNotFound, bloberror.ContainerNotFound) {
+		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, explain("read "+name, err)
+	}
+	return resp.Body, nil
+}
+
+// object is a blob being written. It appears when its block list is committed.
+type object struct {
+	ctx  context.Context //nolint:containedctx // the contract ties the object to it
+	pipe *io.PipeWriter
+	done chan error
+	name string
+}
+
+func (o *object) Write(p []byte) (int, error) {
+	n, err := o.pipe.Write(p)
+	if err != nil {
+		return n, fmt.Errorf("write: %w", err)
+	}
+	return n, nil
+}
+
+func (o *object) Close() error {
+	if err := context.Cause(o.ctx); err != nil {
+		_ = o.pipe.CloseWithError(err) // always nil
+		if <-o.done == nil {
+			return fmt.Errorf("write %s: it was given up, but is there all the same: %w", o.name, err)
+		}
+		return err
+	}
+	// Closing a pipe never fails.
+	_ = o.pipe.Close()
+	if err := <-o.done; err != nil {
+		return explain("write "+o.name, err)
+	}
+	return nil
+}
+
+type blobLease struct {
+	client  *blockblob.Client
+	held    *lease.BlobClient
+	name    string
+	etag    *azcore.ETag
+	once    sync.Once
+	lost    chan struct{}
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+// renew keeps the lease until Release. A renewal that is refused, or fails for
+// as long as the lease lasts, means that it is lost.
+func (l *blobLease) renew(leaseTime time.Duration) {
+	defer close(l.stopped)
+	every := leaseTime / renewals
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	renewed := time.Now()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-ticker.C:
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), every)
+		_, err := l.held.RenewLease(ctx, nil)
+		cancel()
+		switch {
+		case err == nil:
+			renewed = time.Now()
+		case isLost(err), time.Since(renewed) > leaseTime-every/2:
+			l.once.Do(func() { close(l.lost) })
+			return
+		}
+	}
+}
+
+func (l *blobLease) Load(ctx context.Context) ([]byte, error) {
+	resp, err := l.client.DownloadStream(ctx, nil)
+	if err != nil {
+		return nil, explain("read "+l.name, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(resp.Body, checkpoint.MaxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", l.name, err)
+	}
+	l.etag = resp.ETag
+	if len(doc) == 0 {
+		return nil, nil
+	}
+	return doc, nil
+}
+
+func (l *blobLease) Save(ctx context.Context, doc []byte) error {
+	select {
+	case <-l.lost:
+		return checkpoint.ErrLost
+	default:
+	}
+	resp, err := l.client.Upload(ctx, streaming.NopCloser(strings.NewReader(string(doc))), &blockblob.UploadOptions{
+		HTTPHeaders: &azblobblob.HTTPHeaders{BlobContentType: to.Ptr("application/json")},
+		AccessConditions: &azblobblob.AccessConditions{
+			LeaseAccessConditions:    &azblobblob.LeaseAccessConditions{LeaseID: l.held.LeaseID()},
+			ModifiedAccessConditions: &azblobblob.ModifiedAccessConditions{IfMatch: l.etag},
+		},
+	})
+	if isLost(err) {
+		l.once.Do(func() { close(l.lost) })
+		return fmt.Errorf("%w (%s)", checkpoint.ErrLost, code(err))
+	}
+	if err != nil {
+		return explain("write "+l.name, err)
+	}
+	l.etag = resp.ETag
+	return nil
+}
+
+func (l *blobLease) Lost() <-chan struct{} { return l.lost }
+
+func (l *blobLease) Release(ctx context.Context) error {
+	close(l.stop)
+	<-l.stopped
+	if _, err := l.held.ReleaseLease(ctx, nil); err != nil && !isLost(err) {
+		return explain("release "+l.name, err)
+	}
+	return nil
+}
+
+// isLost tells answers that mean "somebody else", not "try again".
+func isLost(err error) bool {
+	return bloberror.HasCode(err,
+		bloberror.ConditionNotMet, bloberror.LeaseIDMissing, bloberror.LeaseNotPresentWithBlobOperation,
+		bloberror.LeaseIDMismatchWithBlobOperation, bloberror.LeaseIDMismatchWithLeaseOperation,
+		bloberror.LeaseNotPresentWithLeaseOperation, bloberror.LeaseIsBrokenAndCannotBeRenewed,
+		bloberror.LeaseLost, bloberror.BlobNotFound, bloberror.ContainerNotFound)
+}
+
+func code(err error) string {
+	var r *azcore.ResponseError
+	if errors.As(err, &r) {
+		return r.ErrorCode
+	}
+	return "no code"
+}
+
+// explain shortens the SDK's errors, which print the whole exchange, and adds
+// what to do about the common ones.
+func explain(operation string, err error) error {
+	var r *azcore.ResponseError
+	if !errors.As(err, &r) {
+		return fmt.Errorf("state storage: %s: %w", operation, err)
+	}
+	advice := ""
+	if r.StatusCode == http.StatusForbidden {
+		advice = ": the function app's identity needs the role Storage Blob Data Contributor or Owner on the storage account; a new role takes some minutes"
+	}
+	return fmt.Errorf("state storage: %s: answered %d %s%s", operation, r.StatusCode, r.ErrorCode, advice)
+}

@@ -1,0 +1,55 @@
+// Package checkpoint is the contract of the places that keep state: the
+// checkpoints themselves, run records, dead letters. Package blob keeps them
+// in a blob container, package folder in a local folder, and checkpointtest
+// holds both to this contract.
+//
+// It guarantees that only one run at a time holds a checkpoint, that a save by
+// a run that lost its hold fails, and that an object is either there whole or
+// not at all. What the documents say does not enter here.
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// A Store keeps named documents. Names are paths with "/", without "." and
+// "..". All methods may be called by several goroutines.
+type Store interface {
+	// Acquire gets hold of the document at name, alone, until Release or until
+	// the process is gone. It returns ErrHeld if somebody else holds it.
+	Acquire(ctx context.Context, name string) (Lease, error)
+	// Create opens an object for writing. When Close returns nil the object is
+	// there, whole, instead of an older one; if ctx ends before Close, or Close
+	// returns an error, it is not.
+	Create(ctx context.Context, name string) (io.WriteCloser, error)
+	// Open opens an object for reading. The error for one that is not there is
+	// fs.ErrNotExist.
+	Open(ctx context.Context, name string) (io.ReadCloser, error)
+}
+
+// A Lease is exclusive hold of one document. Load comes before the first Save;
+// methods are not to be called concurrently.
+type Lease interface {
+	// Load returns the document, or nil if there is none yet.
+	Load(ctx context.Context) ([]byte, error)
+	// Save replaces the document. It returns ErrLost if somebody else has
+	// taken the hold over or changed the document.
+	Save(ctx context.Context, doc []byte) error
+	// Lost is closed when the hold is known to be lost.
+	Lost() <-chan struct{}
+	// Release lets go. It may be called after the hold was lost.
+	Release(ctx context.Context) error
+}
+
+var (
+	// ErrHeld is returned when another run holds the checkpoint.
+	ErrHeld = errors.New("another run holds the checkpoint")
+	// ErrLost is returned when the hold was lost in the middle of a run. It is
+	// not to be tried again: another run may be going on.
+	ErrLost = errors.New("the hold on the checkpoint is lost: another run has taken over, or somebody changed it")
+)
+
+// MaxDocument bounds what Load reads, in bytes. A checkpoint has one kilobyte.
+const MaxDocument = 1 << 20

@@ -1,0 +1,63 @@
+package ingest
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// stateVersion is the version of the checkpoint document. A run refuses any
+// other: guessing at a newer one could move a watermark past data.
+const stateVersion = 1
+
+// A Checkpoint is what is known to have arrived: the document in the state
+// container. People may read it, and edit it while no run is going on.
+type Checkpoint struct {
+	Version int    `json:"version"`
+	Dataset string `json:"dataset"`
+	// Watermark is the end of the last window that arrived whole, by Qualys'
+	// clock. Null before the first.
+	Watermark *time.Time `json:"watermark"`
+	// Window is the one in work; null between windows.
+	Window *Window `json:"window"`
+	// LastRun is the id of the run that wrote this.
+	LastRun string `json:"lastRun"`
+}
+
+// A Window is a stretch of Qualys' time that is being carried over.
+type Window struct {
+	// After is its start; null means from the beginning.
+	After *time.Time `json:"after"`
+	// Until is its end: the time of the first page's answer.
+	Until time.Time `json:"until"`
+	// NextHost is the lowest host id that has not arrived yet.
+	NextHost uint64 `json:"nextHost"`
+	// Source is the request that the window was begun with.
+	Source string `json:"source"`
+}
+
+// decodeCheckpoint reads the document; nil is a checkpoint at the beginning.
+func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
+	c := &Checkpoint{Version: stateVersion, Dataset: dataset}
+	if len(doc) == 0 {
+		return c, nil
+	}
+	if err := json.Unmarshal(doc, c); err != nil {
+		return nil, fmt.Errorf("the checkpoint is damaged: %w; restore it, or delete it to begin anew", err)
+	}
+	if c.Version != stateVersion {
+		return nil, fmt.Errorf("the checkpoint has version %d, this program knows %d: use the program that wrote it, or a newer one", c.Version, stateVersion)
+	}
+	if c.Dataset != dataset {
+		return nil, fmt.Errorf("the checkpoint belongs to dataset %q, not %q", c.Dataset, dataset)
+	}
+	return c, nil
+}
+
+func (c *Checkpoint) encode() ([]byte, error) {
+	doc, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode the checkpoint: %w", err)
+	}
+	return append(doc, '\n'), nil
+}

@@ -1,0 +1,81 @@
+// Package ingest carries one window of a dataset from Qualys to a destination.
+//
+// A checkpoint is saved only when every record before it was accepted by the
+// destination or stored as a dead letter: run.go decodes and batches,
+// delivery.go sends and saves, and delivery.settle is the only place where a
+// checkpoint moves. A run that is killed leaves the state of its last save;
+// the next one repeats at most the batches that were in flight. Every record
+// read is counted, and a run whose counts disagree fails.
+//
+// The package knows interfaces only: neither Azure nor HTTP enter here.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// A Source reads pages of a dataset.
+type Source interface {
+	// Page asks for one page and hands its records to sink, in order, on the
+	// calling goroutine. It returns a Page only for an answer that was read to
+	// the end of its root element. An error that has the method
+	// Retry() (time.Duration, bool) says whether and when to ask again; any
+	// other error is final. Records handed over before an error are valid.
+	Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error)
+	// Identity tells apart sources that return different records: a window
+	// begun with one cannot be continued with another.
+	Identity() string
+}
+
+// A Destination takes rows of one table.
+type Destination interface {
+	// Send returns nil only if the service accepted all of b. It may be called
+	// by several goroutines, and again with the same batch after an error. It
+	// must not keep b. An error with Retry() (time.Duration, bool) may be
+	// tried again, an error with Refused() bool that is true means these rows
+	// and no others, and any other error ends the run.
+	Send(ctx context.Context, b record.Batch) (sent int64, err error)
+	// Limits are what one row may be.
+	Limits() record.Limits
+	// BatchBytes is the longest Body.
+	BatchBytes() int
+}
+
+// retryable is an error that may go away by itself.
+type retryable interface {
+	Retry() (after time.Duration, ok bool)
+}
+
+// refusal is an error that concerns rows, not the destination.
+type refusal interface {
+	Refused() bool
+}
+
+// limit is an error that is no fault but a limit being kept.
+type limit interface {
+	Limit() bool
+}
+
+// retryAfter tells whether err may go away, and after how long; zero if the
+// other side did not say.
+func retryAfter(err error) (time.Duration, bool) {
+	var r retryable
+	if errors.As(err, &r) {
+		return r.Retry()
+	}
+	return 0, false
+}
+
+func isRefusal(err error) bool {
+	var r refusal
+	return errors.As(err, &r) && r.Refused()
+}
+
+func isLimit(err error) bool {
+	var l limit
+	return errors.As(err, &l) && l.Limit()
+}

@@ -1,0 +1,144 @@
+package ingest
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// maxRecent bounds the rows that are remembered, and with them the memory: 16
+// bytes each. Rows beyond it may be sent twice.
+const maxRecent = 200_000
+
+// recentSlack is how much older than the overlap a row's youngest date may be
+// for the row to be remembered: a host's scan ends well before it is processed.
+const recentSlack = 24 * time.Hour
+
+// recent remembers the rows that the last window delivered and that the
+// overlap of the next will bring again, by hash. It saves their price a second
+// time; when it is lost, rows are sent twice and nothing else happens.
+type recent struct {
+	last    map[uint64]struct{} // delivered by the window before
+	now     map[uint64]struct{} // delivered by this one
+	since   []byte              // youngest date from which rows are remembered
+	times   []int               // columns that hold dates
+	added   []uint64            // by the host in work
+	dropped int
+}
+
+func newRecent(schema *record.Schema, last map[uint64]struct{}) *recent {
+	r := &recent{last: last, now: map[uint64]struct{}{}}
+	for i := range schema.Columns {
+		if schema.Columns[i].Kind == record.Time && schema.Columns[i].Path != "" {
+			r.times = append(r.times, i)
+		}
+	}
+	return r
+}
+
+// begin says when the window ends.
+func (r *recent) begin(until time.Time, overlap time.Duration) {
+	r.since = until.Add(-overlap-recentSlack).AppendFormat(nil, time.RFC3339)
+}
+
+// repeated tells whether the window before has delivered the row, unchanged.
+// It remembers the row for the next window if that may see it again.
+func (r *recent) repeated(rec *record.Record, row record.Row) bool {
+	young := r.young(rec)
+	if !young && len(r.last) == 0 {
+		return false
+	}
+	sum := xxhash.Sum64(row.Stable)
+	if young {
+		if len(r.now) < maxRecent {
+			r.now[sum] = struct{}{}
+			r.added = append(r.added, sum)
+		} else {
+			r.dropped++
+		}
+	}
+	_, ok := r.last[sum]
+	return ok
+}
+
+// done says that a host's rows go out.
+func (r *recent) done() { r.added = r.added[:0] }
+
+// forget takes back the rows of a host that broke off.
+func (r *recent) forget() {
+	for _, sum := range r.added {
+		delete(r.now, sum)
+	}
+	r.done()
+}
+
+// young tells whether any date of the row is recent. Dates all have one form,
+// so they compare as text.
+func (r *recent) young(rec *record.Record) bool {
+	for _, i := range r.times {
+		if f := rec.Field(i).Head(); len(f) > 0 && string(f) >= string(r.since) {
+			return true
+		}
+	}
+	return false
+}
+
+type recentDoc struct {
+	Version int `json:"version"`
+	// Rows is the hashes, 8 bytes each, big-endian, ascending.
+	Rows []byte `json:"rows"`
+}
+
+func loadRecent(ctx context.Context, store checkpoint.Store, name string) (map[uint64]struct{}, error) {
+	r, err := store.Open(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	defer r.Close() //nolint:errcheck // read only
+	gz, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	var doc recentDoc
+	if err := json.NewDecoder(io.LimitReader(gz, maxRecent*16)).Decode(&doc); err != nil {
+		return nil, fmt.Errorf("read %s: %w; it may be deleted, then some rows are sent twice", name, err)
+	}
+	if doc.Version != stateVersion {
+		return nil, fmt.Errorf("%s has version %d, this program knows %d", name, doc.Version, stateVersion)
+	}
+	out := make(map[uint64]struct{}, len(doc.Rows)/8)
+	for sum := range slices.Chunk(doc.Rows[:len(doc.Rows)/8*8], 8) {
+		out[binary.BigEndian.Uint64(sum)] = struct{}{}
+	}
+	return out, nil
+}
+
+func (r *recent) save(ctx context.Context, store checkpoint.Store, name string) error {
+	doc := recentDoc{Version: stateVersion, Rows: make([]byte, 0, 8*len(r.now))}
+	for _, sum := range slices.Sorted(maps.Keys(r.now)) {
+		doc.Rows = binary.BigEndian.AppendUint64(doc.Rows, sum)
+	}
+	return writeObject(ctx, store, name, func(w io.Writer) error {
+		gz := gzip.NewWriter(w)
+		if err := json.NewEncoder(gz).Encode(doc); err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		return gz.Close()
+	})
+}

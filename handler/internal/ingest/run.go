@@ -1,0 +1,383 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// DefaultBudget is how long a run may go on. It leaves five minutes to the
+	// functionTimeout of 30 for the last page and the last uploads.
+	DefaultBudget = 25 * time.Minute
+	// DefaultOverlap is how far a window reaches back behind the watermark,
+	// for what Qualys shows later than it dates it. Rows that it brings again
+	// unchanged are not sent again.
+	DefaultOverlap = 10 * time.Minute
+	// DefaultInFlight is how many batches may be sent, or wait for their
+	// checkpoint, at once: enough to hide an upload behind the decoding, and
+	// what a killed run repeats at most.
+	DefaultInFlight = 4
+	// readGrace is how long beyond the budget a page may take to reach a safe
+	// point, sendGrace how long the last batches may.
+	readGrace = 30 * time.Second
+	sendGrace = 2 * time.Minute
+	// stopGrace is how long batches in flight may take after an interruption.
+	stopGrace = 15 * time.Second
+	// maxTries is how often a page may break without any progress.
+	maxTries = 6
+)
+
+// A Clock tells the time and waits.
+type Clock interface {
+	Now() time.Time
+	// Sleep returns early, with the context's cause, when ctx ends.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// SystemClock is the machine's clock.
+type SystemClock struct{}
+
+// Now implements Clock.
+func (SystemClock) Now() time.Time { return time.Now() }
+
+// Sleep implements Clock.
+func (SystemClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// A Run carries one window of a dataset as far as its budget allows. Use it once.
+type Run struct {
+	// ID of the run, unique.
+	ID      string
+	Dataset *Dataset
+	Source  Source
+	// Destination of the rows, and its name in the state.
+	Destination     Destination
+	DestinationName string
+	Store           checkpoint.Store
+	// Policy for the dataset's continued field.
+	Policy record.Policy
+	// Lookback is how far back the very first window begins; zero: everything.
+	Lookback time.Duration
+	// Overlap, Budget and InFlight; their defaults if zero.
+	Overlap  time.Duration
+	Budget   time.Duration
+	InFlight int
+	Clock    Clock
+	Log      *zap.Logger
+
+	counts   counters
+	deadline time.Time
+	state    *Checkpoint
+	lease    checkpoint.Lease
+}
+
+// errPause ends reading at a safe point.
+var errPause = errors.New("the run's budget is used up")
+
+// errStop is the cause when the program is asked to stop.
+var errStop = errors.New("the run was interrupted")
+
+// Progress tells what a run that is going on has done, and what it waits for.
+func (r *Run) Progress() (Counts, string) { return r.counts.snapshot() }
+
+// Do runs. The error is that of a Failed run; the report says the same.
+func (r *Run) Do(ctx context.Context) (Report, error) {
+	if r.Overlap == 0 {
+		r.Overlap = DefaultOverlap
+	}
+	if r.Budget == 0 {
+		r.Budget = DefaultBudget
+	}
+	if r.InFlight == 0 {
+		r.InFlight = DefaultInFlight
+	}
+	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Started: r.Clock.Now().UTC()}
+	r.deadline = report.Started.Add(r.Budget)
+	r.Log.Info("run started", zap.Duration("budget", r.Budget))
+
+	outcome, err := r.hold(ctx)
+	report.Ended = r.Clock.Now().UTC()
+	report.Outcome = outcome
+	report.Counts, _ = r.counts.snapshot()
+	if err == nil && report.Decoded != report.Accepted+report.DeadLetters {
+		// Law 3. Nothing else would show that a row went nowhere.
+		err = fmt.Errorf("the counts disagree: %d decoded, %d accepted, %d dead letters", report.Decoded, report.Accepted, report.DeadLetters)
+		report.Outcome = Failed
+	}
+	if r.state != nil && r.state.Window != nil {
+		report.After, report.Until, report.NextHost = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextHost
+	} else if r.state != nil && outcome == Complete {
+		report.Until = r.state.Watermark
+	}
+	if err != nil {
+		report.Reason = err.Error()
+	}
+	if outcome != Held {
+		if saveErr := r.keepReport(ctx, &report); saveErr != nil {
+			err = errors.Join(err, saveErr)
+		}
+	}
+	r.logEnd(&report, err)
+	if report.Outcome != Failed && (errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || errors.Is(err, checkpoint.ErrHeld)) {
+		err = nil
+	}
+	return report, err
+}
+
+func (r *Run) logEnd(report *Report, err error) {
+	fields := []zap.Field{zap.String("outcome", string(report.Outcome)), zap.Any("counts", report.Counts),
+		zap.Duration("took", report.Ended.Sub(report.Started)), zap.Timep("until", report.Until)}
+	switch {
+	case report.Outcome == Failed:
+		r.Log.Error("run failed", append(fields, zap.Error(err))...)
+	case err != nil:
+		r.Log.Warn("run ended early", append(fields, zap.String("reason", err.Error()))...)
+	default:
+		r.Log.Info("run ended", fields...)
+	}
+}
+
+// keepReport writes the run record. It has a context of its own: the run's may
+// have ended.
+func (r *Run) keepReport(ctx context.Context, report *Report) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	doc, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the run record: %w", err)
+	}
+	name := fmt.Sprintf("runs/%s/%s-%s.json", r.Dataset.Name, report.Started.Format("20060102T150405Z"), r.ID)
+	return writeObject(ctx, r.Store, name, func(w io.Writer) error {
+		_, err := w.Write(append(doc, '\n'))
+		return err
+	})
+}
+
+// hold takes the lease around the work.
+func (r *Run) hold(ctx context.Context) (Outcome, error) {
+	name := fmt.Sprintf("checkpoints/%s/%s.json", r.DestinationName, r.Dataset.Name)
+	lease, err := r.Store.Acquire(ctx, name)
+	if errors.Is(err, checkpoint.ErrHeld) {
+		return Held, err
+	}
+	if err != nil {
+		return Failed, fmt.Errorf("take hold of the checkpoint: %w", err)
+	}
+	r.lease = lease
+	outcome, err := r.window(ctx)
+	// Release under a context that lives: what is not released blocks the next run.
+	releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if releaseErr := lease.Release(releaseCtx); releaseErr != nil && !errors.Is(err, checkpoint.ErrLost) {
+		r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(releaseErr))
+	}
+	return outcome, err
+}
+
+// window carries one window over, from where the checkpoint stands.
+func (r *Run) window(parent context.Context) (Outcome, error) {
+	doc, err := r.lease.Load(parent)
+	if err != nil {
+		return Failed, fmt.Errorf("load the checkpoint: %w", err)
+	}
+	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
+		return Failed, err
+	}
+	r.state.LastRun = r.ID
+	recent, err := loadRecent(parent, r.Store, r.recentName())
+	if err != nil {
+		return Failed, err
+	}
+
+	// Sending goes on for a while when reading has to stop.
+	sendCtx, stopSending := context.WithCancelCause(context.WithoutCancel(parent))
+	defer stopSending(nil)
+	hard := time.AfterFunc(r.Budget+sendGrace, func() { stopSending(errPause) })
+	defer hard.Stop()
+	defer context.AfterFunc(parent, func() {
+		time.AfterFunc(stopGrace, func() { stopSending(errStop) })
+	})()
+	go func() {
+		select {
+		case <-r.lease.Lost():
+			stopSending(checkpoint.ErrLost)
+		case <-sendCtx.Done():
+		}
+	}()
+	readCtx, stopReading := context.WithCancelCause(sendCtx)
+	defer stopReading(nil)
+	soft := time.AfterFunc(r.Budget+readGrace, func() { stopReading(errPause) })
+	defer soft.Stop()
+	defer context.AfterFunc(parent, func() { stopReading(errStop) })()
+
+	d := newDelivery(sendCtx, stopReading, r, recent)
+	readErr := r.pages(readCtx, d)
+	if err := d.drain(); err != nil {
+		return endOf(err), err
+	}
+	if readErr != nil {
+		return endOf(readErr), readErr
+	}
+	if err := d.finish(); err != nil {
+		return Failed, err
+	}
+	return Complete, nil
+}
+
+// endOf tells the good ends of an unfinished window from failures.
+func endOf(err error) Outcome {
+	switch {
+	case errors.Is(err, errPause), errors.Is(err, errStop):
+		return Paused
+	case isLimit(err):
+		return Waiting
+	}
+	return Failed
+}
+
+func (r *Run) recentName() string {
+	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", r.DestinationName, r.Dataset.Name)
+}
+
+// query is where reading begins: inside an unfinished window, or at the
+// watermark less the overlap.
+func (r *Run) query() record.Query {
+	if w := r.state.Window; w != nil {
+		if w.Source == r.Source.Identity() {
+			q := record.Query{From: w.NextHost}
+			if w.After != nil {
+				q.After = *w.After
+			}
+			r.Log.Info("going on with an unfinished window", zap.Timep("after", w.After), zap.Time("until", w.Until), zap.Uint64("nextHost", w.NextHost))
+			return q
+		}
+		r.Log.Warn("the settings ask for other records than the unfinished window was begun with: beginning it again")
+		r.state.Window = nil
+	}
+	switch {
+	case r.state.Watermark != nil:
+		return record.Query{After: r.state.Watermark.Add(-r.Overlap).Truncate(time.Second)}
+	case r.Lookback > 0:
+		// The only time that is not Qualys': there is none of theirs yet.
+		return record.Query{After: r.Clock.Now().Add(-r.Lookback).UTC().Truncate(time.Second)}
+	}
+	return record.Query{}
+}
+
+// pages reads page after page until the last, the end of the budget, or an
+// error that waiting does not cure.
+func (r *Run) pages(ctx context.Context, d *delivery) error {
+	q := r.query()
+	tries := 0
+	for {
+		if err := r.inTime(ctx); err != nil {
+			return err
+		}
+		d.beginPage(q)
+		page, err := r.Source.Page(ctx, q, d)
+		if err == nil {
+			r.counts.pages.Add(1)
+			tries = 0
+			if page.Warning != "" {
+				r.Log.Warn("Qualys sent a warning", zap.String("warning", page.Warning))
+			}
+			counts, _ := r.counts.snapshot()
+			r.Log.Info("page read", zap.Int64("page", counts.Pages), zap.Int64(r.Dataset.Parents, counts.Parents),
+				zap.Int64("decoded", counts.Decoded), zap.Int64("accepted", counts.Accepted), zap.Uint64("next", page.Next))
+			if page.Next == 0 {
+				return nil
+			}
+			d.endPage(page.Next)
+			q.From = page.Next
+			continue
+		}
+		from := d.rollback()
+		if errors.Is(err, errPause) || errors.Is(err, errStop) {
+			return err
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		after, ok := retryAfter(err)
+		if !ok {
+			return err
+		}
+		if from > q.From {
+			tries = 0
+			q.From = from
+		}
+		if tries++; tries >= maxTries && !isLimit(err) {
+			return fmt.Errorf("no progress in %d tries: %w", tries, err)
+		}
+		if err := r.wait(ctx, err, after, tries); err != nil {
+			return err
+		}
+	}
+}
+
+// inTime tells whether there is budget left to begin something.
+func (r *Run) inTime(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if !r.Clock.Now().Before(r.deadline) {
+		return errPause
+	}
+	return nil
+}
+
+// wait waits before the next try, as long as the other side wants or, if it
+// did not say, twice as long each time. A wait that the budget does not hold
+// ends the run with the reason.
+func (r *Run) wait(ctx context.Context, reason error, after time.Duration, tries int) error {
+	if after == 0 {
+		after = min(time.Minute, time.Second<<min(tries-1, 6))
+		after += rand.N(after / 2) //nolint:gosec // spreads retries, guards nothing
+	}
+	if !r.Clock.Now().Add(after).Before(r.deadline) {
+		r.Log.Warn("the wait is longer than the run's budget: ending the run", zap.Duration("wait", after), zap.String("reason", reason.Error()))
+		return reason
+	}
+	r.Log.Warn("waiting before another try", zap.Duration("wait", after), zap.Int("try", tries), zap.String("reason", reason.Error()))
+	r.counts.retries.Add(1)
+	r.counts.waited.Add(int64(after))
+	r.counts.setWaiting(fmt.Sprintf("%s: %v", after.Round(time.Second), reason))
+	defer r.counts.setWaiting("")
+	return r.Clock.Sleep(ctx, after)
+}
+
+// writeObject creates an object and fills it.
+func writeObject(ctx context.Context, store checkpoint.Store, name string, fill func(io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := store.Create(ctx, name)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
+	}
+	if err := fill(w); err != nil {
+		cancel() // before Close: half an object must not appear
+		return errors.Join(fmt.Errorf("write %s: %w", name, err), w.Close())
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package loganalytics
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// CollectorBatchBytes is the longest body. The service takes 30 MB and the
+	// old function app aimed at 25; smaller ones keep several in flight within
+	// the memory of the smallest plan, and cost nothing more.
+	CollectorBatchBytes = 2_000_000
+	// CollectorFieldBytes is the longest value: 32 KB are taken, longer ones
+	// are cut without a sign (Microsoft, "HTTP Data Collector API").
+	CollectorFieldBytes = 30_000
+	collectorTimeout    = 2 * time.Minute
+)
+
+// Collector is the HTTP Data Collector API, for workspaces that have only its
+// classic tables. Its support ended on 2026-09-14; it still takes data.
+type Collector struct {
+	endpoint  string
+	workspace string
+	key       []byte
+	logType   string
+	http      *http.Client
+	now       func() time.Time
+}
+
+// CollectorConfig says where and how to send.
+type CollectorConfig struct {
+	// Endpoint of the workspace: scheme and host.
+	Endpoint *url.URL
+	// Workspace is the workspace id.
+	Workspace string
+	// Key is one of the workspace's keys, in base64.
+	Key string
+	// LogType is the table's name without _CL.
+	LogType string
+	// HTTP client; one with a timeout if nil.
+	HTTP *http.Client
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// NewCollector returns a destination.
+func NewCollector(c CollectorConfig) (*Collector, error) {
+	key, err := base64.StdEncoding.DecodeString(c.Key)
+	if err != nil || len(key) == 0 {
+		return nil, errors.New("setting workspaceKey: it is no base64 text: copy a key of the workspace's agents page")
+	}
+	d := &Collector{
+		endpoint:  c.Endpoint.Scheme + "://" + c.Endpoint.Host + "/api/logs?api-version=2016-04-01",
+		workspace: c.Workspace, key: key, logType: c.LogType, http: c.HTTP, now: c.Now,
+	}
+	if d.http == nil {
+		d.http = &http.Client{Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	return d, nil
+}
+
+// Limits are what one row may be.
+func (d *Collector) Limits() record.Limits {
+	return record.Limits{FieldBytes: CollectorFieldBytes, Naming: record.ByKey}
+}
+
+// BatchBytes is the longest body.
+func (d *Collector) BatchBytes() int { return CollectorBatchBytes }
+
+// Send implements the ingest package's Destination.
+func (d *Collector) Send(ctx context.Context, b record.Batch) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.endpoint, bytes.NewReader(b.Body))
+	if err != nil {
+		return 0, fmt.Errorf("make the request: %w", err)
+	}
+	date := d.now().UTC().Format(http.TimeFormat)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Log-Type", d.logType)
+	req.Header.Set("x-ms-date", date)
+	req.Header.Set("Authorization", "SharedKey "+d.workspace+":"+Signature(d.key, len(b.Body), date))
+	resp, err := d.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return 0, &Error{Kind: Unavailable, Err: err}
+	}
+	defer resp.Body.Close() //nolint:errcheck // the answer is known
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	if err != nil && resp.StatusCode != http.StatusOK {
+		body = nil // the status has to do
+	}
+	if resp.StatusCode == http.StatusOK {
+		return int64(len(b.Body)), nil
+	}
+	return 0, d.explain(resp, body)
+}
+
+// Signature signs a request of length bytes (Microsoft, "HTTP Data Collector
+// API", Authorization).
+func Signature(key []byte, length int, date string) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("POST\n" + strconv.Itoa(length) + "\napplication/json\nx-ms-date:" + date + "\n/api/logs"))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+func (d *Collector) explain(resp *http.Response, body []byte) error {
+	var doc struct{ Error, Message string }
+	e := &Error{Status: resp.StatusCode, After: retryAfter(resp.Header, d.now())}
+	if json.Unmarshal(body, &doc) == nil && doc.Error != "" {
+		e.Code, e.Text = clip(doc.Error), clip(doc.Message)
+	} else {
+		e.Text = clip(string(body))
+	}
+	switch s := resp.StatusCode; {
+	case s == http.StatusBadRequest && (e.Code == "" || e.Code == "InvalidDataFormat"), s == http.StatusRequestEntityTooLarge:
+		e.Kind = Refused
+	case s == http.StatusForbidden:
+		e.Kind, e.Advice = Misconfigured, "check workspaceID and workspaceKey"
+	case s == http.StatusNotFound:
+		e.Kind, e.Advice = Misconfigured, "check logAnalyticsUri: https://<workspace id>.ods.opinsights.azure.com, or .us, .cn"
+	case s == http.StatusBadRequest:
+		e.Kind, e.Advice = Misconfigured, "check workspaceID and logAnalyticsUri"
+	case s == http.StatusTooManyRequests:
+		e.Kind = Throttled
+	case s == http.StatusRequestTimeout, s >= 500:
+		e.Kind = Unavailable
+	default:
+		e.Kind = Misconfigured
+	}
+	if strings.Contains(e.Text, d.workspace) && d.workspace != "" {
+		e.Text = strings.ReplaceAll(e.Text, d.workspace, "<workspace id>")
+	}
+	return e
+}

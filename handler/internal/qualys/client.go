@@ -1,0 +1,296 @@
+// Package qualys reads datasets from the Qualys API: one client that keeps the
+// subscription's limits, and one streaming decoder that turns list documents
+// into records.
+//
+// No answer is ever whole in memory, and no request leaves the configured
+// origin. Every failure is an *Error that says whether to ask again and when;
+// the package itself repeats a request only once, with credentials read anew.
+// Azure does not enter here.
+package qualys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// DefaultIdleTimeout ends an answer that stays silent. Qualys sends
+	// keep-alive comments while it prepares a slow answer.
+	DefaultIdleTimeout = 2 * time.Minute
+	// DefaultFirstByteTimeout is how long the answer's header may take. First
+	// bytes after half a minute are normal, and a call given up at our side
+	// goes on at theirs and keeps its slot.
+	DefaultFirstByteTimeout = 5 * time.Minute
+	// maxQuery is the longest query sent by GET, in bytes; Qualys answers
+	// longer ones with 414.
+	maxQuery = 2000
+)
+
+// Credentials are read for every request, so that they can change.
+type Credentials interface {
+	// Login returns the current user and password.
+	Login() (user, password string)
+	// Reload reads them anew from where they are kept. It reports false when
+	// that brings nothing new.
+	Reload(ctx context.Context) (bool, error)
+}
+
+// A Client asks one Qualys API server.
+type Client struct {
+	// Origin is scheme and host of the API server.
+	Origin *url.URL
+	// Credentials of the account.
+	Credentials Credentials
+	// HTTP sends the requests; see NewHTTPClient.
+	HTTP *http.Client
+	// UserAgent names the product and its version.
+	UserAgent string
+	// IdleTimeout; DefaultIdleTimeout if zero.
+	IdleTimeout time.Duration
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+
+	mu       sync.Mutex
+	blocked  time.Time // no call before this: the last answer said so
+	rejected [2]string // the login that Qualys refused last
+}
+
+// NewHTTPClient returns a client for the Qualys API: proxy from the
+// environment, gzip, no redirects, no total timeout.
+func NewHTTPClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			ForceAttemptHTTP2:     true,
+			MaxIdleConnsPerHost:   2,
+			IdleConnTimeout:       90 * time.Second,
+			TLSHandshakeTimeout:   30 * time.Second,
+			ResponseHeaderTimeout: DefaultFirstByteTimeout,
+		},
+		// Following one would send the credentials elsewhere, or in clear.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// An answer is an answer with status 200 whose document has yet to be read.
+type answer struct {
+	io.ReadCloser
+	at time.Time // by its Date header; zero if there was none
+}
+
+// open sends one request and returns the answer if its status is 200.
+// sent counts the requests that left.
+func (c *Client) open(ctx context.Context, path string, params url.Values, sent func()) (*answer, error) {
+	if err := c.gate(ctx); err != nil {
+		return nil, err
+	}
+	a, err := c.try(ctx, path, params, sent)
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != BadLogin {
+		return a, err
+	}
+	changed, reloadErr := c.Credentials.Reload(ctx)
+	if reloadErr != nil {
+		return nil, fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+	}
+	if !changed {
+		c.reject()
+		return nil, err
+	}
+	if a, err = c.try(ctx, path, params, sent); errors.As(err, &e) && e.Kind == BadLogin {
+		c.reject()
+	}
+	return a, err
+}
+
+// gate refuses a call that Qualys is known to refuse: with a login that it has
+// refused before, unless that can be read anew, or with no call left.
+func (c *Client) gate(ctx context.Context) error {
+	if c.isRejected() {
+		if _, err := c.Credentials.Reload(ctx); err != nil {
+			return fmt.Errorf("read the credentials again: %w", err)
+		}
+		if c.isRejected() {
+			return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before"}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if left := c.blocked.Sub(c.now()); left > 0 {
+		return &Error{Kind: Limited, Text: "the calls of this window are used up", After: left}
+	}
+	return nil
+}
+
+func (c *Client) isRejected() bool {
+	user, password := c.Credentials.Login()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rejected != [2]string{} && c.rejected == [2]string{user, password}
+}
+
+func (c *Client) reject() {
+	user, password := c.Credentials.Login()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rejected = [2]string{user, password}
+}
+
+func (c *Client) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
+func (c *Client) try(ctx context.Context, path string, params url.Values, sent func()) (*answer, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	req, err := c.request(ctx, path, params)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	sent()
+	resp, err := c.HTTP.Do(req) //nolint:bodyclose // the idleReader closes it
+	if err != nil {
+		cancel(nil)
+		if ctx.Err() != nil && context.Cause(ctx) != nil && errors.Is(err, context.Canceled) {
+			return nil, context.Cause(ctx)
+		}
+		return nil, &Error{Kind: Unavailable, Err: withoutURL(err)}
+	}
+	idle := c.IdleTimeout
+	if idle == 0 {
+		idle = DefaultIdleTimeout
+	}
+	body := newIdleReader(resp.Body, idle, cancel)
+	c.note(resp.Header)
+	if err := c.check(resp, body); err != nil {
+		_ = body.Close() // given up: the reason is known already
+		return nil, err
+	}
+	a := &answer{ReadCloser: body}
+	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		a.at = at
+	}
+	return a, nil
+}
+
+func (c *Client) request(ctx context.Context, path string, params url.Values) (*http.Request, error) {
+	u := *c.Origin
+	u.Path = path
+	query := params.Encode()
+	method, body := http.MethodGet, io.Reader(nil)
+	if len(query) > maxQuery {
+		method, body = http.MethodPost, strings.NewReader(query)
+	} else {
+		u.RawQuery = query
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	user, password := c.Credentials.Login()
+	req.SetBasicAuth(user, password)
+	req.Header.Set("X-Requested-With", c.UserAgent) // required on every FO call
+	req.Header.Set("User-Agent", c.UserAgent)
+	req.Header.Set("Accept", "application/xml, text/xml")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	return req, nil
+}
+
+// check turns every answer but a 200 that may hold a document into an error.
+func (c *Client) check(resp *http.Response, body io.Reader) error {
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		to := "nowhere"
+		if u, err := resp.Location(); err == nil {
+			to = u.Host
+		}
+		return &Error{Kind: Refused, Status: resp.StatusCode, Text: fmt.Sprintf("it redirects to %.100s, and credentials follow no redirect: check uri", to)}
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errorAnswer(resp.StatusCode, resp.Header, body)
+	}
+	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && t == "text/html" {
+		return &Error{Kind: Broken, Status: resp.StatusCode, Text: "an HTML page instead of an API answer, from a proxy or web server in between"}
+	}
+	return nil
+}
+
+// note keeps what the headers say of the subscription's limits.
+func (c *Client) note(header http.Header) {
+	remaining := header.Get("X-RateLimit-Remaining")
+	if remaining == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if toWait := limitHeader(header, "ToWait-Sec"); remaining == "0" && toWait > 0 {
+		c.blocked = c.now().Add(time.Duration(toWait) * time.Second)
+	}
+}
+
+// withoutURL drops the URL from a transport error: it adds nothing but a query
+// that makes the message hard to read.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// errIdle is the cause of a request that was ended for its silence.
+var errIdle = errors.New("no byte arrived in time")
+
+// idleReader ends a request whose answer stays silent.
+type idleReader struct {
+	body   io.ReadCloser
+	idle   time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+	fired  chan struct{}
+}
+
+func newIdleReader(body io.ReadCloser, idle time.Duration, cancel context.CancelCauseFunc) *idleReader {
+	r := &idleReader{body: body, idle: idle, cancel: cancel, fired: make(chan struct{})}
+	r.timer = time.AfterFunc(idle, func() {
+		close(r.fired)
+		cancel(errIdle)
+	})
+	return r
+}
+
+func (r *idleReader) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	if n > 0 && r.timer.Stop() {
+		r.timer.Reset(r.idle)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		select {
+		case <-r.fired:
+			err = fmt.Errorf("%w: %s of silence", errIdle, r.idle)
+		default:
+		}
+		err = &Error{Kind: Unavailable, Text: "the answer broke off", Err: err}
+	}
+	return n, err
+}
+
+func (r *idleReader) Close() error {
+	r.timer.Stop()
+	defer r.cancel(nil)
+	return r.body.Close()
+}

@@ -1,0 +1,480 @@
+package qualys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/qualys/xmlstream"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// A Decoder turns one list document of the FO API into records, as its
+// schema's paths say, in one pass and in constant memory.
+//
+// A page counts only if its root element was closed. Every leaf text below a
+// parent element reaches its rows: known elements in their columns, anything
+// else in the Extra column under its path. Records are handed over with one
+// record's delay, so that parent elements which follow the list of records
+// still reach a row.
+type Decoder struct {
+	schema *record.Schema
+	root   *node
+	rec    *record.Record
+	scan   *xmlstream.Scanner
+
+	// State of one document.
+	sink      record.Sink
+	fallback  time.Time // time of the answer by its HTTP header
+	began     bool
+	pending   bool // rec holds a record that was not handed over yet
+	inParent  bool
+	inItem    bool
+	frames    []frame
+	path      []byte // of the open elements from the parent down
+	leaf      leaf
+	item      item
+	keys      [2]map[string]int // Extra keys in use, by level
+	text      []byte            // of a short envelope element
+	escaped   []byte
+	warning   struct{ code, text, url string }
+	at        string
+	highest   uint64
+	parentID  int
+	tally     record.Tally
+	counted   int64 // bytes and repairs already tallied
+	countedRe int64
+}
+
+// node is an element that the schema or the envelope knows.
+type node struct {
+	name     string // as in a path; "*" for any
+	children map[string]*node
+	column   int // -1: none
+	list     []int
+	role     role
+	envelope string
+}
+
+type role uint8
+
+const (
+	container role = iota
+	parentRole
+	itemRole
+	objectRole // one element of an Objects column
+	bagRole    // one value of a Bag column
+	leafRole
+	envelopeRole
+)
+
+type frame struct {
+	node *node // nil: unknown
+	path int   // length of path without this element
+	wild []byte
+}
+
+// leaf is where the text of the innermost element goes.
+type leaf struct {
+	target  target
+	column  int
+	lists   []int
+	exact   bool // keep blanks: the continued field
+	started bool // something was written
+	cdata   bool
+	plain   bool
+	blanks  []byte // seen, and written only if more text follows
+}
+
+type target uint8
+
+const (
+	nowhere target = iota
+	toColumn
+	toMember // of the open object
+	toLists
+	toExtra
+	toEnvelope
+)
+
+// item is the open object of an Objects or Bag column.
+type item struct {
+	node   *node
+	base   int // length of path at the object's element
+	opened bool
+	keys   []string // members it has
+	key    []byte   // of a Bag's value
+}
+
+// NewDecoder prepares a decoder for the documents of a schema.
+func NewDecoder(schema *record.Schema) *Decoder {
+	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil)}
+	d.keys[0], d.keys[1] = map[string]int{}, map[string]int{}
+	d.root = &node{column: -1}
+	response := d.root.at("RESPONSE")
+	for _, path := range []string{"DATETIME", "WARNING/CODE", "WARNING/TEXT", "WARNING/URL"} {
+		n := response.at(path)
+		n.role, n.envelope = envelopeRole, path
+	}
+	parent := response.at(schema.List).at(schema.Parent)
+	parent.role = parentRole
+	itemNode := parent.at(schema.ItemList).at(schema.Item)
+	itemNode.role = itemRole
+	for i := range schema.Columns {
+		c := &schema.Columns[i]
+		if c.Path == "" {
+			continue
+		}
+		level, rest, _ := strings.Cut(c.Path, "/")
+		n := parent
+		if level == schema.Item {
+			n = itemNode
+		}
+		n = n.at(rest)
+		switch c.Kind {
+		case record.Objects:
+			n.role, n.column = objectRole, i
+		case record.Bag:
+			n.role, n.column = bagRole, i
+		case record.List:
+			n.list = append(n.list, i)
+			if n.role == container {
+				n.role = leafRole
+			}
+		default:
+			n.role, n.column = leafRole, i
+		}
+	}
+	d.parentID = schema.Index(schema.ParentID)
+	return d
+}
+
+// at returns the node at a path below n, making it where needed.
+func (n *node) at(path string) *node {
+	for name := range strings.SplitSeq(path, "/") {
+		if n.children == nil {
+			n.children = map[string]*node{}
+		}
+		child := n.children[name]
+		if child == nil {
+			child = &node{name: name, column: -1}
+			n.children[name] = child
+		}
+		n = child
+	}
+	return n
+}
+
+// Close removes what a record too large for memory left on disk.
+func (d *Decoder) Close() error { return d.rec.Close() }
+
+// Decode reads one document and hands its records to sink. at is the time of
+// the answer by its HTTP header, for a document without DATETIME; it may be
+// zero. A document that is an answer of another kind, an error above all, is
+// returned as an *Error.
+func (d *Decoder) Decode(r io.Reader, at time.Time, sink record.Sink) (record.Page, error) {
+	d.reset(r, at, sink)
+	page, err := d.decode()
+	d.flushTally()
+	// What a broken page left half done must not reach the next one.
+	if closed := d.rec.Close(); err == nil {
+		err = closed
+	}
+	return page, err
+}
+
+func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
+	d.scan.Reset(r)
+	d.sink, d.fallback, d.began, d.at = sink, at, false, ""
+	d.pending, d.inParent, d.inItem = false, false, false
+	d.frames, d.path = d.frames[:0], d.path[:0]
+	d.leaf = leaf{blanks: d.leaf.blanks[:0]}
+	d.item = item{keys: d.item.keys[:0], key: d.item.key[:0]}
+	clear(d.keys[0])
+	clear(d.keys[1])
+	d.warning = struct{ code, text, url string }{}
+	d.highest, d.tally, d.counted, d.countedRe = 0, record.Tally{}, 0, 0
+}
+
+func (d *Decoder) decode() (record.Page, error) {
+	tok, err := d.scan.Next()
+	if err != nil {
+		return record.Page{}, documentError(err)
+	}
+	if string(tok.Name) != d.schema.Root {
+		return record.Page{}, d.otherDocument(string(tok.Name))
+	}
+	d.frames = append(d.frames, frame{node: d.root})
+	for {
+		tok, err := d.scan.Next()
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return d.page()
+		}
+		if err != nil {
+			return record.Page{}, documentError(err)
+		}
+		switch tok.Kind {
+		case xmlstream.Start:
+			err = d.start(tok)
+		case xmlstream.End:
+			err = d.end()
+		case xmlstream.Text:
+			err = d.chars(tok)
+		}
+		if err != nil {
+			return record.Page{}, err
+		}
+	}
+}
+
+// page makes the result of a document that was read to its end.
+func (d *Decoder) page() (record.Page, error) {
+	if err := d.begin(); err != nil {
+		return record.Page{}, err
+	}
+	p := record.Page{}
+	p.At, _ = d.time() // begin has checked it
+	w := d.warning
+	next, ok := idParam(w.url, "id_min")
+	more := w.code == "1980" || strings.Contains(w.text, "record limit exceeded")
+	switch {
+	case ok:
+		p.Next = next
+	case more && d.highest > 0:
+		p.Next = d.highest + 1
+	case more:
+		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a host says where"}
+	case w.code != "" || w.text != "":
+		p.Warning = strings.TrimSpace(w.code + " " + w.text)
+	}
+	return p, nil
+}
+
+// begin tells the sink the time of the answer, once.
+func (d *Decoder) begin() error {
+	if d.began {
+		return nil
+	}
+	at, err := d.time()
+	if err != nil {
+		return err
+	}
+	d.began = true
+	return d.sink.Begin(at)
+}
+
+// time is the answer's time by Qualys' clock.
+func (d *Decoder) time() (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339, strings.TrimSpace(d.at)); err == nil {
+		return at.UTC(), nil
+	}
+	if !d.fallback.IsZero() {
+		return d.fallback.UTC(), nil
+	}
+	return time.Time{}, &Error{Kind: Broken, Text: fmt.Sprintf("the answer does not tell its time: DATETIME is %.40q and there is no Date header", d.at)}
+}
+
+func (d *Decoder) start(tok xmlstream.Token) error {
+	if err := d.endLeaf(); err != nil {
+		return err
+	}
+	above := d.frames[len(d.frames)-1].node
+	var n *node
+	f := frame{path: len(d.path)}
+	if above != nil {
+		n = above.children[string(tok.Name)]
+		if n == nil {
+			if n = above.children["*"]; n != nil {
+				f.wild = append([]byte(nil), tok.Name...)
+			}
+		}
+	}
+	f.node = n
+	if n != nil && n.role == parentRole {
+		if err := d.startParent(); err != nil {
+			return err
+		}
+	}
+	if d.inParent {
+		if len(d.path) > 0 && (n == nil || n.role != itemRole) {
+			d.path = append(d.path, '/')
+		}
+		if n != nil && n.role == itemRole {
+			d.path = append(d.path, 0) // an item's paths begin at the item
+		}
+		d.path = append(d.path, tok.Name...)
+	}
+	d.frames = append(d.frames, f)
+	if err := d.openElement(n); err != nil {
+		return err
+	}
+	if len(tok.Attrs) > 0 && d.inParent {
+		if err := d.attributes(n, tok.Attrs); err != nil {
+			return err
+		}
+	}
+	return d.setLeaf(n)
+}
+
+// openElement does what the opening of a known element asks for.
+func (d *Decoder) openElement(n *node) error {
+	if n == nil {
+		return nil
+	}
+	switch n.role {
+	case itemRole:
+		if err := d.emit(); err != nil {
+			return err
+		}
+		d.inItem = true
+		d.pending = true
+		clear(d.keys[record.Item])
+		return d.rec.Reset(record.Item)
+	case objectRole:
+		d.item = item{node: n, base: len(d.path), keys: d.item.keys[:0], key: d.item.key[:0]}
+	case bagRole:
+		if d.item.node == nil {
+			d.item = item{node: n, base: len(d.path), keys: d.item.keys[:0], key: d.item.key[:0]}
+		}
+	}
+	if d.inParent && !d.inItem && d.pending && n.role != container {
+		d.tally.Late++
+	}
+	return nil
+}
+
+func (d *Decoder) startParent() error {
+	if err := d.begin(); err != nil {
+		return err
+	}
+	d.inParent = true
+	d.path = d.path[:0]
+	d.tally.Parents++
+	clear(d.keys[record.Parent])
+	return d.rec.Reset(record.Parent)
+}
+
+func (d *Decoder) end() error {
+	if err := d.endLeaf(); err != nil {
+		return err
+	}
+	last := len(d.frames) - 1
+	f := d.frames[last]
+	d.frames = d.frames[:last]
+	if n := f.node; n != nil {
+		switch n.role {
+		case leafRole:
+			if err := d.endColumn(n); err != nil {
+				return err
+			}
+		case objectRole, bagRole:
+			if err := d.endObject(n); err != nil {
+				return err
+			}
+		case itemRole:
+			d.inItem = false
+		case parentRole:
+			d.path = d.path[:f.path]
+			d.inParent = false
+			return d.endParent()
+		case envelopeRole:
+			d.endEnvelope(n)
+		}
+	}
+	if d.inParent {
+		d.path = d.path[:f.path]
+	}
+	return nil
+}
+
+// endColumn checks what stands in a datetime column.
+func (d *Decoder) endColumn(n *node) error {
+	if n.column < 0 || d.schema.Columns[n.column].Kind != record.Time {
+		return nil
+	}
+	f := d.rec.Field(n.column)
+	if f.Size() == 0 || f.Size() == int64(len(f.Head())) && validTime(f.Head()) {
+		return nil
+	}
+	// A column of dates would lose this text: it goes where any text goes.
+	key, err := d.extraKey(d.currentPath())
+	if err != nil {
+		return err
+	}
+	value := record.AppendQuoted(key, f.Head())
+	if err := d.rec.AppendExtra(d.level(), value); err != nil {
+		return err
+	}
+	return d.rec.Drop(n.column)
+}
+
+// endParent hands over the last record and closes the parent.
+func (d *Decoder) endParent() error {
+	if err := d.emit(); err != nil {
+		return err
+	}
+	var id uint64
+	if d.parentID >= 0 {
+		// Ids are decimal numbers; what is none cannot be a place to resume.
+		id, _ = strconv.ParseUint(string(d.rec.Field(d.parentID).Head()), 10, 63)
+	}
+	d.highest = max(d.highest, id)
+	d.flushTally()
+	return d.sink.Done(id)
+}
+
+// emit hands over the held-back record, if there is one.
+func (d *Decoder) emit() error {
+	if !d.pending {
+		return nil
+	}
+	d.pending = false
+	return d.sink.Record(d.rec)
+}
+
+func (d *Decoder) flushTally() {
+	d.tally.Bytes = d.scan.Offset() - d.counted
+	d.tally.Repairs = d.scan.Repairs.Total() - d.countedRe
+	d.counted, d.countedRe = d.scan.Offset(), d.scan.Repairs.Total()
+	d.sink.Tally(d.tally)
+	d.tally = record.Tally{}
+}
+
+func (d *Decoder) level() record.Level {
+	if d.inItem {
+		return record.Item
+	}
+	return record.Parent
+}
+
+// currentPath is the path from the parent or item down to the open element.
+func (d *Decoder) currentPath() []byte {
+	if d.inItem {
+		return d.path[bytes.IndexByte(d.path, 0)+1:]
+	}
+	return d.path
+}
+
+// validTime tells whether s is YYYY-MM-DDTHH:MM:SSZ.
+func validTime(s []byte) bool {
+	const form = "0000-00-00T00:00:00Z"
+	if len(s) != len(form) {
+		return false
+	}
+	for i, c := range s {
+		if form[i] == '0' {
+			if c < '0' || c > '9' {
+				return false
+			}
+		} else if c != form[i] {
+			return false
+		}
+	}
+	two := func(i int) int { return int(s[i]-'0')*10 + int(s[i+1]-'0') }
+	month, day := two(5), two(8)
+	return month >= 1 && month <= 12 && day >= 1 && day <= 31 && two(11) <= 23 && two(14) <= 59 && two(17) <= 59
+}

@@ -1,0 +1,194 @@
+package qualys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// DefaultDetectionVersion of the host list detection endpoint. The older
+	// ones reached their end of life in June 2026.
+	DefaultDetectionVersion = "5.0"
+	// DefaultPageSize in hosts: Qualys' own default.
+	DefaultPageSize = 1000
+	// MaxPageSize in hosts, by the API guide.
+	MaxPageSize = 1000000
+)
+
+// Time forms of the FO API; fractions and offsets are refused by it.
+const timeForm = "2006-01-02T15:04:05Z"
+
+// IncrementalBy says which findings a window holds.
+type IncrementalBy string
+
+const (
+	// ByHost returns all detections of every host processed since.
+	ByHost IncrementalBy = "host"
+	// ByDetection returns only detections updated since.
+	ByDetection IncrementalBy = "detection"
+)
+
+// ownedParameters decide what a window and a page hold. Were a customer to set
+// one, findings would be missed without a sign.
+var ownedParameters = []string{
+	"action", "output_format", "echo_request", "id_min", "id_max",
+	"vm_processed_after", "vm_processed_before",
+	"detection_updated_since", "detection_updated_before",
+	"detection_processed_after", "detection_processed_before",
+	"max_days_since_detection_updated", "show_results", "suppress_duplicated_data_from_csv",
+}
+
+// OwnedParameters lists the request parameters that customers cannot set.
+func OwnedParameters() []string { return slices.Clone(ownedParameters) }
+
+// defaultParameters are sent unless the customer says otherwise. Fixed,
+// ignored and disabled findings are asked for: Qualys leaves them out by
+// default, and a finding that disappears would stay open in Sentinel for ever.
+var defaultParameters = map[string]string{
+	"status":             "New,Active,Re-Opened,Fixed",
+	"show_igs":           "0",
+	"show_reopened_info": "1",
+	"show_asset_id":      "1",
+	"show_tags":          "1",
+	"show_qds":           "1",
+	"show_qds_factors":   "1",
+	"show_cloud_tags":    "1",
+	"host_metadata":      "all",
+	"include_ignored":    "1",
+	"include_disabled":   "1",
+}
+
+// Detections reads host list detections.
+type Detections struct {
+	Client *Client
+	// Version of the endpoint; DefaultDetectionVersion if empty.
+	Version string
+	// Filter is the customer's own parameters.
+	Filter url.Values
+	// PageSize in hosts; DefaultPageSize if zero.
+	PageSize int
+	// By is the window's rule; ByHost if empty.
+	By IncrementalBy
+	// Results asks for RESULTS, the largest part of an answer.
+	Results bool
+
+	decoder *Decoder
+	schema  *record.Schema
+}
+
+// NewDetections returns a reader of detections as schema describes them.
+func NewDetections(client *Client, schema *record.Schema) *Detections {
+	return &Detections{Client: client, schema: schema, decoder: NewDecoder(schema), Results: true}
+}
+
+// Identity tells apart the requests that return different records: a window
+// that was begun with one cannot be continued with another.
+func (s *Detections) Identity() string {
+	p := s.params(record.Query{})
+	p.Del("truncation_limit")
+	return p.Encode()
+}
+
+// Page reads one page and hands its records to sink.
+func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error) {
+	version := s.Version
+	if version == "" {
+		version = DefaultDetectionVersion
+	}
+	path := "/api/" + version + "/fo/asset/host/vm/detection/"
+	body, err := s.Client.open(ctx, path, s.params(q), func() { sink.Tally(record.Tally{Requests: 1}) })
+	if err != nil {
+		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
+	}
+	page, err := s.decoder.Decode(body, body.at, sink)
+	err = s.explain(ctx, err)
+	_ = body.Close() // read to its end, or given up: nothing can be lost here
+	if err != nil {
+		return record.Page{}, fmt.Errorf("read detections: %w", err)
+	}
+	if page.Next != 0 && page.Next <= q.From {
+		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with host %d, not after this page's %d: it would never end", page.Next, q.From)}
+	}
+	return page, nil
+}
+
+// explain prefers the reason to stop over what stopping looks like from inside.
+func (s *Detections) explain(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	var e *Error
+	if errors.As(err, &e) && e.Kind != Refused {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (s *Detections) params(q record.Query) url.Values {
+	p := url.Values{}
+	for name, value := range defaultParameters {
+		p.Set(name, value)
+	}
+	for name, values := range s.Filter {
+		p.Set(name, values[len(values)-1])
+	}
+	maps.DeleteFunc(p, func(_ string, v []string) bool { return v[0] == "" })
+	if p.Get("show_qds") == "0" && s.Filter.Get("show_qds_factors") == "" {
+		p.Set("show_qds_factors", "0") // factors of a score that is not asked for
+	}
+	p.Set("action", "list")
+	p.Set("show_results", "0")
+	if s.Results {
+		p.Set("show_results", "1")
+	}
+	size := s.PageSize
+	if size == 0 {
+		size = DefaultPageSize
+	}
+	p.Set("truncation_limit", strconv.Itoa(size))
+	if q.From > 0 {
+		p.Set("id_min", strconv.FormatUint(q.From, 10))
+	}
+	name := "vm_processed_after"
+	if s.By == ByDetection {
+		name = "detection_updated_since"
+	}
+	p.Set(name, formatTime(q.After))
+	if q.After.IsZero() {
+		p.Del(name)
+	}
+	return p
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(timeForm) }
+
+// CheckFilter names what is wrong with a customer's parameters.
+func CheckFilter(filter url.Values) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(filter)) {
+		switch {
+		case slices.Contains(ownedParameters, strings.ToLower(name)):
+			errs = append(errs, fmt.Errorf("parameter %q is set by the connector itself: remove it", name))
+		case name != strings.ToLower(name):
+			errs = append(errs, fmt.Errorf("parameter %q: Qualys' parameter names are in lower case", name))
+		case len(filter[name]) > 1:
+			errs = append(errs, fmt.Errorf("parameter %q is given %d times; Qualys would use the last only", name, len(filter[name])))
+		case strings.TrimFunc(name, isParameterChar) != "":
+			errs = append(errs, fmt.Errorf("%q is no parameter name", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isParameterChar(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_'
+}

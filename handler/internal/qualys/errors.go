@@ -1,0 +1,316 @@
+package qualys
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/qualys/xmlstream"
+)
+
+// Kind says what to do about an Error.
+type Kind uint8
+
+const (
+	// Broken is an answer that is no whole document: ask again.
+	Broken Kind = iota + 1
+	// Unavailable is a failing network or server: ask again later.
+	Unavailable
+	// Limited is a limit of the subscription: ask again After.
+	Limited
+	// BadLogin is a wrong user or password. Repeating it locks the account.
+	BadLogin
+	// Forbidden is a missing permission or licence, for this dataset.
+	Forbidden
+	// Refused is a request that Qualys will refuse every time.
+	Refused
+)
+
+// An Error is an answer of Qualys other than the document asked for, or none.
+type Error struct {
+	Kind   Kind
+	Status int    // of HTTP; zero if there was no answer
+	Code   string // of Qualys, such as 1965; may be empty
+	Text   string
+	After  time.Duration // how long Qualys wants us to wait; zero: it did not say
+	Err    error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("qualys")
+	if e.Status != 0 {
+		fmt.Fprintf(&b, " answered %d", e.Status)
+	}
+	if e.Code != "" {
+		fmt.Fprintf(&b, " code %s", e.Code)
+	}
+	if e.Text != "" {
+		b.WriteString(": " + e.Text)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	if advice := e.advice(); advice != "" {
+		b.WriteString(" (" + advice + ")")
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Retry tells whether the same request may succeed later, and after how long;
+// zero leaves that to the caller.
+func (e *Error) Retry() (after time.Duration, ok bool) {
+	switch e.Kind {
+	case Broken, Unavailable, Limited:
+		return e.After, true
+	}
+	return 0, false
+}
+
+// Limit tells that the error is a limit being kept, not a fault.
+func (e *Error) Limit() bool { return e.Kind == Limited }
+
+// advice says what a person can do about it.
+func (e *Error) advice() string {
+	switch {
+	case e.Kind == BadLogin:
+		return "check apiUsername and apiPassword; nothing is tried again until they change, because repeated bad logins lock the account"
+	case e.Code == "2003":
+		return "log in to the Qualys console once with this account and accept the terms"
+	case e.Code == "2011":
+		return "use an account without SecurID or two-factor login"
+	case e.Code == "2001" || e.Code == "2002":
+		return "ask the subscription's manager to renew or activate the account"
+	case e.Kind == Forbidden:
+		return "the account needs role Reader or above with API access, and the subscription a licence for this API"
+	case e.Status == http.StatusNotFound || e.Status == http.StatusGone:
+		return "the API version may have reached its end of life, or uri is not an API server: see detectionApiVersion and uri"
+	case e.Code == "1901":
+		return "check filterParameters; the account or the API version may not know a parameter"
+	}
+	return ""
+}
+
+// documentError classifies what went wrong while a document was read.
+func documentError(err error) error {
+	var own *Error
+	if errors.As(err, &own) {
+		return err
+	}
+	return &Error{Kind: Broken, Err: err}
+}
+
+// maxErrorBody bounds what is read of an answer that is not the document.
+const maxErrorBody = 64 << 10
+
+// maxErrorText bounds what an error message quotes of it.
+const maxErrorText = 500
+
+// otherDocument explains a document with another root, which has been read up
+// to and with the root's start tag.
+func (d *Decoder) otherDocument(root string) error {
+	return readError(d.scan, root, http.StatusOK, nil)
+}
+
+// errorAnswer explains an answer with a status other than 200.
+func errorAnswer(status int, header http.Header, body io.Reader) error {
+	scan := xmlstream.New(io.LimitReader(body, maxErrorBody))
+	tok, err := scan.Next()
+	if err != nil {
+		// No XML, or none of ours: the status has to do.
+		return classify(&Error{Status: status, Text: http.StatusText(status)}, header, nil)
+	}
+	return readError(scan, string(tok.Name), status, header)
+}
+
+// readError reads the rest of an error document by the names of its leaves:
+// the forms of Qualys (SIMPLE_RETURN, GENERIC_RETURN, ServiceResponse) share
+// them.
+func readError(scan *xmlstream.Scanner, root string, status int, header http.Header) error {
+	e := &Error{Status: status}
+	if root == "HTML" {
+		e.Text = "an HTML page instead of an API answer, from a proxy or web server in between"
+		return classify(e, header, nil)
+	}
+	items := map[string]string{}
+	var stack []string
+	var text strings.Builder
+	var key string
+	number := ""
+	for scan.Offset() < maxErrorBody {
+		tok, err := scan.Next()
+		if err != nil {
+			break // what was read so far has to do
+		}
+		switch tok.Kind {
+		case xmlstream.Start:
+			stack = append(stack, string(tok.Name))
+			text.Reset()
+			if err := xmlstream.ParseAttrs(tok.Attrs, func(name, value []byte) {
+				if strings.EqualFold(string(name), "number") {
+					number = string(value)
+				}
+			}); err != nil {
+				return documentError(err)
+			}
+		case xmlstream.Text:
+			if text.Len() < maxErrorText {
+				text.Write(tok.Text)
+			}
+		case xmlstream.End:
+			if len(stack) == 0 {
+				break
+			}
+			value := strings.Join(strings.Fields(text.String()), " ")
+			text.Reset()
+			switch stack[len(stack)-1] {
+			case "CODE", "RESPONSECODE":
+				e.Code = value
+			case "TEXT", "ERRORMESSAGE", "RETURN", "ERROR":
+				e.Text = value
+			case "KEY":
+				key = value
+			case "VALUE":
+				items[key] = value
+			}
+			stack = stack[:len(stack)-1]
+		}
+	}
+	if e.Code == "" {
+		e.Code = number
+	}
+	if e.Code == "" && e.Text == "" {
+		e.Text = fmt.Sprintf("a document %.60q that was not asked for", root)
+	}
+	e.Text = clip(e.Text)
+	return classify(e, header, items)
+}
+
+func clip(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxErrorText {
+		s = strings.ToValidUTF8(s[:maxErrorText], "") + "..."
+	}
+	return s
+}
+
+// classify decides by code first, then by status: Qualys sends errors with
+// 200, and 409 for more than limits (reference: API guide, error codes).
+func classify(e *Error, header http.Header, items map[string]string) error {
+	switch e.Code {
+	case "1960", "1920":
+		e.Kind = Limited
+		e.After = wait(header, items, e.Text)
+	case "1965":
+		e.Kind = Limited
+		e.After = wait(header, items, e.Text)
+	case "1981", "999", "1999":
+		e.Kind = Unavailable
+	case "2000", "INVALID_CREDENTIALS":
+		e.Kind = BadLogin
+	case "2012", "UNAUTHORIZED", "INSUFFICIENT_PERMISSION":
+		e.Kind = Forbidden
+	case "":
+		e.Kind = kindOfStatus(e, header)
+	default:
+		e.Kind = Refused // another code: it will not change by asking again
+	}
+	if e.Kind == Limited && e.After == 0 {
+		e.After = wait(header, items, e.Text)
+	}
+	return e
+}
+
+func kindOfStatus(e *Error, header http.Header) Kind {
+	switch s := e.Status; {
+	case s == http.StatusUnauthorized:
+		return BadLogin
+	case s == http.StatusForbidden:
+		return Forbidden
+	case s == http.StatusTooManyRequests:
+		return Limited
+	case s == http.StatusConflict && (strings.HasPrefix(e.Text, "This API cannot be run again") || limitHeader(header, "ToWait-Sec") > 0):
+		return Limited
+	case s >= 500 || s == http.StatusRequestTimeout:
+		return Unavailable
+	case s == http.StatusOK:
+		return Broken // HTML, or a document of another kind
+	}
+	return Refused
+}
+
+var waitText = regexp.MustCompile(`(\d+) (hour|minute|second)s?`)
+
+// DefaultLimitWait is how long to wait at a limit for which Qualys names no
+// time: the length of a short call of somebody else.
+const DefaultLimitWait = 45 * time.Second
+
+// wait is how long Qualys wants us to stay away: by the answer's items, which
+// are right where its text is not, then headers, then text.
+func wait(header http.Header, items map[string]string, text string) time.Duration {
+	if n, err := strconv.Atoi(items["SECONDS_TO_WAIT"]); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if n := limitHeader(header, "ToWait-Sec"); n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if after := retryAfter(header); after > 0 {
+		return after
+	}
+	var total time.Duration
+	for _, m := range waitText.FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			continue // more digits than any wait has
+		}
+		total += time.Duration(n) * map[string]time.Duration{"hour": time.Hour, "minute": time.Minute, "second": time.Second}[m[2]]
+	}
+	if total > 0 {
+		return total
+	}
+	return DefaultLimitWait
+}
+
+// limitHeader reads X-RateLimit-<name>; zero if it is missing or no number.
+func limitHeader(header http.Header, name string) int {
+	n, err := strconv.Atoi(strings.TrimSpace(header.Get("X-RateLimit-" + name)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// retryAfter reads Retry-After as seconds or as a date.
+func retryAfter(header http.Header) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if n, err := strconv.Atoi(value); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	at, err := http.ParseTime(value)
+	date, dateErr := http.ParseTime(header.Get("Date"))
+	if err == nil && dateErr == nil && at.After(date) {
+		return at.Sub(date)
+	}
+	return 0
+}
+
+// idParam reads a parameter of a next-page link that is an id. Only the number
+// is ever used: such links name foreign hosts, and following one would hand
+// over the credentials.
+func idParam(link, name string) (uint64, bool) {
+	link = strings.Join(strings.Fields(link), "")
+	u, err := url.Parse(strings.ReplaceAll(link, "&amp;", "&"))
+	if err != nil {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(u.Query().Get(name), 10, 63)
+	return id, err == nil && id > 0
+}

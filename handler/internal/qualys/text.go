@@ -1,0 +1,346 @@
+package qualys
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+
+	"qualys-sentinel/handler/internal/qualys/xmlstream"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// maxEnvelope bounds the short texts around the records: times, codes, links.
+const maxEnvelope = 8 << 10
+
+// setLeaf decides where text of the element that was just opened goes.
+func (d *Decoder) setLeaf(n *node) error {
+	l := &d.leaf
+	*l = leaf{blanks: l.blanks[:0]}
+	switch {
+	case n != nil && n.role == envelopeRole:
+		l.target = toEnvelope
+		d.text = d.text[:0]
+	case !d.inParent:
+		// Unknown parts of the envelope, such as an echo of the request.
+	case d.item.node != nil:
+		l.target = toMember
+		if n != nil {
+			l.lists = n.list
+		}
+	case n != nil && n.column < 0 && len(n.list) > 0:
+		l.target = toLists
+		l.lists = n.list
+	case n == nil:
+		l.target = toExtra
+	case n.role == leafRole && n.column >= 0 && !d.rec.Field(n.column).Set():
+		l.target = toColumn
+		l.column = n.column
+		l.exact = d.schema.Columns[n.column].Path == d.schema.Continued
+		// An element that is there and empty is known to be so.
+		return d.rec.Append(n.column, d.level(), nil)
+	case n.role == leafRole && n.column >= 0:
+		l.target = toExtra // the element is repeated
+	}
+	return nil
+}
+
+// chars takes a piece of text of the innermost element.
+func (d *Decoder) chars(tok xmlstream.Token) error {
+	l := &d.leaf
+	text := tok.Text
+	if l.target == nowhere {
+		if len(bytes.TrimSpace(text)) == 0 {
+			return nil
+		}
+		switch f := d.frames[len(d.frames)-1].node; {
+		case !d.inParent, f != nil && f.role != leafRole:
+			d.tally.Stray++
+			return nil
+		case f == nil:
+			l.target = toExtra
+		default: // text goes on after an unexpected child element
+			if err := d.setLeaf(f); err != nil {
+				return err
+			}
+		}
+	}
+	if l.exact {
+		return d.exactText(text, tok.CDATA)
+	}
+	if !l.started {
+		text = bytes.TrimLeft(text, " \t\n")
+	}
+	core := bytes.TrimRight(text, " \t\n")
+	if len(core) == 0 {
+		l.blanks = append(l.blanks, text...)
+		return nil
+	}
+	if len(l.blanks) > 0 && l.started {
+		if err := d.put(l.blanks); err != nil {
+			return err
+		}
+	}
+	l.blanks = append(l.blanks[:0], text[len(core):]...)
+	return d.put(core)
+}
+
+// exactText takes text whose blanks count. Only the indentation around a CDATA
+// section is dropped: it belongs to the document, not to the value.
+func (d *Decoder) exactText(text []byte, cdata bool) error {
+	l := &d.leaf
+	if !cdata && len(bytes.TrimSpace(text)) == 0 && len(l.blanks) < maxEnvelope {
+		l.blanks = append(l.blanks, text...)
+		return nil
+	}
+	if len(l.blanks) > 0 {
+		keep := l.blanks
+		if cdata && !l.plain {
+			keep = nil
+		}
+		if len(keep) > 0 {
+			if err := d.put(keep); err != nil {
+				return err
+			}
+		}
+		l.blanks = l.blanks[:0]
+	}
+	l.cdata = l.cdata || cdata
+	l.plain = l.plain || !cdata
+	return d.put(text)
+}
+
+// put writes text to the leaf's target.
+func (d *Decoder) put(text []byte) error {
+	l := &d.leaf
+	first := !l.started
+	l.started = true
+	for _, column := range l.lists {
+		if first && d.rec.Field(column).Size() > 0 {
+			if err := d.rec.Append(column, d.level(), []byte(", ")); err != nil {
+				return err
+			}
+		}
+		if err := d.rec.Append(column, d.level(), text); err != nil {
+			return err
+		}
+	}
+	switch l.target {
+	case toColumn:
+		return d.rec.Append(l.column, d.level(), text)
+	case toEnvelope:
+		d.text = append(d.text, text[:min(len(text), maxEnvelope-len(d.text))]...)
+		return nil
+	case toMember:
+		if first {
+			if err := d.openMember(); err != nil {
+				return err
+			}
+		}
+		d.escaped = record.AppendEscaped(d.escaped[:0], text)
+		return d.rec.Append(d.item.node.column, d.level(), d.escaped)
+	case toExtra:
+		var piece []byte
+		if first {
+			var err error
+			if piece, err = d.extraKey(d.currentPath()); err != nil {
+				return err
+			}
+			piece = append(piece, '"')
+		}
+		return d.rec.AppendExtra(d.level(), record.AppendEscaped(piece, text))
+	}
+	return nil
+}
+
+// endLeaf closes what the innermost element's text opened.
+func (d *Decoder) endLeaf() error {
+	l := &d.leaf
+	var err error
+	if l.started {
+		switch l.target {
+		case toMember:
+			err = d.rec.Append(d.item.node.column, d.level(), []byte{'"'})
+		case toExtra:
+			err = d.rec.AppendExtra(d.level(), []byte{'"'})
+		}
+	}
+	if l.exact && !l.cdata && len(l.blanks) > 0 && l.target == toColumn {
+		err = d.rec.Append(l.column, d.level(), l.blanks)
+	}
+	l.target, l.started, l.exact, l.lists = nowhere, false, false, nil
+	return err
+}
+
+// openMember begins the object where needed, and a member of it.
+func (d *Decoder) openMember() error {
+	name := d.path[min(d.item.base+1, len(d.path)):]
+	if d.item.node.role == bagRole || len(name) == 0 {
+		if name = d.item.key; len(name) == 0 {
+			name = []byte("#text")
+		}
+	}
+	return d.member(name)
+}
+
+// member writes `,"name":"` into the open object.
+func (d *Decoder) member(name []byte) error {
+	column := d.item.node.column
+	var b []byte
+	switch {
+	case d.item.opened:
+		b = append(b, ',')
+	case d.rec.Field(column).Size() > 0:
+		b = append(b, ',')
+		fallthrough
+	default:
+		if d.item.node.role == objectRole {
+			b = append(b, '{')
+			if wild := d.wildcard(); len(wild) > 0 {
+				b = append(record.AppendQuoted(append(b, `"PROVIDER":`...), wild), ',')
+			}
+		}
+	}
+	d.item.opened = true
+	b = record.AppendQuoted(b, d.uniqueMember(string(name)))
+	b = append(b, ':', '"')
+	return d.rec.Append(column, d.level(), b)
+}
+
+// uniqueMember numbers a name that the open object has already.
+func (d *Decoder) uniqueMember(name string) string {
+	if d.item.node.role == bagRole {
+		// The object stays open over all its values: remember them by record.
+		keys, path := d.keys[d.level()], string(d.currentPath())+"/"+name
+		keys[path]++
+		if n := keys[path]; n > 1 {
+			name += "[" + strconv.Itoa(n) + "]"
+		}
+		return name
+	}
+	seen := 0
+	for _, k := range d.item.keys {
+		if k == name {
+			seen++
+		}
+	}
+	d.item.keys = append(d.item.keys, name)
+	if seen == 0 {
+		return name
+	}
+	return name + "[" + strconv.Itoa(seen+1) + "]"
+}
+
+// wildcard is the name of the open element that a "*" in the path matched.
+func (d *Decoder) wildcard() []byte {
+	for _, f := range slices.Backward(d.frames) {
+		if f.wild != nil {
+			return f.wild
+		}
+	}
+	return nil
+}
+
+// endObject closes the object that n opened. The values of a Bag share one
+// object, which the encoder closes.
+func (d *Decoder) endObject(n *node) error {
+	if d.item.node != n {
+		return nil
+	}
+	opened := d.item.opened
+	d.item.node = nil
+	if opened && n.role == objectRole {
+		return d.rec.Append(n.column, d.level(), []byte{'}'})
+	}
+	return nil
+}
+
+// attributes gives each attribute of the element just opened a place.
+func (d *Decoder) attributes(n *node, raw []byte) error {
+	var failed error
+	err := xmlstream.ParseAttrs(raw, func(name, value []byte) {
+		if failed != nil {
+			return
+		}
+		text := d.scan.AttrText(value)
+		if n != nil && n.role == bagRole && string(name) == d.schema.Columns[n.column].KeyAttr {
+			d.item.key = append(d.item.key, text...)
+			return
+		}
+		failed = d.attribute(n, name, text)
+	})
+	if err != nil {
+		return documentError(err)
+	}
+	return failed
+}
+
+func (d *Decoder) attribute(n *node, name, text []byte) error {
+	attr := "@" + string(name)
+	if n != nil {
+		if known := n.children[attr]; known != nil && known.column >= 0 && !d.rec.Field(known.column).Set() {
+			return d.rec.Append(known.column, d.level(), text)
+		}
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	if d.item.node != nil && d.item.node.role == objectRole {
+		inner := append(slices.Clone(d.path[min(d.item.base+1, len(d.path)):]), '/')
+		if len(inner) == 1 {
+			inner = inner[:0]
+		}
+		if err := d.member(append(inner, attr...)); err != nil {
+			return err
+		}
+		return d.rec.Append(d.item.node.column, d.level(), append(record.AppendEscaped(nil, text), '"'))
+	}
+	key, err := d.extraKey(append(append(slices.Clone(d.currentPath()), '/'), attr...))
+	if err != nil {
+		return err
+	}
+	return d.rec.AppendExtra(d.level(), record.AppendQuoted(key, text))
+}
+
+// extraKey begins a member of the Extra column: a comma if it is not the
+// first, the path, numbered from its second use on, and the colon.
+func (d *Decoder) extraKey(path []byte) ([]byte, error) {
+	level := d.level()
+	d.tally.Unknown++
+	keys := d.keys[level]
+	seen := keys[string(path)]
+	if seen == 0 && len(keys) == maxUnknown {
+		return nil, &Error{Kind: Broken, Text: "more than " + strconv.Itoa(maxUnknown) + " unknown elements in one record: this is not the document that was asked for"}
+	}
+	keys[string(path)] = seen + 1
+	var b []byte
+	if d.rec.Extra(level).Size() > 0 {
+		b = append(b, ',')
+	}
+	b = append(b, '"')
+	b = record.AppendEscaped(b, path)
+	if seen > 0 {
+		b = append(append(append(b, '['), strconv.Itoa(seen+1)...), ']')
+	}
+	return append(b, '"', ':'), nil
+}
+
+// maxUnknown bounds the distinct unknown paths of one record. A new API
+// version adds a few; thousands mean a document of another kind.
+const maxUnknown = 4096
+
+func (d *Decoder) endEnvelope(n *node) {
+	text := string(bytes.TrimSpace(d.text))
+	switch n.envelope {
+	case "DATETIME":
+		if d.at == "" {
+			d.at = text
+		}
+	case "WARNING/CODE":
+		d.warning.code = text
+	case "WARNING/TEXT":
+		d.warning.text = text
+	case "WARNING/URL":
+		d.warning.url = text
+	}
+	d.text = d.text[:0]
+}

@@ -1,0 +1,532 @@
+// Package xmlstream turns the bytes of one XML document into a stream of
+// tokens, in constant memory.
+//
+// It is strict about structure: a document counts only if its one root element
+// was opened and closed, every tag matched, and nothing but blanks, comments
+// and processing instructions stood around it. It is tolerant of content:
+// characters that XML forbids and invalid UTF-8 become U+FFFD and are counted,
+// and undeclared entities stay as they are. Entities of a DTD are never
+// expanded and nothing is ever fetched. What elements mean does not enter here.
+package xmlstream
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+)
+
+// DefaultBuffer is the read buffer in bytes: a few TLS records, and more than
+// any tag that Qualys has been seen to write.
+const DefaultBuffer = 64 << 10
+
+// byteOrderMark may precede a document.
+const byteOrderMark = "\xef\xbb\xbf"
+
+// maxDepth bounds the element stack. The deepest Qualys document has 9 levels.
+const maxDepth = 64
+
+var (
+	// ErrEmpty reports a body without any element: no bytes, or blanks only.
+	ErrEmpty = errors.New("empty document")
+	// ErrCut reports a document that ended before its root element was closed.
+	ErrCut = fmt.Errorf("document cut off: %w", io.ErrUnexpectedEOF)
+)
+
+// A SyntaxError says what breaks the structure and at which byte.
+type SyntaxError struct {
+	Offset int64
+	Msg    string
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("malformed document at byte %d: %s", e.Offset, e.Msg)
+}
+
+// Kind tells tokens apart.
+type Kind uint8
+
+// The kinds of token. Comments, declarations and processing instructions are
+// skipped and never seen.
+const (
+	Start Kind = iota + 1
+	End
+	Text
+)
+
+// A Token is one event. Its slices are valid until the next call of Next.
+type Token struct {
+	Kind Kind
+	// Name of a Start or End token in upper case: Qualys has written element
+	// names in both cases.
+	Name []byte
+	// Attrs is the raw attribute text of a Start token, checked for syntax.
+	// ParseAttrs walks it.
+	Attrs []byte
+	// Text of a Text token: decoded, valid UTF-8, line ends as LF. A long text
+	// comes in several tokens.
+	Text []byte
+	// CDATA tells that Text stood in a CDATA section.
+	CDATA bool
+}
+
+// Repairs counts what was mended in the content.
+type Repairs struct {
+	ControlChars int64 // characters that XML forbids, replaced by U+FFFD
+	InvalidUTF8  int64 // invalid byte sequences, replaced by U+FFFD
+	Entities     int64 // undeclared entities, kept as written
+}
+
+// Total is the sum of all repairs.
+func (r Repairs) Total() int64 { return r.ControlChars + r.InvalidUTF8 + r.Entities }
+
+// A Scanner reads one document. Make it with New; Reset reuses its buffers.
+type Scanner struct {
+	// Repairs counts what was mended since New or Reset.
+	Repairs Repairs
+
+	r        io.Reader
+	buf      []byte
+	pos, end int
+	base     int64 // document offset of buf[0]
+	readErr  error // sticky; io.EOF at the end
+
+	names   []byte // open element names, one after the other
+	starts  []int  // where each begins in names
+	rootEnd bool
+	rooted  bool
+
+	cdata      bool // inside a CDATA section
+	pendingEnd bool // <a/> owes its End token
+	upper      []byte
+	scratch    []byte
+}
+
+// New returns a Scanner that reads a document from r.
+func New(r io.Reader) *Scanner {
+	s := &Scanner{buf: make([]byte, DefaultBuffer)}
+	s.Reset(r)
+	return s
+}
+
+// Reset makes s ready for another document.
+func (s *Scanner) Reset(r io.Reader) {
+	*s = Scanner{
+		r: r, buf: s.buf, names: s.names[:0], starts: s.starts[:0],
+		upper: s.upper, scratch: s.scratch,
+	}
+}
+
+// Offset is the number of bytes consumed so far.
+func (s *Scanner) Offset() int64 { return s.base + int64(s.pos) }
+
+// Depth is the number of open elements.
+func (s *Scanner) Depth() int { return len(s.starts) }
+
+// Next returns the next token. It returns io.EOF only after a whole document;
+// any other error is final.
+func (s *Scanner) Next() (Token, error) {
+	if s.pendingEnd {
+		s.pendingEnd = false
+		return s.popName(), nil
+	}
+	for {
+		if s.cdata {
+			if tok, ok, err := s.cdataChunk(); ok || err != nil {
+				return tok, err
+			}
+			continue
+		}
+		if s.pos == s.end && !s.fill() {
+			return Token{}, s.finish()
+		}
+		if s.buf[s.pos] != '<' {
+			if tok, ok, err := s.textChunk(); ok || err != nil {
+				return tok, err
+			}
+			continue
+		}
+		if tok, ok, err := s.markup(); ok || err != nil {
+			return tok, err
+		}
+	}
+}
+
+// fill reads more bytes behind the unread ones. It reports false when nothing
+// could be added: the input has ended or failed, or the buffer is full.
+func (s *Scanner) fill() bool {
+	if s.pos > 0 {
+		s.base += int64(s.pos)
+		copy(s.buf, s.buf[s.pos:s.end])
+		s.end -= s.pos
+		s.pos = 0
+	}
+	for s.readErr == nil && s.end < len(s.buf) {
+		n, err := s.r.Read(s.buf[s.end:])
+		s.end += n
+		s.readErr = err
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// need makes n unread bytes available, or reports that they will not come.
+func (s *Scanner) need(n int) bool {
+	for s.end-s.pos < n {
+		if !s.fill() {
+			return false
+		}
+	}
+	return true
+}
+
+// finish explains why no more bytes come.
+func (s *Scanner) finish() error {
+	switch {
+	case s.readErr != nil && !errors.Is(s.readErr, io.EOF):
+		return s.readErr
+	case len(s.starts) > 0 || s.cdata:
+		return ErrCut
+	case !s.rooted:
+		return ErrEmpty
+	}
+	return io.EOF
+}
+
+// cut is the error for a construct that the end of the input or the size of
+// the buffer interrupts.
+func (s *Scanner) cut(what string) error {
+	if s.readErr == nil {
+		return s.syntax(what + " is longer than the read buffer")
+	}
+	if errors.Is(s.readErr, io.EOF) {
+		return ErrCut
+	}
+	return s.readErr
+}
+
+func (s *Scanner) syntax(msg string) error {
+	return &SyntaxError{Offset: s.Offset(), Msg: msg}
+}
+
+// textChunk consumes character data up to the next tag, or as much of it as
+// the buffer holds.
+func (s *Scanner) textChunk() (Token, bool, error) {
+	raw := s.buf[s.pos:s.end]
+	if i := bytes.IndexByte(raw, '<'); i >= 0 {
+		raw = raw[:i]
+	} else if s.readErr == nil {
+		// More may come: keep back what could be the first half of something.
+		if raw = raw[:len(raw)-heldBack(raw, true)]; len(raw) == 0 {
+			if !s.fill() && s.readErr == nil {
+				return Token{}, false, s.cut("an entity")
+			}
+			return Token{}, false, nil
+		}
+	}
+	if len(s.starts) == 0 {
+		return Token{}, false, s.outside(raw)
+	}
+	s.pos += len(raw)
+	return Token{Kind: Text, Text: s.clean(raw, true)}, true, nil
+}
+
+// outside accepts blanks around the root element, and a byte order mark before it.
+func (s *Scanner) outside(raw []byte) error {
+	rest := raw
+	if !s.rooted && s.Offset() == 0 {
+		if len(rest) < len(byteOrderMark) && s.readErr == nil && byteOrderMark[:len(rest)] == string(rest) {
+			s.fill()
+			return nil
+		}
+		rest = bytes.TrimPrefix(rest, []byte(byteOrderMark))
+	}
+	if rest = bytes.TrimLeft(rest, " \t\r\n"); len(rest) > 0 {
+		s.pos += len(raw) - len(rest)
+		if s.rootEnd {
+			return s.syntax("text after the root element")
+		}
+		return s.syntax("text before the root element: this is no XML document")
+	}
+	s.pos += len(raw)
+	return nil
+}
+
+// cdataChunk consumes the inside of a CDATA section up to its end, or as much
+// of it as the buffer holds.
+func (s *Scanner) cdataChunk() (Token, bool, error) {
+	raw := s.buf[s.pos:s.end]
+	i := bytes.Index(raw, []byte("]]>"))
+	if i >= 0 {
+		raw = raw[:i]
+		s.cdata = false
+	} else {
+		held := heldBack(raw, false)
+		for n := min(2, len(raw)); n > 0; n-- {
+			if bytes.HasSuffix(raw, []byte("]]")[:n]) {
+				held = max(held, n)
+				break
+			}
+		}
+		raw = raw[:len(raw)-held]
+		if len(raw) == 0 {
+			if !s.fill() {
+				return Token{}, false, s.cut("a CDATA section")
+			}
+			return Token{}, false, nil
+		}
+	}
+	text := s.clean(raw, false)
+	s.pos += len(raw)
+	if i >= 0 {
+		s.pos += 3
+	}
+	if len(text) == 0 && i >= 0 {
+		return Token{}, false, nil
+	}
+	return Token{Kind: Text, Text: text, CDATA: true}, true, nil
+}
+
+// heldBack is the number of bytes at the end of raw that may be the first part
+// of a line end, a UTF-8 sequence or a reference.
+func heldBack(raw []byte, references bool) int {
+	n := len(raw)
+	if n == 0 {
+		return 0
+	}
+	if raw[n-1] == '\r' {
+		return 1
+	}
+	for i := 1; i <= utf8.UTFMax && i <= n; i++ {
+		c := raw[n-i]
+		if utf8.RuneStart(c) {
+			if c >= utf8.RuneSelf && !utf8.FullRune(raw[n-i:]) {
+				return i
+			}
+			break
+		}
+	}
+	if references {
+		if i := bytes.LastIndexByte(raw[max(0, n-maxReference):], '&'); i >= 0 {
+			tail := raw[max(0, n-maxReference)+i:]
+			if bytes.IndexByte(tail, ';') < 0 {
+				return len(tail)
+			}
+		}
+	}
+	return 0
+}
+
+// markup consumes one construct that begins with '<'.
+func (s *Scanner) markup() (Token, bool, error) {
+	if !s.need(2) {
+		return Token{}, false, s.cut("a tag")
+	}
+	switch s.buf[s.pos+1] {
+	case '/':
+		return s.endTag()
+	case '?':
+		return Token{}, false, s.instruction()
+	case '!':
+		return Token{}, false, s.declaration()
+	}
+	return s.startTag()
+}
+
+func (s *Scanner) startTag() (Token, bool, error) {
+	n, err := s.tagLength()
+	if err != nil {
+		return Token{}, false, err
+	}
+	inner := s.buf[s.pos+1 : s.pos+n-1]
+	empty := len(inner) > 0 && inner[len(inner)-1] == '/'
+	if empty {
+		inner = inner[:len(inner)-1]
+	}
+	name := inner
+	if i := bytes.IndexAny(inner, " \t\r\n"); i >= 0 {
+		name = inner[:i]
+	}
+	if !validName(name) {
+		return Token{}, false, s.syntax("a tag without a proper name")
+	}
+	attrs := bytes.Trim(inner[len(name):], " \t\r\n")
+	if len(attrs) > 0 {
+		if err := ParseAttrs(attrs, func(_, _ []byte) {}); err != nil {
+			return Token{}, false, s.syntax(fmt.Sprintf("tag %.40q: %v", name, err))
+		}
+	}
+	if len(s.starts) == 0 {
+		if s.rooted {
+			return Token{}, false, s.syntax(fmt.Sprintf("a second root element %.40q", name))
+		}
+		s.rooted = true
+	}
+	if len(s.starts) == maxDepth {
+		return Token{}, false, s.syntax(fmt.Sprintf("more than %d elements inside each other", maxDepth))
+	}
+	s.starts = append(s.starts, len(s.names))
+	s.names = append(s.names, name...)
+	s.pos += n
+	s.pendingEnd = empty
+	return Token{Kind: Start, Name: s.toUpper(name), Attrs: attrs}, true, nil
+}
+
+func (s *Scanner) endTag() (Token, bool, error) {
+	n, err := s.tagLength()
+	if err != nil {
+		return Token{}, false, err
+	}
+	name := bytes.TrimRight(s.buf[s.pos+2:s.pos+n-1], " \t\r\n")
+	if len(s.starts) == 0 {
+		return Token{}, false, s.syntax(fmt.Sprintf("end tag %.40q without a start tag", name))
+	}
+	if open := s.names[s.starts[len(s.starts)-1]:]; !bytes.Equal(open, name) {
+		return Token{}, false, s.syntax(fmt.Sprintf("element %.40q ends with tag %.40q", open, name))
+	}
+	s.pos += n
+	return s.popName(), true, nil
+}
+
+// popName closes the innermost element.
+func (s *Scanner) popName() Token {
+	last := len(s.starts) - 1
+	name := s.names[s.starts[last]:]
+	s.names = s.names[:s.starts[last]]
+	s.starts = s.starts[:last]
+	s.rootEnd = last == 0
+	return Token{Kind: End, Name: s.toUpper(name)}
+}
+
+// tagLength is the length of the tag at pos, '<' and '>' included.
+func (s *Scanner) tagLength() (int, error) {
+	from, quote := 1, byte(0)
+	for {
+		raw := s.buf[s.pos:s.end]
+		for i := from; i < len(raw); i++ {
+			switch c := raw[i]; {
+			case quote != 0:
+				if c == quote {
+					quote = 0
+				}
+			case c == '>':
+				return i + 1, nil
+			case c == '"' || c == '\'':
+				quote = c
+			case c == '<':
+				return 0, s.syntax("'<' inside a tag")
+			}
+		}
+		from = len(raw)
+		if !s.fill() {
+			return 0, s.cut("a tag")
+		}
+	}
+}
+
+// instruction skips a processing instruction. An XML declaration must not name
+// an encoding other than UTF-8 or its subset ASCII.
+func (s *Scanner) instruction() error {
+	declaration := !s.rooted && s.need(6) && bytes.HasPrefix(s.buf[s.pos:s.end], []byte("<?xml")) && isBlank(s.buf[s.pos+5])
+	if !declaration {
+		return s.skip(2, "?>", "a processing instruction")
+	}
+	for {
+		raw := s.buf[s.pos:s.end]
+		if i := bytes.Index(raw, []byte("?>")); i >= 0 {
+			if enc := declaredEncoding(raw[5:i]); enc != "" && !utf8Compatible(enc) {
+				return s.syntax(fmt.Sprintf("encoding %.40q is not supported, only UTF-8", enc))
+			}
+			s.pos += i + 2
+			return nil
+		}
+		if !s.fill() {
+			return s.cut("the XML declaration")
+		}
+	}
+}
+
+// declaration skips a comment or DOCTYPE, or enters a CDATA section.
+func (s *Scanner) declaration() error {
+	const comment, cdata, doctype = "<!--", "<![CDATA[", "<!DOCTYPE"
+	if s.need(len(comment)) && bytes.HasPrefix(s.buf[s.pos:s.end], []byte(comment)) {
+		return s.skip(len(comment), "-->", "a comment")
+	}
+	if !s.need(len(cdata)) {
+		return s.cut("a declaration")
+	}
+	head := s.buf[s.pos : s.pos+len(cdata)]
+	switch {
+	case string(head) == cdata && len(s.starts) > 0:
+		s.pos += len(cdata)
+		s.cdata = true
+		return nil
+	case bytes.EqualFold(head, []byte(doctype)) && !s.rooted:
+		return s.doctype()
+	}
+	return s.syntax(fmt.Sprintf("unexpected declaration %q", head))
+}
+
+// skip consumes from pos up to and with end, in constant memory.
+func (s *Scanner) skip(from int, end, what string) error {
+	s.pos += from
+	for {
+		raw := s.buf[s.pos:s.end]
+		if i := bytes.Index(raw, []byte(end)); i >= 0 {
+			s.pos += i + len(end)
+			return nil
+		}
+		s.pos += max(0, len(raw)-len(end)+1)
+		if !s.fill() {
+			return s.cut(what)
+		}
+	}
+}
+
+// doctype skips a document type declaration with its internal subset. Nothing
+// it declares is kept.
+func (s *Scanner) doctype() error {
+	brackets, quote := 0, byte(0)
+	for {
+		for s.pos < s.end {
+			c := s.buf[s.pos]
+			s.pos++
+			switch {
+			case quote != 0:
+				if c == quote {
+					quote = 0
+				}
+			case c == '"' || c == '\'':
+				quote = c
+			case c == '[':
+				brackets++
+			case c == ']':
+				brackets--
+			case c == '>' && brackets <= 0:
+				return nil
+			}
+		}
+		if !s.fill() {
+			return s.cut("the DOCTYPE")
+		}
+	}
+}
+
+// toUpper returns name in upper case, without a copy where it already is.
+func (s *Scanner) toUpper(name []byte) []byte {
+	for i, c := range name {
+		if 'a' <= c && c <= 'z' {
+			s.upper = append(s.upper[:0], name...)
+			for j := i; j < len(s.upper); j++ {
+				if c := s.upper[j]; 'a' <= c && c <= 'z' {
+					s.upper[j] = c - ('a' - 'A')
+				}
+			}
+			return s.upper
+		}
+	}
+	return name
+}

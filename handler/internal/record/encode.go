@@ -1,0 +1,423 @@
+package record
+
+import (
+	"crypto/sha256"
+	stdhex "encoding/hex"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// Naming is how a destination wants the members of a row named.
+type Naming uint8
+
+const (
+	// ByColumn uses the table's column names (Logs Ingestion API, files).
+	ByColumn Naming = iota
+	// ByKey uses names without suffix, which the HTTP Data Collector API adds.
+	ByKey
+)
+
+// Limits are what a destination takes.
+type Limits struct {
+	// FieldBytes is the longest value, in bytes of UTF-8. Zero: no limit.
+	FieldBytes int
+	// RowBytes is the longest row, in bytes of JSON. Zero: no limit.
+	RowBytes int
+	Naming   Naming
+}
+
+// A Policy says how much of the continued field (RESULTS) customers want to
+// pay for.
+type Policy struct {
+	// Bytes to keep. Negative: all. Zero: none.
+	Bytes int
+	// Only keeps the field for records with these values at OnlyPath.
+	Only     map[string]bool
+	OnlyPath string
+}
+
+// KeepAll is the policy that keeps everything.
+var KeepAll = Policy{Bytes: -1}
+
+// maxKey is the longest row key in bytes; a longer one is replaced by its hash,
+// so that a huge identifying value cannot make the row itself too long.
+const maxKey = 512
+
+// rowReserve is what the columns after the continued field may take of
+// RowBytes: key lists of cut fields, sizes, the path of a dead letter.
+const rowReserve = 4 << 10
+
+// An Encoder appends records as JSON objects. It is not safe for concurrent use.
+type Encoder struct {
+	Limits Limits
+	Policy Policy
+
+	schema    *Schema
+	columns   []column
+	cuts      []int
+	cutText   []byte
+	scratch   []byte
+	key       []byte
+	stamp     []byte
+	stampTime time.Time
+	only      int
+	unique    int
+	natural   []int
+	version   int
+}
+
+// column is a Column with its member names spelt out: `,"Name":`.
+type column struct {
+	*Column
+	source  int
+	members [][]byte
+	name    string
+}
+
+// NewEncoder prepares an encoder for a schema.
+func NewEncoder(schema *Schema, limits Limits, policy Policy) *Encoder {
+	e := &Encoder{Limits: limits, Policy: policy, schema: schema, only: -1}
+	for i := range schema.Columns {
+		c := &schema.Columns[i]
+		name := c.Name
+		if limits.Naming == ByKey {
+			name = c.Key
+		}
+		if name == "" {
+			continue
+		}
+		col := column{Column: c, source: i, name: name}
+		if c.SameAs != "" {
+			for j := range schema.Columns {
+				if schema.Columns[j].Name == c.SameAs {
+					col.source = j
+				}
+			}
+		}
+		if c.Parts == 0 {
+			col.members = [][]byte{member(name)}
+		}
+		for n := range c.Parts {
+			col.members = append(col.members, member(fmt.Sprintf(name, n)))
+		}
+		e.columns = append(e.columns, col)
+	}
+	if policy.Only != nil {
+		e.only = schema.Index(policy.OnlyPath)
+	}
+	e.unique = schema.Index(schema.UniqueKey)
+	e.version = schema.Index(schema.Version)
+	for _, path := range schema.NaturalKey {
+		e.natural = append(e.natural, schema.Index(path))
+	}
+	return e
+}
+
+func member(name string) []byte {
+	return append(AppendQuoted([]byte{','}, name), ':')
+}
+
+// Meta is what a row tells of its making.
+type Meta struct {
+	Time time.Time
+	Run  string
+	// DeadLetter is where the whole fields will be kept if the row is cut.
+	DeadLetter string
+}
+
+// Row describes an appended row.
+type Row struct {
+	// Stable is the row without TimeGenerated and run id: equal bytes mean the
+	// same finding in the same state. It is a part of the appended bytes.
+	Stable []byte
+	// Cut lists the columns that a limit cut. Their values are to be kept
+	// whole elsewhere before the row counts as delivered.
+	Cut []int
+}
+
+// Append appends r as a JSON object to dst. Both results are valid until the
+// next call.
+func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
+	begin := len(dst)
+	e.cuts, e.cutText = e.cuts[:0], e.cutText[:0]
+	dst = append(dst, '{')
+	stable := len(dst)
+	var continued *column
+	for i := range e.columns {
+		c := &e.columns[i]
+		switch c.Made {
+		case MadeTime:
+			dst = e.appendMember(dst, c, e.timestamp(meta.Time))
+			stable = len(dst)
+		case MadeRun:
+			dst = e.appendMember(dst, c, []byte(meta.Run))
+			stable = len(dst)
+		case MadeKey:
+			e.key = e.AppendKey(e.key[:0], r)
+			dst = e.appendMember(dst, c, e.key)
+		case FromDocument:
+			if c.Parts > 0 {
+				continued = c
+				continue
+			}
+			dst = e.appendValue(dst, c, r, begin)
+		default:
+			// Known only when all values are written: see below.
+		}
+	}
+	parts := 0
+	if continued != nil {
+		dst, parts = e.appendContinued(dst, continued, r, begin)
+	}
+	for i := range e.columns {
+		c := &e.columns[i]
+		switch c.Made {
+		case MadeParts:
+			dst = strconv.AppendInt(append(dst, c.members[0]...), int64(parts), 10)
+		case MadeSize:
+			if continued != nil {
+				if f := r.Field(continued.source); f.Set() {
+					dst = strconv.AppendInt(append(dst, c.members[0]...), f.Size(), 10)
+				}
+			}
+		case MadeCut:
+			if len(e.cutText) > 0 {
+				dst = e.appendMember(dst, c, e.cutText)
+			}
+		case MadeDeadLetter:
+			if len(e.cuts) > 0 {
+				dst = e.appendMember(dst, c, []byte(meta.DeadLetter))
+			}
+		}
+	}
+	dst = append(dst, '}')
+	if len(dst) > begin+1 && dst[begin+1] == ',' {
+		dst[begin+1] = ' ' // the first member has a comma before it
+	}
+	return dst, Row{Stable: dst[stable:], Cut: e.cuts}
+}
+
+func (e *Encoder) appendMember(dst []byte, c *column, value []byte) []byte {
+	return AppendQuoted(append(dst, c.members[0]...), value)
+}
+
+// timestamp formats t once for all rows of the same second.
+func (e *Encoder) timestamp(t time.Time) []byte {
+	if t = t.UTC().Truncate(time.Second); !t.Equal(e.stampTime) || e.stamp == nil {
+		e.stampTime = t
+		e.stamp = t.AppendFormat(e.stamp[:0], time.RFC3339)
+	}
+	return e.stamp
+}
+
+// appendValue writes one column that is not continued.
+func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byte {
+	if c.Kind == Extra {
+		return e.appendExtra(dst, c, r, begin)
+	}
+	f := r.Field(c.source)
+	if f.Size() == 0 {
+		return dst
+	}
+	value := f.Head()
+	structured := c.Kind == Objects || c.Kind == Bag
+	if structured {
+		e.scratch = append(e.scratch[:0], open(c.Kind))
+		e.scratch = append(append(e.scratch, value...), closing(c.Kind))
+		value = e.scratch
+	}
+	whole := f.Size() == int64(len(f.Head()))
+	room := e.room(dst, begin)
+	fits := escapedPrefix(value, e.fieldLimit(len(value)), room-len(c.members[0])-2)
+	switch {
+	case whole && len(fits) == len(value):
+		return e.appendMember(dst, c, value)
+	case structured || len(fits) == 0:
+		// Half a JSON value would be worse than none.
+		e.cut(c, "limit")
+		return dst
+	}
+	e.cut(c, "limit")
+	return e.appendMember(dst, c, fits)
+}
+
+// appendExtra writes the unknown elements of both levels as one object.
+func (e *Encoder) appendExtra(dst []byte, c *column, r *Record, begin int) []byte {
+	parent, item := r.Extra(Parent), r.Extra(Item)
+	size := parent.Size() + item.Size()
+	if size == 0 {
+		return dst
+	}
+	inMemory := int64(len(parent.Head()) + len(item.Head()))
+	if size > inMemory || int(size)+3 > e.fieldLimit(int(size)+3) || int(size)+3+len(c.members[0]) > e.room(dst, begin) {
+		e.cut(c, "limit")
+		return dst
+	}
+	dst = append(append(dst, c.members[0]...), '{')
+	dst = append(dst, parent.Head()...)
+	if parent.Size() > 0 && item.Size() > 0 {
+		dst = append(dst, ',')
+	}
+	return append(append(dst, item.Head()...), '}')
+}
+
+// appendContinued writes the field that goes on over several columns.
+func (e *Encoder) appendContinued(dst []byte, c *column, r *Record, begin int) (_ []byte, parts int) {
+	f := r.Field(c.source)
+	if !f.Set() || f.Size() == 0 {
+		return dst, 0
+	}
+	value := f.Head()
+	whole := f.Size() == int64(len(value))
+	if keep := e.keep(r); keep >= 0 && int64(keep) < f.Size() {
+		value = escapedPrefix(value, keep, len(value)*6)
+		e.cut(c, "policy")
+		whole = true // what is left out is not wanted: nothing to keep elsewhere
+	}
+	for parts < c.Parts && len(value) > 0 {
+		room := e.room(dst, begin) - rowReserve - len(c.members[parts]) - 2
+		part := escapedPrefix(value, e.fieldLimit(len(value)), room)
+		if len(part) == 0 {
+			break
+		}
+		dst = AppendQuoted(append(dst, c.members[parts]...), part)
+		value = value[len(part):]
+		parts++
+	}
+	if len(value) > 0 || !whole {
+		e.cut(c, "limit")
+	}
+	return dst, parts
+}
+
+// keep is how many bytes of the continued field the policy wants; -1 for all.
+func (e *Encoder) keep(r *Record) int {
+	if e.only >= 0 && !e.Policy.Only[string(r.Field(e.only).Head())] {
+		return 0
+	}
+	return e.Policy.Bytes
+}
+
+func (e *Encoder) fieldLimit(size int) int {
+	if e.Limits.FieldBytes == 0 {
+		return size
+	}
+	return e.Limits.FieldBytes
+}
+
+// room is what is left of the row's limit.
+func (e *Encoder) room(dst []byte, begin int) int {
+	if e.Limits.RowBytes == 0 {
+		return 1 << 62
+	}
+	return e.Limits.RowBytes - (len(dst) - begin) - rowReserve
+}
+
+// cut notes that a column is not whole, and why.
+func (e *Encoder) cut(c *column, why string) {
+	if len(e.cutText) > 0 {
+		e.cutText = append(e.cutText, ", "...)
+	}
+	e.cutText = append(append(append(append(e.cutText, e.FieldName(c.source)...), " ("...), why...), ')')
+	if why == "limit" {
+		e.cuts = append(e.cuts, c.source)
+	}
+}
+
+// FieldName is the name of a column's element, for people.
+func (e *Encoder) FieldName(column int) string {
+	c := &e.schema.Columns[column]
+	if c.Path == "" {
+		return c.Name
+	}
+	return c.Path
+}
+
+// AppendKey appends the row's stable key: the service's own key of the
+// finding, or the values that identify it, and the state's time. Values are
+// joined by '|', which none of them is known to hold.
+func (e *Encoder) AppendKey(dst []byte, r *Record) []byte {
+	begin := len(dst)
+	if e.unique >= 0 && r.Field(e.unique).Size() > 0 {
+		dst = append(dst, r.Field(e.unique).Head()...)
+	} else {
+		for i, column := range e.natural {
+			if i > 0 {
+				dst = append(dst, '|')
+			}
+			if column >= 0 {
+				dst = append(dst, r.Field(column).Head()...)
+			}
+		}
+	}
+	if e.version >= 0 && r.Field(e.version).Size() > 0 {
+		dst = append(append(dst, '@'), r.Field(e.version).Head()...)
+	}
+	if key := dst[begin:]; len(key) > maxKey {
+		sum := sha256.Sum256(key)
+		dst = append(dst[:begin], "sha256:"...)
+		dst = stdhex.AppendEncode(dst, sum[:])
+	}
+	return dst
+}
+
+// WriteWhole writes one cut field, whole, as a line of JSON: the row's key,
+// the field's path, its value. It streams: the value may have any size.
+func (e *Encoder) WriteWhole(w io.Writer, r *Record, column int) error {
+	line := AppendQuoted([]byte(`{"rowKey":`), e.AppendKey(nil, r))
+	line = AppendQuoted(append(line, `,"field":`...), e.FieldName(column))
+	c := &e.schema.Columns[column]
+	fields := []*Field{r.Field(column)}
+	begin, end := `,"value":"`, "\"}\n"
+	switch c.Kind {
+	case Extra:
+		fields = fields[:0]
+		for _, f := range []*Field{r.Extra(Parent), r.Extra(Item)} {
+			if f.Size() > 0 {
+				fields = append(fields, f)
+			}
+		}
+		begin, end = `,"value":{`, "}}\n"
+	case Objects:
+		begin, end = `,"value":[`, "]}\n"
+	case Bag:
+		begin, end = `,"value":{`, "}}\n"
+	}
+	if _, err := w.Write(append(line, begin...)); err != nil {
+		return fmt.Errorf("write a whole field: %w", err)
+	}
+	to := w
+	if c.Kind == Text || c.Kind == List || c.Kind == Time {
+		to = &escapingWriter{w: w}
+	}
+	for i, f := range fields {
+		if i > 0 {
+			if _, err := io.WriteString(w, ","); err != nil {
+				return fmt.Errorf("write a whole field: %w", err)
+			}
+		}
+		if _, err := f.WriteTo(to); err != nil {
+			return fmt.Errorf("write a whole field: %w", err)
+		}
+	}
+	if _, err := io.WriteString(w, end); err != nil {
+		return fmt.Errorf("write a whole field: %w", err)
+	}
+	return nil
+}
+
+func open(k Kind) byte {
+	if k == Objects {
+		return '['
+	}
+	return '{'
+}
+
+func closing(k Kind) byte {
+	if k == Objects {
+		return ']'
+	}
+	return '}'
+}

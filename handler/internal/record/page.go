@@ -1,0 +1,60 @@
+package record
+
+import "time"
+
+// A Query asks for one page of records.
+type Query struct {
+	// After is the start of the window: what Qualys processed or changed
+	// since. Zero: everything.
+	After time.Time
+	// From is the lowest parent id to return; zero from the beginning.
+	From uint64
+}
+
+// A Page is what an answer told apart from its records. It exists only for an
+// answer that was read to the end of its root element.
+type Page struct {
+	// At is the time that Qualys gave the answer, by its own clock.
+	At time.Time
+	// Next is the parent id that the next page begins with; zero on the last.
+	Next uint64
+	// Warning is the text of a warning other than that of more records.
+	Warning string
+}
+
+// A Sink takes the records of a page as they are decoded, one at a time, on
+// one goroutine. An error from any method ends the page with that error.
+type Sink interface {
+	// Begin is called once, before everything else, with the answer's time.
+	Begin(at time.Time) error
+	// Record takes one record. It must not keep r.
+	Record(r *Record) error
+	// Done says that all records of a parent were handed over. id is zero if
+	// the document gave none that is a number.
+	Done(id uint64) error
+	// Tally adds to the counts: what was read from the wire and mended in it.
+	// It is called now and then, so that progress can be seen.
+	Tally(t Tally)
+}
+
+// A Tally is counts of what was read.
+type Tally struct {
+	Requests int64
+	Bytes    int64 // of the document, after decompression
+	Parents  int64 // hosts
+	Repairs  int64 // characters replaced, entities kept as written
+	Unknown  int64 // elements without a column, kept in the Extra column
+	Stray    int64 // pieces of text between elements, dropped
+	Late     int64 // parent elements after the first record: on the last row only
+}
+
+// Add adds o to t.
+func (t *Tally) Add(o Tally) {
+	t.Requests += o.Requests
+	t.Bytes += o.Bytes
+	t.Parents += o.Parents
+	t.Repairs += o.Repairs
+	t.Unknown += o.Unknown
+	t.Stray += o.Stray
+	t.Late += o.Late
+}

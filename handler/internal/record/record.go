@@ -1,0 +1,163 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// DefaultMemory is how many bytes of one record's values stay in memory. It
+// is above what any destination takes in one row; the rest waits in a
+// temporary file.
+const DefaultMemory = 1 << 20
+
+// Level tells the fields of a parent (a host), which hold for all its
+// records, from those of one record (a detection).
+type Level uint8
+
+// The two levels.
+const (
+	Parent Level = iota
+	Item
+)
+
+// A Record is one row before encoding. It is reused: a decoder resets and
+// fills it, and whoever is handed it must be done when it returns.
+type Record struct {
+	Schema *Schema
+	// Memory bounds the bytes kept in memory; DefaultMemory if zero.
+	Memory int
+
+	fields []Field
+	levels []Level
+	extra  [2]Field // members of the Extra column, by level
+	inUse  [2]int   // bytes in memory, by level
+}
+
+// New returns an empty record.
+func New(schema *Schema) *Record {
+	return &Record{
+		Schema: schema,
+		Memory: DefaultMemory,
+		fields: make([]Field, len(schema.Columns)),
+		levels: make([]Level, len(schema.Columns)),
+	}
+}
+
+// Reset empties all fields of a level.
+func (r *Record) Reset(level Level) error {
+	var errs error
+	for i := range r.fields {
+		if r.levels[i] == level {
+			errs = errors.Join(errs, r.fields[i].reset())
+		}
+	}
+	r.inUse[level] = 0
+	return errors.Join(errs, r.extra[level].reset())
+}
+
+// Close removes the temporary files.
+func (r *Record) Close() error {
+	return errors.Join(r.Reset(Parent), r.Reset(Item))
+}
+
+// Append adds bytes to a column's value. It fails only if the temporary file
+// for a huge value cannot be written.
+func (r *Record) Append(column int, level Level, p []byte) error {
+	r.levels[column] = level
+	return r.append(&r.fields[column], level, p)
+}
+
+// AppendExtra adds members, as JSON text, to the Extra column.
+func (r *Record) AppendExtra(level Level, p []byte) error {
+	return r.append(&r.extra[level], level, p)
+}
+
+func (r *Record) append(f *Field, level Level, p []byte) error {
+	f.set = true
+	f.size += int64(len(p))
+	if f.spill == nil {
+		room := max(0, r.Memory-r.inUse[level])
+		if len(p) <= room {
+			f.head = append(f.head, p...)
+			r.inUse[level] += len(p)
+			return nil
+		}
+		f.head = append(f.head, p[:room]...)
+		r.inUse[level] += room
+		p = p[room:]
+		file, err := os.CreateTemp("", "qualys-field-*")
+		if err != nil {
+			return fmt.Errorf("keep a field of over %d bytes: %w", r.Memory, err)
+		}
+		f.spill = file
+	}
+	if _, err := f.spill.Write(p); err != nil {
+		return fmt.Errorf("keep a field of %d bytes: %w", f.size, err)
+	}
+	return nil
+}
+
+// Field returns a column's value. It is valid until the level is reset.
+func (r *Record) Field(column int) *Field { return &r.fields[column] }
+
+// Extra returns the members of the Extra column of a level.
+func (r *Record) Extra(level Level) *Field { return &r.extra[level] }
+
+// A Field is a value of any size: its first bytes in memory, the rest, if
+// there is one, in a temporary file.
+type Field struct {
+	head  []byte
+	spill *os.File
+	size  int64
+	set   bool
+}
+
+// Set tells whether the document had the field.
+func (f *Field) Set() bool { return f.set }
+
+// Size in bytes of the whole value.
+func (f *Field) Size() int64 { return f.size }
+
+// Head is the part in memory: the whole value unless Size is larger.
+func (f *Field) Head() []byte { return f.head }
+
+// WriteTo writes the whole value.
+func (f *Field) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(f.head)
+	if err != nil || f.spill == nil {
+		return int64(n), err
+	}
+	m, err := io.Copy(w, io.NewSectionReader(f.spill, 0, f.size-int64(len(f.head))))
+	return int64(n) + m, err
+}
+
+// TrimRight drops blanks at the end of a value that is whole in memory.
+func (f *Field) TrimRight() {
+	if f.spill != nil {
+		return
+	}
+	n := len(f.head)
+	for n > 0 && (f.head[n-1] == ' ' || f.head[n-1] == '\t' || f.head[n-1] == '\n') {
+		n--
+	}
+	f.size -= int64(len(f.head) - n)
+	f.head = f.head[:n]
+}
+
+// Drop empties the field, as if the document had not had it.
+func (r *Record) Drop(column int) error { return r.fields[column].reset() }
+
+func (f *Field) reset() error {
+	f.head = f.head[:0]
+	f.size = 0
+	f.set = false
+	if f.spill == nil {
+		return nil
+	}
+	name := f.spill.Name()
+	err := errors.Join(f.spill.Close(), os.Remove(name))
+	f.spill = nil
+	return err
+}

@@ -1,0 +1,349 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Definition is one setting.
+type Definition struct {
+	Name     string
+	Doc      string
+	Default  string
+	Example  string // for the example file; the default if empty
+	Required bool
+	Secret   bool
+	// Platform marks a setting of Azure Functions itself.
+	Platform bool
+	set      func(*Settings, string) error
+}
+
+// Definitions lists all settings in the order of the README.
+func Definitions() []Definition { return append([]Definition(nil), definitions...) }
+
+const (
+	// minMargin is what a run needs after its budget: 30 s to a safe point, 2
+	// minutes for the last batches, and some to write it down.
+	minMargin = 3 * time.Minute
+	// hostTimeout is functionTimeout of host.json.
+	hostTimeout = "00:30:00"
+	// minPageSize in hosts. Smaller pages use the subscription's calls up: it
+	// has 300 an hour.
+	minPageSize = 10
+	maxPageSize = 1_000_000
+
+	acceptedLogAnalytics = "Accepted: https://<name>.<region>.ingest.monitor.azure.com (Logs Ingestion API; the data collection rule's logsIngestion endpoint), https://<workspace id>.ods.opinsights.azure.com (HTTP Data Collector API), both also with .us and .cn; or empty with workspaceID set"
+	acceptedURI          = "Accepted: the address of your platform's API server, such as https://qualysapi.qg2.apps.qualys.com"
+)
+
+var (
+	ingestionSuffixes = []string{".ingest.monitor.azure.com", ".ingest.monitor.azure.us", ".ingest.monitor.azure.cn"}
+	collectorSuffixes = []string{".ods.opinsights.azure.com", ".ods.opinsights.azure.us", ".ods.opinsights.azure.cn"}
+)
+
+var definitions = []Definition{
+	{Name: "apiUsername", Doc: "User name of the Qualys account. Role Reader or above, with API access.", Example: "acme_ab1", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.username })},
+	{Name: "apiPassword", Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.password })},
+	{Name: "uri", Doc: "Qualys API server, such as `https://qualysapi.qg2.apps.qualys.com`. The longer forms that old guides told people to paste are taken too; only the host counts.", Example: "https://qualysapi.qg2.apps.qualys.com", Required: true, set: setURI},
+	{Name: "filterParameters", Doc: "Further request parameters, `&a=b&c=d`, such as `&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers`. `truncation_limit` sets the hosts a page holds. Those that decide what a window holds are refused by name.", set: setFilter},
+	{Name: "logAnalyticsUri", Doc: "Where to send. `https://<name>.<region>.ingest.monitor.azure.com` selects the Logs Ingestion API, `https://<workspace id>.ods.opinsights.azure.com`, or empty with `workspaceID` set, the HTTP Data Collector API; both also with `.us` and `.cn`.", Example: "https://<rule>.<region>.ingest.monitor.azure.com", set: setLogAnalytics},
+	{Name: "logAnalyticsApi", Doc: "`logs-ingestion` or `data-collector`, where the address does not tell.", set: setAPI},
+	{Name: "dcrImmutableId", Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},
+	{Name: "workspaceID", Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
+	{Name: "workspaceKey", Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
+	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC.", Default: "0 */5 * * * *", set: setSchedule},
+	{Name: "initialLookbackDays", Doc: "How many days the very first run looks back. 0: everything.", Default: "30", set: setLookback},
+	{Name: "timeInterval", Doc: "Minutes; kept from the old function app: how far the very first run looks back where `initialLookbackDays` is not set.", set: setInterval},
+	{Name: "resultsPolicy", Doc: "How much of RESULTS, the scan output, to send: `full`, `none`, or a number of bytes. The row says when it was cut.", Default: "full", set: setResults},
+	{Name: "resultQIDs", Doc: "Send RESULTS for these QIDs only, separated by comma. Empty: all.", set: setQIDs},
+	{Name: "incrementalBy", Doc: "`host`: all detections of every host processed since. `detection`: only detections updated since, far fewer rows, but Qualys counts only changes of status as updates.", Default: "host", set: setIncremental},
+	{Name: "overlap", Doc: "How far a window reaches back behind the last one, for what Qualys shows late. Unchanged rows that it brings again are not sent again.", Default: "10m", set: duration(func(s *Settings) *time.Duration { return &s.Overlap }, 0, 24*time.Hour)},
+	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, 10*time.Second, 24*time.Hour)},
+	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: setVersion},
+	{Name: "stateContainer", Doc: "Blob container for checkpoints, run records and dead letters.", Default: "qualys-connector", set: setContainer},
+	{Name: "stateFolder", Doc: "Keep the state in this local folder instead. Not for Azure.", set: text(func(s *Settings) *string { return &s.StateFolder })},
+	{Name: "logLevel", Doc: "`debug`, `info`, `warn` or `error`.", Default: "info", set: setLevel},
+	{Name: "AzureWebJobsStorage", Platform: true, Secret: true, Doc: "Storage account of the function app, which also keeps the state: a connection string.", Example: "UseDevelopmentStorage=true", set: text(func(s *Settings) *string { return &s.StorageConnection })},
+	{Name: "AzureWebJobsStorage__accountName", Platform: true, Doc: "The same by name, for the managed identity.", set: setAccount},
+	{Name: "AzureWebJobsStorage__blobServiceUri", Platform: true, Doc: "The same by address, for the managed identity and sovereign clouds.", set: setService},
+	{Name: "AzureWebJobsStorage__clientId", Platform: true, Doc: "Client id of a user-assigned identity.", set: text(func(s *Settings) *string { return &s.ClientID })},
+	{Name: "AzureFunctionsJobHost__functionTimeout", Platform: true, Doc: "Overrides host.json's functionTimeout.", Default: hostTimeout, set: setTimeout},
+}
+
+func text(field func(*Settings) *string) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		*field(s) = v
+		return nil
+	}
+}
+
+func duration(field func(*Settings) *time.Duration, least, most time.Duration) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < least || d > most {
+			return fmt.Errorf("%q is no duration between %s and %s. Accepted: such as 25m or 1h30m", v, least, most)
+		}
+		*field(s) = d
+		return nil
+	}
+}
+
+// setURI takes every form that guides have told people to paste.
+func setURI(s *Settings, v string) error {
+	if !strings.Contains(v, "://") {
+		v = "https://" + v
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" {
+		return fmt.Errorf("%q is no address. %s", clip(v), acceptedURI)
+	}
+	if u.User != nil {
+		return errors.New("it holds a user name or password: put them into apiUsername and apiPassword. " + acceptedURI)
+	}
+	host := strings.ToLower(u.Host)
+	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+		return fmt.Errorf("scheme %q would send the password in clear. %s", u.Scheme, acceptedURI)
+	}
+	if api := apiHost(host); api != host {
+		return fmt.Errorf("%q is not the API server of its platform: use https://%s", host, api)
+	}
+	s.URI = &url.URL{Scheme: u.Scheme, Host: host}
+	return nil
+}
+
+// apiHost is the API server of the platform that a console's or gateway's host
+// name belongs to; any other name is returned as it is.
+func apiHost(host string) string {
+	if rest, ok := strings.CutPrefix(host, "qualysguard."); ok {
+		return "qualysapi." + firstPlatform(rest)
+	}
+	if rest, ok := strings.CutPrefix(host, "qualysgateway."); ok {
+		return "qualysapi." + rest
+	}
+	if rest, ok := strings.CutPrefix(host, "gateway."); ok && strings.Contains(rest, "apps.qualys") {
+		return "qualysapi." + firstPlatform(rest)
+	}
+	return host
+}
+
+// firstPlatform names the two platforms that are older than the scheme.
+func firstPlatform(rest string) string {
+	switch rest {
+	case "qg1.apps.qualys.com":
+		return "qualys.com"
+	case "qg1.apps.qualys.eu":
+		return "qualys.eu"
+	}
+	return rest
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func setFilter(s *Settings, v string) error {
+	values, err := url.ParseQuery(strings.TrimLeft(v, "?& "))
+	if err != nil {
+		return fmt.Errorf("%q cannot be read: %w. Accepted: &name=value&name=value, with %%25 for %%", clip(v), err)
+	}
+	for name, list := range values {
+		if name == "" || list[0] == "" && len(list) == 1 {
+			return fmt.Errorf("parameter %q has no name or no value. Accepted: &name=value&name=value", name)
+		}
+	}
+	if size := values.Get("truncation_limit"); size != "" {
+		n, err := strconv.Atoi(size)
+		if err != nil || n < minPageSize || n > maxPageSize {
+			return fmt.Errorf("truncation_limit %q: a page holds between %d and %d hosts", size, minPageSize, maxPageSize)
+		}
+		s.PageSize = n
+		values.Del("truncation_limit")
+	}
+	s.Filter = values
+	return nil
+}
+
+func setLogAnalytics(s *Settings, v string) error {
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" || u.User != nil {
+		return fmt.Errorf("%q is no address. %s", clip(v), acceptedLogAnalytics)
+	}
+	local := loopback(u.Hostname())
+	if u.Scheme != "https" && (u.Scheme != "http" || !local) {
+		return fmt.Errorf("scheme %q is not encrypted. %s", u.Scheme, acceptedLogAnalytics)
+	}
+	if !local && !hasSuffix(u.Hostname(), ingestionSuffixes) && !hasSuffix(u.Hostname(), collectorSuffixes) {
+		return fmt.Errorf("%q is no address of Log Analytics. %s", u.Host, acceptedLogAnalytics)
+	}
+	s.LogAnalyticsURI = &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}
+	return nil
+}
+
+func setAPI(s *Settings, v string) error {
+	switch a := API(strings.ToLower(v)); a {
+	case LogsIngestion, DataCollector:
+		s.API = a
+		return nil
+	}
+	return fmt.Errorf("%q is unknown. Accepted: %s, %s", clip(v), LogsIngestion, DataCollector)
+}
+
+var ruleForm = regexp.MustCompile(`^dcr-[0-9a-f]{32}$`)
+
+func setRule(s *Settings, v string) error {
+	if !ruleForm.MatchString(v) {
+		return fmt.Errorf("%q is no immutable id. Accepted: dcr- and 32 hexadecimal digits, from the JSON view of the data collection rule", clip(v))
+	}
+	s.DCRImmutableID = v
+	return nil
+}
+
+var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+
+func setWorkspace(s *Settings, v string) error {
+	if !guid.MatchString(v) {
+		return fmt.Errorf("%q is no workspace id. Accepted: a GUID, from the workspace's overview", clip(v))
+	}
+	s.WorkspaceID = v
+	return nil
+}
+
+func setSchedule(_ *Settings, v string) error {
+	// The host reads it; a wrong one would disable the function without a word.
+	if n := len(strings.Fields(v)); n != 6 {
+		return fmt.Errorf("%q has %d fields. Accepted: NCRONTAB with six fields {second} {minute} {hour} {day} {month} {weekday}, such as 0 */5 * * * *", clip(v), n)
+	}
+	return nil
+}
+
+func setLookback(s *Settings, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 || n > 36500 {
+		return fmt.Errorf("%q is no number of days. Accepted: 0 (everything) to 36500", clip(v))
+	}
+	s.Lookback = time.Duration(n) * 24 * time.Hour
+	return nil
+}
+
+func setInterval(s *Settings, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > 60*24*366 {
+		return fmt.Errorf("%q is no number of minutes. Accepted: 1 to %d", clip(v), 60*24*366)
+	}
+	s.interval = time.Duration(n) * time.Minute
+	return nil
+}
+
+func setResults(s *Settings, v string) error {
+	switch strings.ToLower(v) {
+	case "full":
+		s.ResultsBytes = -1
+		return nil
+	case "none":
+		s.ResultsBytes = 0
+		return nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is unknown. Accepted: full, none, or a number of bytes", clip(v))
+	}
+	s.ResultsBytes = n
+	return nil
+}
+
+func setQIDs(s *Settings, v string) error {
+	s.ResultQIDs = map[string]bool{}
+	for qid := range strings.SplitSeq(v, ",") {
+		qid = strings.TrimSpace(qid)
+		if n, err := strconv.ParseUint(qid, 10, 63); err != nil || n == 0 {
+			return fmt.Errorf("%q is no QID. Accepted: numbers separated by comma, such as 38170,45038", clip(qid))
+		}
+		s.ResultQIDs[qid] = true
+	}
+	return nil
+}
+
+func setIncremental(s *Settings, v string) error {
+	switch v = strings.ToLower(v); v {
+	case "host", "detection":
+		s.IncrementalBy = v
+		return nil
+	}
+	return fmt.Errorf("%q is unknown. Accepted: host, detection", clip(v))
+}
+
+var versionForm = regexp.MustCompile(`^[1-9][0-9]?\.[0-9]$`)
+
+func setVersion(s *Settings, v string) error {
+	if !versionForm.MatchString(v) {
+		return fmt.Errorf("%q is no API version. Accepted: such as 5.0", clip(v))
+	}
+	s.DetectionAPIVersion = v
+	return nil
+}
+
+var containerForm = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)
+
+func setContainer(s *Settings, v string) error {
+	if !containerForm.MatchString(v) || len(v) > 63 {
+		return fmt.Errorf("%q is no container name. Accepted: 3 to 63 lower-case letters, digits and single dashes", clip(v))
+	}
+	s.StateContainer = v
+	return nil
+}
+
+func setLevel(s *Settings, v string) error {
+	switch v = strings.ToLower(v); v {
+	case "debug", "info", "warn", "error":
+		s.LogLevel = v
+		return nil
+	}
+	return fmt.Errorf("%q is unknown. Accepted: debug, info, warn, error", clip(v))
+}
+
+var accountForm = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+
+func setAccount(s *Settings, v string) error {
+	if !accountForm.MatchString(v) {
+		return fmt.Errorf("%q is no storage account name. Accepted: 3 to 24 lower-case letters and digits", clip(v))
+	}
+	s.account = v
+	return nil
+}
+
+func setService(s *Settings, v string) error {
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" || u.Scheme != "https" && !loopback(u.Hostname()) {
+		return fmt.Errorf("%q is no address of a blob service. Accepted: such as https://<account>.blob.core.windows.net", clip(v))
+	}
+	s.StorageService = strings.TrimRight(v, "/")
+	return nil
+}
+
+func setTimeout(s *Settings, v string) error {
+	if v == "-1" {
+		s.functionMax = 1 << 62
+		return nil
+	}
+	var h, m, sec int
+	if _, err := fmt.Sscanf(v, "%d:%d:%d", &h, &m, &sec); err != nil || h < 0 || m < 0 || m > 59 || sec < 0 || sec > 59 {
+		return fmt.Errorf("%q is no functionTimeout. Accepted: hh:mm:ss, or -1", clip(v))
+	}
+	s.functionMax = time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(sec)*time.Second
+	return nil
+}
+
+// clip keeps a pasted value from filling the log.
+func clip(v string) string {
+	if len(v) > 80 {
+		return strings.ToValidUTF8(v[:80], "") + "..."
+	}
+	return v
+}

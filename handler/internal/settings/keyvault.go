@@ -1,0 +1,212 @@
+package settings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+)
+
+// A Vault reads secrets.
+type Vault interface {
+	// Secret returns a secret's value; the newest where version is empty.
+	Secret(ctx context.Context, r Reference) (string, error)
+}
+
+// A Reference names a secret.
+type Reference struct {
+	Vault   string // address of the vault
+	Name    string
+	Version string // empty: the newest
+}
+
+const prefix = "@microsoft.keyvault("
+
+// IsReference tells whether a value is a Key Vault reference that the platform
+// has left as it is, which it does when it cannot resolve it.
+func IsReference(value string) bool {
+	return len(value) >= len(prefix) && strings.EqualFold(value[:len(prefix)], prefix)
+}
+
+const acceptedReference = "Accepted: @Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>) or @Microsoft.KeyVault(VaultName=<vault>;SecretName=<name>), both with or without a version"
+
+var (
+	vaultSuffixes = []string{".vault.azure.net", ".vault.usgovcloudapi.net", ".vault.azure.cn"}
+	vaultName     = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$`)
+	secretName    = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
+	versionName   = regexp.MustCompile(`^[0-9a-fA-F]{32}$`)
+)
+
+// ParseReference reads both forms of a reference (Microsoft, "Use Key Vault
+// references"). suffix is that of the vaults of the app's cloud.
+func ParseReference(value, suffix string) (Reference, error) {
+	inner, ok := strings.CutSuffix(strings.TrimSpace(value)[len(prefix):], ")")
+	if !ok {
+		return Reference{}, errors.New("the Key Vault reference has no closing bracket. " + acceptedReference)
+	}
+	fields := map[string]string{}
+	for part := range strings.SplitSeq(inner, ";") {
+		name, v, _ := strings.Cut(part, "=")
+		fields[strings.ToLower(strings.TrimSpace(name))] = strings.TrimSpace(v)
+	}
+	r := Reference{Name: fields["secretname"], Version: fields["secretversion"]}
+	if uri := fields["secreturi"]; uri != "" {
+		u, err := url.Parse(uri)
+		if err != nil || u.Scheme != "https" || u.User != nil {
+			return Reference{}, errors.New("the Key Vault reference's SecretUri is no https address. " + acceptedReference)
+		}
+		if !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {
+			return Reference{}, fmt.Errorf("%q is no Key Vault. %s", u.Host, acceptedReference)
+		}
+		parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+		if len(parts) < 2 || len(parts) > 3 || parts[0] != "secrets" {
+			return Reference{}, errors.New("the Key Vault reference's SecretUri names no secret. " + acceptedReference)
+		}
+		r = Reference{Vault: "https://" + u.Host, Name: parts[1]}
+		if len(parts) == 3 {
+			r.Version = parts[2]
+		}
+	} else if name := fields["vaultname"]; vaultName.MatchString(name) {
+		r.Vault = "https://" + name + suffix
+	} else {
+		return Reference{}, errors.New("the Key Vault reference names no vault. " + acceptedReference)
+	}
+	if !secretName.MatchString(r.Name) || r.Version != "" && !versionName.MatchString(r.Version) {
+		return Reference{}, errors.New("the Key Vault reference's secret name or version is malformed. " + acceptedReference)
+	}
+	return r, nil
+}
+
+// vaultSuffix is that of the cloud the app runs in.
+func vaultSuffix(raw map[string]string) string {
+	for _, name := range []string{"website_hostname", "loganalyticsuri", "azurewebjobsstorage__blobserviceuri"} {
+		u := strings.ToLower(raw[name])
+		switch {
+		case strings.HasSuffix(u, ".us"), strings.HasSuffix(u, ".usgovcloudapi.net"):
+			return ".vault.usgovcloudapi.net"
+		case strings.HasSuffix(u, ".cn"):
+			return ".vault.azure.cn"
+		}
+	}
+	return ".vault.azure.net"
+}
+
+func read(ctx context.Context, v Vault, r Reference) (string, error) {
+	if v == nil {
+		return "", errors.New("it is a Key Vault reference, and none can be read here")
+	}
+	value, err := v.Secret(ctx, r)
+	if err != nil {
+		return "", fmt.Errorf("secret %s of %s: %w", r.Name, r.Vault, err)
+	}
+	return value, nil
+}
+
+// KeyVault reads secrets with the app's identity.
+type KeyVault struct {
+	// Credential of the app's identity; called when the first secret is read.
+	Credential func() (azcore.TokenCredential, error)
+	// Options for the client; nil for the defaults.
+	Options *azsecrets.ClientOptions
+}
+
+var _ Vault = (*KeyVault)(nil)
+
+// Secret implements Vault.
+func (k *KeyVault) Secret(ctx context.Context, r Reference) (string, error) {
+	credential, err := k.Credential()
+	if err != nil {
+		return "", err
+	}
+	options := azsecrets.ClientOptions{}
+	if k.Options != nil {
+		options = *k.Options
+	}
+	if u, err := url.Parse(r.Vault); err == nil && loopback(u.Hostname()) {
+		// A vault of the simulator has no name for the challenge to match.
+		options.DisableChallengeResourceVerification = true
+	}
+	client, err := azsecrets.NewClient(r.Vault, credential, &options)
+	if err != nil {
+		return "", fmt.Errorf("key vault client: %w", err)
+	}
+	resp, err := client.GetSecret(ctx, r.Name, r.Version, nil)
+	if err != nil {
+		return "", explainVault(err)
+	}
+	if resp.Value == nil || *resp.Value == "" {
+		return "", errors.New("the secret is empty")
+	}
+	return *resp.Value, nil
+}
+
+// explainVault shortens the SDK's errors, which print the whole exchange.
+func explainVault(err error) error {
+	var r *azcore.ResponseError
+	if !errors.As(err, &r) {
+		line, _, _ := strings.Cut(err.Error(), "\n")
+		return errors.New(line)
+	}
+	switch r.StatusCode {
+	case http.StatusForbidden:
+		return errors.New("the vault refuses access: give the function app's identity the role Key Vault Secrets User, and let the vault's firewall pass it")
+	case http.StatusNotFound:
+		return errors.New("there is no such secret or version")
+	case http.StatusUnauthorized:
+		return errors.New("the vault refuses the identity's token: it belongs to another tenant")
+	}
+	return fmt.Errorf("the vault answered %d %s", r.StatusCode, r.ErrorCode)
+}
+
+// Credentials are the Qualys account's. They can be read anew where they are
+// Key Vault references that this program resolved itself; what the platform
+// resolved changes with a restart of the app, which the platform does.
+type Credentials struct {
+	vault Vault
+	refs  map[string]Reference
+
+	mu       sync.Mutex
+	user     string
+	password string
+}
+
+// Login returns the current user and password.
+func (c *Credentials) Login() (user, password string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.user, c.password
+}
+
+// Reload reads the references anew, and reports whether anything changed.
+func (c *Credentials) Reload(ctx context.Context) (bool, error) {
+	user, password := c.Login()
+	newUser, newPassword := user, password
+	for name, value := range map[string]*string{"apiUsername": &newUser, "apiPassword": &newPassword} {
+		ref, ok := c.refs[name]
+		if !ok {
+			continue
+		}
+		v, err := read(ctx, c.vault, ref)
+		if err != nil {
+			return false, fmt.Errorf("setting %s: %w", name, err)
+		}
+		*value = v
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.user, c.password = newUser, newPassword
+	return newUser != user || newPassword != password, nil
+}
+
+// Secrets lists the values that must not appear in any output.
+func (s *Settings) Secrets() []string {
+	user, password := s.credentials.Login()
+	return []string{user, password, s.WorkspaceKey, s.StorageConnection}
+}

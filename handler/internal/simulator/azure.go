@@ -1,0 +1,466 @@
+package simulator
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/hmac"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// Azure is the Azure side: managed identity, both ways into Log Analytics, and
+// a Key Vault. It keeps what has arrived.
+type Azure struct {
+	// IdentityHeader is the secret that identity requests carry.
+	IdentityHeader string
+	// Rule is the data collection rule's immutable id, Streams its streams.
+	Rule    string
+	Streams map[string][]record.TableColumn
+	// Workspace and Key are for the HTTP Data Collector API.
+	Workspace string
+	Key       []byte
+	// Secrets of the vault, by name.
+	Secrets map[string]string
+	// Keep takes each accepted row; nil only counts them.
+	Keep func(table string, row json.RawMessage) error
+	// Now is the clock.
+	Now func() time.Time
+
+	mu     sync.Mutex
+	counts Arrived
+	tokens map[string]token
+}
+
+type token struct {
+	resource string
+	expires  time.Time
+}
+
+// Arrived is what the services have taken.
+type Arrived struct {
+	Calls, Rows, Bytes int64
+	// Dropped counts members that the stream does not declare, by name: the
+	// real service drops them without a sign.
+	Dropped map[string]int
+	// Truncated counts values over the service's limit, which the real one
+	// cuts without a sign.
+	Truncated int
+	// Tokens counts the tokens issued, by resource.
+	Tokens map[string]int
+}
+
+// NewAzure returns the services for a table.
+func NewAzure(tables ...*record.Schema) *Azure {
+	a := &Azure{
+		IdentityHeader: "simulated-identity-header",
+		Rule:           "dcr-00000000000000000000000000000001",
+		Streams:        map[string][]record.TableColumn{},
+		Workspace:      "11111111-1111-1111-1111-111111111111",
+		Key:            []byte("0123456789abcdef0123456789abcdef"),
+		Secrets:        map[string]string{},
+		Now:            time.Now,
+		tokens:         map[string]token{},
+	}
+	for _, t := range tables {
+		a.Streams[t.Stream()] = t.TableColumns()
+	}
+	return a
+}
+
+// Arrived tells what the services have taken so far.
+func (a *Azure) Arrived() Arrived {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.counts
+	c.Dropped, c.Tokens = maps.Clone(c.Dropped), maps.Clone(c.Tokens)
+	return c
+}
+
+// IdentityPath is where the managed identity endpoint answers.
+const IdentityPath = "/msi/token"
+
+// ServeHTTP implements http.Handler for the identity and both ways in.
+func (a *Azure) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == IdentityPath:
+		a.identity(w, r)
+	case r.URL.Path == "/api/logs":
+		a.collector(w, r)
+	case strings.HasPrefix(r.URL.Path, "/dataCollectionRules/"):
+		a.ingestion(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// identity issues tokens as App Service does (api-version 2019-08-01).
+func (a *Azure) identity(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	switch {
+	case r.Header.Get("X-Identity-Header") != a.IdentityHeader:
+		http.Error(w, `{"statusCode":401,"message":"the identity header is missing or wrong"}`, http.StatusUnauthorized)
+		return
+	case q.Get("api-version") != "2019-08-01" || q.Get("resource") == "":
+		http.Error(w, `{"statusCode":400,"message":"api-version and resource are required"}`, http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	if a.counts.Tokens == nil {
+		a.counts.Tokens = map[string]int{}
+	}
+	a.counts.Tokens[q.Get("resource")]++
+	text := fmt.Sprintf("simulated-token-%d", len(a.tokens)+1)
+	expires := a.Now().Add(24 * time.Hour)
+	a.tokens[text] = token{q.Get("resource"), expires}
+	a.mu.Unlock()
+	answer(w, http.StatusOK, map[string]string{
+		"access_token": text, "expires_on": strconv.FormatInt(expires.Unix(), 10), "resource": q.Get("resource"), "token_type": "Bearer",
+	})
+}
+
+// authorized checks a bearer token and its audience.
+func (a *Azure) authorized(r *http.Request, resource string) bool {
+	text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, known := a.tokens[text]
+	return ok && known && strings.TrimRight(t.resource, "/") == resource && a.Now().Before(t.expires)
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // a client that has gone away
+}
+
+// problem answers an error of the Logs Ingestion API.
+func problem(w http.ResponseWriter, status int, code, message string) {
+	answer(w, status, map[string]any{"error": map[string]string{"code": code, "message": message}})
+}
+
+// ingestionLimit of a call, compressed and uncompressed.
+const ingestionLimit = 1 << 20
+
+// ingestion is the Logs Ingestion API.
+func (a *Azure) ingestion(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch {
+	case r.Method != http.MethodPost:
+		problem(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "only POST")
+	case !a.authorized(r, "https://monitor.azure.com"):
+		problem(w, http.StatusUnauthorized, "InvalidToken", "the token is missing, expired or of another audience")
+	case len(parts) != 4 || parts[2] != "streams" || parts[1] != a.Rule:
+		problem(w, http.StatusNotFound, "NotFound", "data collection rule not found")
+	case a.Streams[parts[3]] == nil:
+		problem(w, http.StatusNotFound, "InvalidStream", "the rule declares no stream "+parts[3])
+	case r.URL.Query().Get("api-version") != "2023-01-01":
+		problem(w, http.StatusBadRequest, "InvalidApiVersion", "unknown api-version")
+	case !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json"):
+		problem(w, http.StatusUnsupportedMediaType, "UnsupportedMediaType", "Content-Type must be application/json")
+	default:
+		a.ingest(w, r, parts[3])
+	}
+}
+
+func (a *Azure) ingest(w http.ResponseWriter, r *http.Request, stream string) {
+	body, err := readBody(r, ingestionLimit)
+	if errors.Is(err, errTooLarge) {
+		problem(w, http.StatusRequestEntityTooLarge, "ContentLengthLimitExceeded", "Maximum allowed content length: 1048576 bytes (1 MB)")
+		return
+	}
+	if err != nil {
+		problem(w, http.StatusBadRequest, "InvalidContentEncoding", err.Error())
+		return
+	}
+	var rows []json.RawMessage
+	if !utf8.Valid(body) || json.Unmarshal(body, &rows) != nil {
+		problem(w, http.StatusBadRequest, "InvalidJSON", "the body is no JSON array in UTF-8")
+		return
+	}
+	columns := map[string]string{}
+	for _, c := range a.Streams[stream] {
+		columns[c.Name] = c.Type
+	}
+	dropped, truncated := map[string]int{}, 0
+	for i, row := range rows {
+		var members map[string]any
+		if err := json.Unmarshal(row, &members); err != nil {
+			problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d is no object", i))
+			return
+		}
+		if _, ok := members["TimeGenerated"]; !ok {
+			problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d has no TimeGenerated", i))
+			return
+		}
+		for name, value := range members {
+			typ, ok := columns[name]
+			if !ok {
+				dropped[name]++
+				continue
+			}
+			if err := checkType(typ, value); err != nil {
+				problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d, %s: %v", i, name, err))
+				return
+			}
+			if s, ok := value.(string); ok && len(s) > 64<<10 {
+				truncated++
+			}
+		}
+	}
+	if err := a.take(strings.TrimPrefix(stream, "Custom-")+"_CL", rows, int64(len(body)), dropped, truncated); err != nil {
+		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func checkType(typ string, value any) error {
+	switch typ {
+	case "datetime":
+		s, ok := value.(string)
+		if _, err := time.Parse(time.RFC3339, s); !ok || err != nil {
+			return fmt.Errorf("%v is no datetime", value)
+		}
+	case "real":
+		if _, ok := value.(float64); !ok {
+			return fmt.Errorf("%v is no number", value)
+		}
+	case "string":
+		if _, ok := value.(string); !ok {
+			return fmt.Errorf("%v is no string", value)
+		}
+	}
+	return nil
+}
+
+var errTooLarge = errors.New("the body is too large")
+
+// readBody reads a body, gzipped or not, up to a limit of both forms.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the body: %w", err)
+	}
+	if int64(len(raw)) > limit {
+		return nil, errTooLarge
+	}
+	switch enc := r.Header.Get("Content-Encoding"); enc {
+	case "", "identity":
+		return raw, nil
+	case "gzip":
+		gz, err := gzip.NewReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil, fmt.Errorf("gzip: %w", err)
+		}
+		body, err := io.ReadAll(io.LimitReader(gz, limit+1))
+		if err != nil {
+			return nil, fmt.Errorf("gzip: %w", err)
+		}
+		if int64(len(body)) > limit {
+			return nil, errTooLarge
+		}
+		return body, nil
+	default:
+		return nil, fmt.Errorf("unknown Content-Encoding %q", enc)
+	}
+}
+
+// take keeps rows, then counts them: a row that could not be kept is not
+// accepted.
+func (a *Azure) take(table string, rows []json.RawMessage, size int64, dropped map[string]int, truncated int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.Keep != nil {
+		for _, row := range rows {
+			if err := a.Keep(table, row); err != nil {
+				return err
+			}
+		}
+	}
+	a.counts.Calls++
+	a.counts.Rows += int64(len(rows))
+	a.counts.Bytes += size
+	a.counts.Truncated += truncated
+	if a.counts.Dropped == nil {
+		a.counts.Dropped = map[string]int{}
+	}
+	for name, n := range dropped {
+		a.counts.Dropped[name] += n
+	}
+	return nil
+}
+
+// Rules of the HTTP Data Collector API (Microsoft, its reference page).
+const (
+	collectorLimit      = 30 << 20
+	collectorFieldLimit = 32 << 10
+	collectorColumns    = 500
+	collectorNameLimit  = 45
+)
+
+var (
+	logTypeForm       = regexp.MustCompile(`^[A-Za-z0-9_]{1,100}$`)
+	collectorReserved = []string{"tenant", "timegenerated", "rawdata"}
+)
+
+// collectorProblem answers an error of the HTTP Data Collector API.
+func collectorProblem(w http.ResponseWriter, status int, code, message string) {
+	answer(w, status, map[string]string{"Error": code, "Message": message})
+}
+
+// collector is the HTTP Data Collector API.
+func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
+	h := r.Header
+	if r.URL.Query().Get("api-version") != "2016-04-01" {
+		collectorProblem(w, http.StatusBadRequest, "InvalidApiVersion", "unknown api-version")
+		return
+	}
+	if !strings.HasPrefix(h.Get("Content-Type"), "application/json") {
+		collectorProblem(w, http.StatusBadRequest, "UnsupportedContentType", "Content-Type must be application/json")
+		return
+	}
+	if !logTypeForm.MatchString(h.Get("Log-Type")) {
+		collectorProblem(w, http.StatusBadRequest, "InvalidLogType", "malformed Log-Type")
+		return
+	}
+	if h.Get("Content-Encoding") != "" {
+		collectorProblem(w, http.StatusBadRequest, "InvalidDataFormat", "encoded bodies are not supported")
+		return
+	}
+	body, err := readBody(r, collectorLimit)
+	if err != nil {
+		collectorProblem(w, http.StatusNotFound, "NotFound", err.Error()) // so answers the real one
+		return
+	}
+	date, err := http.ParseTime(h.Get("x-ms-date"))
+	want := "SharedKey " + a.Workspace + ":" + loganalytics.Signature(a.Key, len(body), h.Get("x-ms-date"))
+	if err != nil || a.Now().Sub(date).Abs() > 15*time.Minute || !hmac.Equal([]byte(want), []byte(h.Get("Authorization"))) {
+		collectorProblem(w, http.StatusForbidden, "InvalidAuthorization", "the signature is wrong")
+		return
+	}
+	var rows []json.RawMessage
+	if !utf8.Valid(body) || json.Unmarshal(body, &rows) != nil {
+		collectorProblem(w, http.StatusBadRequest, "InvalidDataFormat", "the body is no JSON array in UTF-8")
+		return
+	}
+	truncated := 0
+	for i, row := range rows {
+		n, err := checkCollectorRow(row)
+		if err != nil {
+			collectorProblem(w, http.StatusBadRequest, "InvalidDataFormat", fmt.Sprintf("record %d: %v", i, err))
+			return
+		}
+		truncated += n
+	}
+	if err := a.take(h.Get("Log-Type")+"_CL", rows, int64(len(body)), nil, truncated); err != nil {
+		collectorProblem(w, http.StatusInternalServerError, "UnspecifiedError", err.Error())
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+func checkCollectorRow(row json.RawMessage) (truncated int, err error) {
+	var members map[string]any
+	if err := json.Unmarshal(row, &members); err != nil {
+		return 0, errors.New("no object")
+	}
+	if len(members) > collectorColumns {
+		return 0, fmt.Errorf("%d properties", len(members))
+	}
+	for name, value := range members {
+		if slices.Contains(collectorReserved, strings.ToLower(name)) || len(name) > collectorNameLimit {
+			return 0, fmt.Errorf("property %q is reserved or too long", name)
+		}
+		switch v := value.(type) {
+		case string:
+			if len(v) > collectorFieldLimit {
+				truncated++
+			}
+		case map[string]any, []any:
+			return 0, fmt.Errorf("property %q is nested", name)
+		}
+	}
+	return truncated, nil
+}
+
+// Vault is the simulated Key Vault; the SDK talks to vaults over TLS only.
+func (a *Azure) Vault() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !a.authorized(r, "https://vault.azure.net") {
+			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/22222222-2222-2222-2222-222222222222", resource="https://vault.azure.net"`)
+			problem(w, http.StatusUnauthorized, "Unauthorized", "AKV10000: Request is missing a Bearer or PoP token.")
+			return
+		}
+		parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+		if r.Method != http.MethodGet || len(parts) < 2 || parts[0] != "secrets" {
+			problem(w, http.StatusBadRequest, "BadParameter", "only secrets can be read")
+			return
+		}
+		name := parts[1]
+		if len(parts) == 3 {
+			name += "/" + parts[2]
+		}
+		a.mu.Lock()
+		value, ok := a.Secrets[name]
+		a.mu.Unlock()
+		if !ok {
+			problem(w, http.StatusNotFound, "SecretNotFound", "A secret with (name/id) "+parts[1]+" was not found in this key vault.")
+			return
+		}
+		answer(w, http.StatusOK, map[string]string{"value": value, "id": "https://" + r.Host + "/secrets/" + name})
+	})
+}
+
+// SetSecret changes a secret of the vault, as a rotation does.
+func (a *Azure) SetSecret(name, value string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.Secrets[name] = value
+}
+
+// RowFiles keeps rows as lines of files, one for each table.
+type RowFiles struct {
+	Dir   string
+	files map[string]*os.File
+}
+
+// Keep is an Azure's Keep.
+func (f *RowFiles) Keep(table string, row json.RawMessage) error {
+	file := f.files[table]
+	if file == nil {
+		if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+			return fmt.Errorf("make the folder for rows: %w", err)
+		}
+		var err error
+		if file, err = os.OpenFile(f.Path(table), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+			return fmt.Errorf("open the file for rows: %w", err)
+		}
+		if f.files == nil {
+			f.files = map[string]*os.File{}
+		}
+		f.files[table] = file
+	}
+	if _, err := file.Write(append(slices.Clone(row), '\n')); err != nil {
+		return fmt.Errorf("keep a row: %w", err)
+	}
+	return nil
+}
+
+// Path is the file of a table.
+func (f *RowFiles) Path(table string) string { return filepath.Join(f.Dir, table+".ndjson") }

@@ -1,0 +1,432 @@
+package simulator
+
+import (
+	"compress/gzip"
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Qualys is the API server of a subscription.
+type Qualys struct {
+	Subscription *Subscription
+	User         string
+	Password     string
+	// Version of the detection endpoint that is alive.
+	Version string
+	// CallsPerHour and Concurrent are the subscription's limits.
+	CallsPerHour, Concurrent int
+	// Now is the clock.
+	Now func() time.Time
+	// LinkHost is the host that next-page links name: not the one that
+	// answers, as with Qualys.
+	LinkHost string
+
+	mu      sync.Mutex
+	calls   []time.Time
+	running int
+	log     []url.Values
+}
+
+// NewQualys returns a server with a standard subscription's limits.
+func NewQualys(s *Subscription, user, password string) *Qualys {
+	return &Qualys{
+		Subscription: s, User: user, Password: password,
+		Version: "5.0", CallsPerHour: 300, Concurrent: 2,
+		Now: time.Now, LinkHost: "qualysapi.p99.internal.example",
+	}
+}
+
+// Calls lists the parameters of all detection calls so far.
+func (q *Qualys) Calls() []url.Values {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.log)
+}
+
+const detectionPath = "/fo/asset/host/vm/detection/"
+
+// ServeHTTP implements http.Handler.
+func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Date", q.Now().UTC().Format(http.TimeFormat))
+	if !strings.HasSuffix(r.URL.Path, "/") {
+		w.Header().Set("Location", "http://"+r.Host+":443"+r.URL.Path+"/")
+		w.Header().Set("Content-Type", "text/html; charset=iso-8859-1")
+		w.WriteHeader(http.StatusMovedPermanently)
+		q.write(w, "<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML 2.0//EN\">\n<html><head><title>301 Moved Permanently</title></head><body></body></html>\n")
+		return
+	}
+	if len(r.URL.RawQuery) > 8000 {
+		w.Header().Set("Content-Type", "text/html; charset=iso-8859-1")
+		w.WriteHeader(http.StatusRequestURITooLong)
+		q.write(w, "<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML 2.0//EN\">\n<html><head> <title>414 Request-URI Too Long</title> </head><body><br /></body></html>\n")
+		return
+	}
+	if r.Header.Get("X-Requested-With") == "" {
+		q.fail(w, http.StatusBadRequest, "", "the header X-Requested-With is required", nil)
+		return
+	}
+	user, password, ok := r.BasicAuth()
+	if !ok || subtle.ConstantTimeCompare([]byte(user), []byte(q.User)) != 1 || subtle.ConstantTimeCompare([]byte(password), []byte(q.Password)) != 1 {
+		q.fail(w, http.StatusUnauthorized, "2000", "Bad Login/Password", nil)
+		return
+	}
+	if r.URL.Path != "/api/"+q.Version+detectionPath {
+		http.NotFound(w, r)
+		return
+	}
+	done, ok := q.admit(w)
+	if !ok {
+		return
+	}
+	defer done()
+	q.detections(w, r)
+}
+
+// admit keeps the limits: concurrency first, as its error wins.
+func (q *Qualys) admit(w http.ResponseWriter) (done func(), ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.Now()
+	q.calls = slices.DeleteFunc(q.calls, func(t time.Time) bool { return now.Sub(t) >= time.Hour })
+	h := w.Header()
+	h.Set("X-RateLimit-Limit", strconv.Itoa(q.CallsPerHour))
+	h.Set("X-RateLimit-Window-Sec", "3600")
+	h.Set("X-Concurrency-Limit-Limit", strconv.Itoa(q.Concurrent))
+	h.Set("X-Concurrency-Limit-Running", strconv.Itoa(q.running))
+	if q.running >= q.Concurrent {
+		q.fail(w, http.StatusConflict, "1960", fmt.Sprintf("This API cannot be run again until %d currently running API instance has finished.", q.running-q.Concurrent+1),
+			map[string]string{"CALLS_TO_FINISH": strconv.Itoa(q.running - q.Concurrent + 1)})
+		return nil, false
+	}
+	if len(q.calls) >= q.CallsPerHour {
+		wait := int(q.calls[0].Add(time.Hour).Sub(now).Seconds()) + 1
+		h.Set("X-RateLimit-Remaining", "0")
+		h.Set("X-RateLimit-ToWait-Sec", strconv.Itoa(wait))
+		q.fail(w, http.StatusConflict, "1965", fmt.Sprintf("This API cannot be run again for another %d hours, %d minutes and %d seconds.", wait/3600, wait/60%60, wait%60),
+			map[string]string{"SECONDS_TO_WAIT": strconv.Itoa(wait)})
+		return nil, false
+	}
+	q.calls = append(q.calls, now)
+	q.running++
+	h.Set("X-RateLimit-Remaining", strconv.Itoa(q.CallsPerHour-len(q.calls)))
+	h.Set("X-RateLimit-ToWait-Sec", "0")
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.running--
+	}, true
+}
+
+// write ignores a client that has gone away.
+func (q *Qualys) write(w io.Writer, s string) { _, _ = io.WriteString(w, s) }
+
+// fail answers a SIMPLE_RETURN as Qualys does.
+func (q *Qualys) fail(w http.ResponseWriter, status int, code, text string, items map[string]string) {
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	w.WriteHeader(status)
+	x := &xmlWriter{w: w, buf: []byte("<!DOCTYPE SIMPLE_RETURN SYSTEM \"https://" + q.LinkHost + "/api/2.0/simple_return.dtd\">\n")}
+	x.open("SIMPLE_RETURN")
+	x.open("RESPONSE")
+	x.date("DATETIME", q.Now())
+	x.leaf("CODE", code)
+	x.leaf("TEXT", text)
+	if len(items) > 0 {
+		x.open("ITEM_LIST")
+		for key, value := range items {
+			x.open("ITEM")
+			x.leaf("KEY", key)
+			x.leaf("VALUE", value)
+			x.close("ITEM")
+		}
+		x.close("ITEM_LIST")
+	}
+	x.close("RESPONSE")
+	x.close("SIMPLE_RETURN")
+	x.flush()
+}
+
+func (q *Qualys) detections(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		q.fail(w, http.StatusBadRequest, "1908", "method not allowed", nil)
+		return
+	}
+	if err := r.ParseForm(); err != nil {
+		q.fail(w, http.StatusBadRequest, "1905", "malformed parameters", nil)
+		return
+	}
+	params := url.Values{}
+	for name, values := range r.Form {
+		params.Set(name, values[len(values)-1])
+	}
+	q.mu.Lock()
+	q.log = append(q.log, params)
+	q.mu.Unlock()
+	f, bad := parseFilter(params)
+	if bad != nil {
+		q.fail(w, http.StatusBadRequest, bad.code, bad.text, nil)
+		return
+	}
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	var out io.Writer = w
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		gz, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is valid
+		defer gz.Close()                                //nolint:errcheck // a client that has gone away
+		out = gz
+	}
+	q.Subscription.Write(out, f, q.Now(), "https://"+q.LinkHost+"/api/"+q.Version+detectionPath, params)
+}
+
+// A Filter is a checked detection request.
+type Filter struct {
+	shows
+	limit                    int
+	idMin, idMax             uint64
+	processedAfter           time.Time
+	processedBefore          time.Time
+	updatedSince             time.Time
+	status                   map[string]bool
+	severities               map[string]bool
+	types                    map[string]bool
+	ids                      map[uint64]bool
+	includeIgnored, disabled bool
+}
+
+type refusal struct{ code, text string }
+
+// simulated parameters, and those that the real API knows beyond.
+var (
+	flagParams   = []string{"show_results", "show_igs", "show_reopened_info", "show_asset_id", "show_tags", "show_qds", "show_qds_factors", "show_cloud_tags", "include_ignored", "include_disabled", "suppress_duplicated_data_from_csv", "filter_superseded_qids", "echo_request", "use_tags", "compliance_enabled"}
+	otherParams  = []string{"action", "output_format", "truncation_limit", "id_min", "id_max", "ids", "status", "severities", "include_vuln_type", "host_metadata", "vm_processed_after", "vm_processed_before", "detection_updated_since"}
+	unsimulated  = []string{"ips", "ipv6", "ag_ids", "ag_titles", "network_ids", "network_name", "os_pattern", "qids", "host_metadata_fields", "cloud_tag_fields", "detection_updated_before", "detection_processed_after", "detection_processed_before", "max_days_since_detection_updated", "detection_last_tested_since", "detection_last_tested_before", "arf_kernel_filter", "arf_service_filter", "arf_config_filter", "active_kernels_only", "qds_min", "qds_max", "vm_scan_since", "no_vm_scan_since", "max_days_since_last_vm_scan", "vm_scan_date_after", "vm_scan_date_before", "vm_auth_scan_date_after", "vm_auth_scan_date_before", "tag_set_by", "tag_include_selector", "tag_exclude_selector", "tag_set_include", "tag_set_exclude", "include_search_list_ids", "include_search_list_titles", "exclude_search_list_ids", "exclude_search_list_titles"}
+	dateForm     = regexp.MustCompile(`^\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?$`)
+	knownStatus  = []string{"New", "Active", "Re-Opened", "Fixed"}
+	defaultShown = []string{"New", "Active", "Re-Opened"}
+)
+
+func parseFilter(p url.Values) (Filter, *refusal) {
+	f := Filter{limit: 1000, shows: shows{results: true}, idMax: 1 << 62}
+	for name, v := range p {
+		value := v[0]
+		switch {
+		case slices.Contains(flagParams, name):
+			if value != "0" && value != "1" {
+				return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s", name, value)}
+			}
+		case slices.Contains(unsimulated, name):
+			return f, &refusal{"1922", fmt.Sprintf("parameter %s is not simulated", name)}
+		case !slices.Contains(otherParams, name):
+			return f, &refusal{"1901", fmt.Sprintf("Unrecognized parameter(s): %s", name)}
+		case value == "":
+			return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: ", name)}
+		}
+	}
+	if p.Get("action") != "list" {
+		return f, &refusal{"1903", "Missing required parameter(s): action"}
+	}
+	if v := p.Get("output_format"); v != "" && v != "XML" {
+		return f, &refusal{"1922", "only XML is simulated"}
+	}
+	if p.Get("show_qds_factors") == "1" && p.Get("show_qds") != "1" {
+		return f, &refusal{"1907", "show_qds_factors needs show_qds=1"}
+	}
+	f.results = p.Get("show_results") != "0"
+	f.igs, f.reopened = p.Get("show_igs") == "1", p.Get("show_reopened_info") == "1"
+	f.assetID, f.tags = p.Get("show_asset_id") == "1", p.Get("show_tags") == "1"
+	f.qds, f.factors = p.Get("show_qds") == "1", p.Get("show_qds_factors") == "1"
+	f.cloudTags, f.metadata = p.Get("show_cloud_tags") == "1", p.Get("host_metadata") != ""
+	f.includeIgnored, f.disabled = p.Get("include_ignored") == "1", p.Get("include_disabled") == "1"
+	for name, to := range map[string]*time.Time{"vm_processed_after": &f.processedAfter, "vm_processed_before": &f.processedBefore, "detection_updated_since": &f.updatedSince} {
+		v := p.Get(name)
+		if v == "" {
+			continue
+		}
+		t, err := time.Parse(timeForm, v)
+		if err != nil {
+			t, err = time.Parse(time.DateOnly, v)
+		}
+		if err != nil || !dateForm.MatchString(v) {
+			return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (invalid date)", name, v)}
+		}
+		*to = t
+	}
+	for name, to := range map[string]*uint64{"id_min": &f.idMin, "id_max": &f.idMax} {
+		if v := p.Get(name); v != "" {
+			n, err := strconv.ParseUint(v, 10, 63)
+			if err != nil || n == 0 {
+				return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (not a positive integer)", name, v)}
+			}
+			*to = n
+		}
+	}
+	if v := p.Get("truncation_limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 || n > 1_000_000 {
+			return f, &refusal{"1905", fmt.Sprintf("parameter truncation_limit has invalid value: %s", v)}
+		}
+		f.limit = n
+	}
+	return f.lists(p)
+}
+
+// lists reads the parameters that are lists.
+func (f Filter) lists(p url.Values) (Filter, *refusal) {
+	f.status = set(defaultShown)
+	if v := p.Get("status"); v != "" {
+		f.status = set(strings.Split(v, ","))
+		for s := range f.status {
+			if !slices.Contains(knownStatus, s) {
+				return f, &refusal{"1905", fmt.Sprintf("parameter status has invalid value: %s", s)}
+			}
+		}
+	}
+	if v := p.Get("severities"); v != "" {
+		f.severities = map[string]bool{}
+		for part := range strings.SplitSeq(v, ",") {
+			low, high, ranged := strings.Cut(part, "-")
+			if !ranged {
+				high = low
+			}
+			a, errA := strconv.Atoi(low)
+			b, errB := strconv.Atoi(high)
+			if errA != nil || errB != nil || a < 1 || b > 5 || a > b {
+				return f, &refusal{"1905", fmt.Sprintf("parameter severities has invalid value: %s", part)}
+			}
+			for n := a; n <= b; n++ {
+				f.severities[strconv.Itoa(n)] = true
+			}
+		}
+	}
+	switch v := p.Get("include_vuln_type"); v {
+	case "":
+	case "confirmed", "potential":
+		f.types = set([]string{strings.ToUpper(v[:1]) + v[1:]})
+	default:
+		return f, &refusal{"1905", fmt.Sprintf("parameter include_vuln_type has invalid value: %s", v)}
+	}
+	if v := p.Get("ids"); v != "" {
+		f.ids = map[uint64]bool{}
+		for part := range strings.SplitSeq(v, ",") {
+			n, err := strconv.ParseUint(part, 10, 63)
+			if err != nil {
+				return f, &refusal{"1905", fmt.Sprintf("parameter ids has invalid value: %s (neither a positive integer nor a range: %s)", part, part)}
+			}
+			f.ids[n] = true
+		}
+	}
+	return f, nil
+}
+
+func set(list []string) map[string]bool {
+	m := map[string]bool{}
+	for _, s := range list {
+		m[s] = true
+	}
+	return m
+}
+
+// matches tells whether a host belongs to the answer, and host makes it.
+func (s *Subscription) matches(index int, f Filter, now time.Time) bool {
+	id := s.hostID(index)
+	if id < f.idMin || id > f.idMax || f.ids != nil && !f.ids[id] {
+		return false
+	}
+	at := s.processed(index, now)
+	return !at.Before(f.processedAfter) && (f.processedBefore.IsZero() || at.Before(f.processedBefore)) && !at.Before(f.updatedSince)
+}
+
+func (f Filter) wants(d Detection) bool {
+	return f.status[d.Status] && (f.severities == nil || f.severities[d.Severity]) && (f.types == nil || f.types[d.Type]) &&
+		(f.includeIgnored || !d.Ignored) && (f.disabled || !d.Disabled)
+}
+
+// Write writes the answer to a request.
+func (s *Subscription) Write(w io.Writer, f Filter, now time.Time, link string, params url.Values) {
+	x := &xmlWriter{w: w, buf: fmt.Appendf(nil, "<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n<!DOCTYPE HOST_LIST_VM_DETECTION_OUTPUT SYSTEM \"%sdtd/output.dtd\">\n<!-- This report was generated with an evaluation version of Qualys //-->\n", link)}
+	x.open("HOST_LIST_VM_DETECTION_OUTPUT")
+	x.open("RESPONSE")
+	x.date("DATETIME", now)
+	n, listed, more := 0, false, uint64(0)
+	for index := range s.Hosts {
+		if x.err != nil {
+			return
+		}
+		if !s.matches(index, f, now) {
+			continue
+		}
+		h := s.host(index, now)
+		begun := false
+		for d := range h.Each() {
+			if !f.wants(d) {
+				continue
+			}
+			if f.limit > 0 && n == f.limit {
+				more = h.ID
+				break
+			}
+			if !listed {
+				x.open("HOST_LIST")
+				listed = true
+			}
+			if !begun {
+				x.host(h, f.shows)
+				x.open("DETECTION_LIST")
+				begun = true
+			}
+			x.detection(d, f.shows)
+		}
+		if more != 0 {
+			break
+		}
+		if begun {
+			x.close("DETECTION_LIST")
+			x.close("HOST")
+			n++
+		}
+	}
+	if listed {
+		x.close("HOST_LIST")
+	}
+	if more != 0 {
+		next := url.Values{}
+		for name, v := range params {
+			next[name] = v
+		}
+		next.Set("id_min", strconv.FormatUint(more, 10))
+		x.open("WARNING")
+		x.leaf("CODE", "1980")
+		x.leaf("TEXT", fmt.Sprintf("%d record limit exceeded. Use URL to get next batch of results.", f.limit))
+		x.cdata("URL", link+"?"+next.Encode())
+		x.close("WARNING")
+	}
+	x.close("RESPONSE")
+	x.close("HOST_LIST_VM_DETECTION_OUTPUT")
+	x.buf = append(x.buf, "<!-- CONFIDENTIAL AND PROPRIETARY INFORMATION. //-->\n"...)
+	x.flush()
+}
+
+// Expected walks the detections that match a request with the connector's
+// default parameters, as of now.
+func (s *Subscription) Expected(after, now time.Time, visit func(Host, Detection)) {
+	f := Filter{status: set(knownStatus), includeIgnored: true, disabled: true, idMax: 1 << 62, processedAfter: after}
+	for index := range s.Hosts {
+		if !s.matches(index, f, now) {
+			continue
+		}
+		h := s.host(index, now)
+		for d := range h.Each() {
+			if f.wants(d) {
+				visit(h, d)
+			}
+		}
+	}
+}
