@@ -1,0 +1,481 @@
+package qualys_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+// samples is the folder of recorded Qualys answers; it is not a part of the
+// project.
+func samples(tb testing.TB) string {
+	tb.Helper()
+	dir := os.Getenv("QUALYS_SAMPLES")
+	if dir == "" {
+		dir = "../../../../shared/samples"
+	}
+	if _, err := os.Stat(dir); err != nil {
+		tb.Skipf("SKIPPED: no recorded answers at %s; set QUALYS_SAMPLES to their folder", dir)
+	}
+	return dir
+}
+
+// rows is a sink that encodes what it gets.
+type rows struct {
+	enc   *record.Encoder
+	at    time.Time
+	lines []string
+	done  []uint64
+	tally record.Tally
+	fail  error
+}
+
+func newRows() *rows {
+	return &rows{enc: record.NewEncoder(ingest.VM.Schema, record.Limits{}, record.KeepAll)}
+}
+
+func (r *rows) Begin(at time.Time) error { r.at = at; return nil }
+
+func (r *rows) Record(rec *record.Record) error {
+	line, _ := r.enc.Append(nil, rec, record.Meta{Time: time.Unix(0, 0), Run: "run"})
+	r.lines = append(r.lines, string(line))
+	return r.fail
+}
+
+func (r *rows) Done(id uint64) error { r.done = append(r.done, id); return nil }
+func (r *rows) Tally(t record.Tally) { r.tally.Add(t) }
+
+func decode(t testing.TB, doc string) (*rows, record.Page, error) {
+	t.Helper()
+	r := newRows()
+	page, err := qualys.NewDecoder(ingest.VM.Schema).Decode(strings.NewReader(doc), time.Time{}, r)
+	return r, page, err
+}
+
+// values flattens a row: its own strings, and those inside columns that hold JSON.
+func values(t testing.TB, line string) map[string]bool {
+	t.Helper()
+	var row map[string]any
+	if err := json.Unmarshal([]byte(line), &row); err != nil {
+		t.Fatalf("row is no JSON: %v\n%s", err, line)
+	}
+	out := map[string]bool{}
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			out[v] = true
+			if strings.HasPrefix(v, "[") || strings.HasPrefix(v, "{") {
+				var inner any
+				if json.Unmarshal([]byte(v), &inner) == nil {
+					walk(inner)
+				}
+			}
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(row)
+	return out
+}
+
+// leaves is an independent reading of a page, by encoding/xml: the leaf texts
+// and attributes of each host, and of each detection.
+type leaves struct {
+	host       []string
+	detections [][]string
+}
+
+func readLeaves(t testing.TB, doc []byte) (hosts []leaves, detections int) {
+	t.Helper()
+	d := xml.NewDecoder(bytes.NewReader(doc))
+	type open struct {
+		name   string
+		text   strings.Builder
+		parent bool
+	}
+	var stack []*open
+	inDetection := false
+	add := func(s string) {
+		if s == "" || len(hosts) == 0 {
+			return
+		}
+		h := &hosts[len(hosts)-1]
+		if inDetection {
+			h.detections[len(h.detections)-1] = append(h.detections[len(h.detections)-1], s)
+		} else {
+			h.host = append(h.host, s)
+		}
+	}
+	inHost := false
+	for {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return hosts, detections
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch tok := tok.(type) {
+		case xml.StartElement:
+			name := strings.ToUpper(tok.Name.Local)
+			switch name {
+			case "HOST":
+				hosts = append(hosts, leaves{})
+				inHost = true
+			case "DETECTION":
+				detections++
+				h := &hosts[len(hosts)-1]
+				h.detections = append(h.detections, nil)
+				inDetection = true
+			}
+			if len(stack) > 0 {
+				stack[len(stack)-1].parent = true
+			}
+			stack = append(stack, &open{name: name})
+			if inHost {
+				for _, a := range tok.Attr {
+					// The name of a factor is the name of its value.
+					if name != "QDS_FACTOR" {
+						add(a.Value)
+					}
+				}
+			}
+		case xml.CharData:
+			if len(stack) > 0 {
+				stack[len(stack)-1].text.Write(tok)
+			}
+		case xml.EndElement:
+			e := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if inHost && !e.parent {
+				add(strings.Trim(e.text.String(), " \t\r\n"))
+			}
+			switch e.name {
+			case "DETECTION":
+				inDetection = false
+			case "HOST":
+				inHost = false
+			}
+		}
+	}
+}
+
+func checkLeaves(t testing.TB, doc []byte, lines []string) {
+	t.Helper()
+	hosts, detections := readLeaves(t, doc)
+	if detections != len(lines) {
+		t.Fatalf("%d rows for %d DETECTION elements", len(lines), detections)
+	}
+	n := 0
+	for _, h := range hosts {
+		for i, leafs := range h.detections {
+			got := values(t, lines[n])
+			n++
+			for _, want := range append(append([]string(nil), h.host...), leafs...) {
+				if !got[want] {
+					t.Errorf("host %s, detection %d: %q is nowhere in its row\n%s", h.host[0], i, want, lines[n-1])
+				}
+			}
+		}
+	}
+}
+
+func TestSamplesGolden(t *testing.T) {
+	dir := samples(t)
+	for _, name := range []string{
+		"QualysAPI-Doc-Center/hld_sample1.xml", "QualysAPI-Doc-Center/hld_sample7.xml",
+		"chronicle-content-hub/detections_response.xml", "demisto-qualysv2/host_list_detections_raw.xml",
+		"elastic-qualys_vmdr/detection_response.xml",
+		"jupiterone-graph-qualys/hld_3_detections_odd_whitespace.xml", "jupiterone-graph-qualys/hld_empty.xml",
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, page, err := decode(t, string(doc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkLeaves(t, doc, r.lines)
+			var b strings.Builder
+			for _, line := range r.lines {
+				var out bytes.Buffer
+				if err := json.Indent(&out, []byte(line), "", "  "); err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(&b, "%s\n", out.String())
+			}
+			tally := r.tally
+			tally.Bytes = 0
+			fmt.Fprintf(&b, "page %+v\nhosts %v\ntally %+v\n", page, r.done, tally)
+			golden(t, strings.ReplaceAll(strings.TrimSuffix(name, ".xml"), "/", "_")+".golden", b.String())
+
+			slow := newRows()
+			if _, err := qualys.NewDecoder(ingest.VM.Schema).Decode(iotest.OneByteReader(bytes.NewReader(doc)), time.Time{}, slow); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := strings.Join(slow.lines, "\n"), strings.Join(r.lines, "\n"); got != want {
+				t.Errorf("byte by byte the rows differ:\n%s\n%s", got, want)
+			}
+			for n := 1; n < len(doc); n += 1 + len(doc)/400 {
+				root := bytes.LastIndex(doc, []byte("</HOST_LIST_VM_DETECTION_OUTPUT>")) + len("</HOST_LIST_VM_DETECTION_OUTPUT>")
+				if n >= root {
+					break
+				}
+				if _, _, err := decode(t, string(doc[:n])); err == nil {
+					t.Errorf("cut after %d bytes: no error", n)
+				}
+			}
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; see what changed with: go test ./handler/internal/qualys -update && git diff\n%s", path, got)
+	}
+}
+
+// page wraps hosts into a document.
+func page(inner string) string {
+	return `<?xml version="1.0" encoding="UTF-8" ?><HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME>` + inner + `</RESPONSE></HOST_LIST_VM_DETECTION_OUTPUT>`
+}
+
+func hosts(inner string) string { return page("<HOST_LIST>" + inner + "</HOST_LIST>") }
+
+func field(t *testing.T, line, name string) any {
+	t.Helper()
+	var row map[string]any
+	if err := json.Unmarshal([]byte(line), &row); err != nil {
+		t.Fatalf("%v: %s", err, line)
+	}
+	return row[name]
+}
+
+func TestUnknownElementsAreKept(t *testing.T) {
+	doc := hosts(`<HOST new="attr"><ID>1</ID><IP>10.0.0.1</IP><IP>10.0.0.2</IP><NEW>a<!-- c -->b</NEW><NEW>c</NEW>
+	  <LIST><X><Y>1</Y></X><X><Y>2</Y></X></LIST><EMPTY/><OS>Linux<SUB>s</SUB> more</OS><LAST_SCAN_DATETIME>2026-11-
+	  01</LAST_SCAN_DATETIME><TAGS><TAG><NAME>T1</NAME><NAME>T2</NAME><DEEP><D>x</D></DEEP></TAG></TAGS>
+	  <METADATA><OCI><ATTRIBUTE><NAME>n</NAME><VALUE>v</VALUE></ATTRIBUTE></OCI></METADATA>
+	  <DETECTION_LIST><DETECTION kind="k"><QID>5</QID><QDS severity="LOW" method="m">7</QDS><FUTURE><![CDATA[<b> & "q"]]></FUTURE><QDS_FACTORS><QDS_FACTOR name="a">1</QDS_FACTOR><QDS_FACTOR name="a">2</QDS_FACTOR><QDS_FACTOR>3</QDS_FACTOR></QDS_FACTORS></DETECTION></DETECTION_LIST></HOST>`)
+	r, _, err := decode(t, doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.Marshal(field(t, r.lines[0], "AdditionalFields"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"DETECTION/@kind":"k","DETECTION/FUTURE":"\u003cb\u003e \u0026 \"q\"","DETECTION/QDS/@method":"m","HOST/@new":"attr","HOST/IP":"10.0.0.2","HOST/LAST_SCAN_DATETIME":"2026-11-\n\t  01","HOST/LIST/X/Y":"1","HOST/LIST/X/Y[2]":"2","HOST/NEW":"ab","HOST/NEW[2]":"c","HOST/OS":"more","HOST/OS/SUB":"s"}`
+	if string(got) != want {
+		t.Errorf("AdditionalFields\n got %s\nwant %s", got, want)
+	}
+	for name, want := range map[string]any{
+		"IPAddress": "10.0.0.1", "OperatingSystem_s": "Linux", "QDSSeverity_s": "LOW", "HostTags_s": "T1, T2", "HostTags": "T1, T2",
+		"Tags_s":             `[{"NAME":"T1","NAME[2]":"T2","DEEP/D":"x"}]`,
+		"CloudMetadata_s":    `[{"PROVIDER":"OCI","NAME":"n","VALUE":"v"}]`,
+		"QDSFactors_s":       `{"a":"1","a[2]":"2","#text":"3"}`,
+		"LastScanDateTime_t": nil,
+	} {
+		if got := field(t, r.lines[0], name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestHostElementsAfterTheDetections(t *testing.T) {
+	doc := hosts(`<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID></DETECTION><DETECTION><QID>2</QID></DETECTION></DETECTION_LIST><DNS>late</DNS></HOST>` +
+		`<HOST><ID>2</ID><DETECTION_LIST><DETECTION><QID>3</QID></DETECTION></DETECTION_LIST></HOST>`)
+	r, _, err := decode(t, doc)
+	if err != nil || len(r.lines) != 3 {
+		t.Fatal(err, r.lines)
+	}
+	for i, want := range []any{nil, "late", nil} {
+		if got := field(t, r.lines[i], "DnsName_s"); got != want {
+			t.Errorf("row %d: DnsName_s is %v, want %v", i, got, want)
+		}
+	}
+	if r.tally.Late != 1 {
+		t.Errorf("late elements counted: %d, want 1", r.tally.Late)
+	}
+}
+
+func TestResultsAreExact(t *testing.T) {
+	for in, want := range map[string]any{
+		"<RESULTS><![CDATA[ a\tb\n c ]]></RESULTS>":                 " a\tb\n c ",
+		"<RESULTS>\n   <![CDATA[ a\n]]>\n   </RESULTS>":             " a\n",
+		"<RESULTS> plain &lt;b&gt; text </RESULTS>":                 " plain <b> text ",
+		"<RESULTS><![CDATA[a]]]]><![CDATA[>b]]></RESULTS>":          "a]]>b",
+		"<RESULTS><![CDATA[]]></RESULTS>":                           nil,
+		"<RESULTS></RESULTS>":                                       nil,
+		"<RESULTS><![CDATA[x\x0by\xff]]></RESULTS>":                 "x\uFFFDy\uFFFD",
+		"<RESULTS><![CDATA[&quot;-&gt;]]></RESULTS>":                "&quot;-&gt;",
+		"<RESULTS><![CDATA[a]]> <!-- c --> <![CDATA[b]]></RESULTS>": "ab",
+	} {
+		r, _, err := decode(t, hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID>"+in+"</DETECTION></DETECTION_LIST></HOST>"))
+		if err != nil {
+			t.Fatalf("%q: %v", in, err)
+		}
+		if got := field(t, r.lines[0], "Results_0_s"); got != want {
+			t.Errorf("%q: Results_0_s is %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestRowKey(t *testing.T) {
+	one := func(inner string) any {
+		r, _, err := decode(t, hosts("<HOST><ID>7</ID><DETECTION_LIST><DETECTION>"+inner+"</DETECTION></DETECTION_LIST></HOST>"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return field(t, r.lines[0], "RowKey_s")
+	}
+	for in, want := range map[string]string{
+		"<UNIQUE_VULN_ID>9</UNIQUE_VULN_ID><QID>1</QID><LAST_PROCESSED_DATETIME>2026-01-01T00:00:00Z</LAST_PROCESSED_DATETIME>":    "9@2026-01-01T00:00:00Z",
+		"<QID>1</QID><PORT>443</PORT><PROTOCOL>tcp</PROTOCOL><SSL>1</SSL><SERVICE>x</SERVICE><INSTANCE>i</INSTANCE><FQDN>f</FQDN>": "7|1|443|tcp|f|1|i|x",
+		"<QID>1</QID>": "7|1||||||",
+	} {
+		if got := one(in); got != want {
+			t.Errorf("%s: key %v, want %s", in, got, want)
+		}
+	}
+	if got := fmt.Sprint(one("<QID>1</QID><INSTANCE>" + strings.Repeat("x", 5000) + "</INSTANCE>")); !strings.HasPrefix(got, "sha256:") || len(got) != 71 {
+		t.Errorf("key of a huge instance: %.100s", got)
+	}
+}
+
+func TestPaging(t *testing.T) {
+	warning := func(inner string) string {
+		return page(`<HOST_LIST><HOST><ID>41</ID></HOST></HOST_LIST><WARNING>` + inner + `</WARNING>`)
+	}
+	for name, c := range map[string]struct {
+		doc  string
+		next uint64
+		text string
+	}{
+		"last page":         {doc: hosts("<HOST><ID>41</ID></HOST>")},
+		"foreign link":      {doc: warning("<CODE>1980</CODE><TEXT>1 record limit exceeded.</TEXT><URL><![CDATA[http://evil.example/x?action=list&id_min=99]]></URL>"), next: 99},
+		"broken over lines": {doc: warning("<URL>https://q/x?\n  id_min=\n99&amp;a=b </URL>"), next: 99},
+		"no link":           {doc: warning("<CODE>1980</CODE>"), next: 42},
+		"no code":           {doc: warning("<TEXT>1000 record limit exceeded. Use URL</TEXT>"), next: 42},
+		"bad id":            {doc: warning("<CODE>1980</CODE><URL>https://q/?id_min=-3</URL>"), next: 42},
+		"other warning":     {doc: warning("<CODE>77</CODE><TEXT>beware</TEXT>"), text: "77 beware"},
+		"several lists":     {doc: page("<HOST_LIST><HOST><ID>1</ID></HOST></HOST_LIST><HOST_LIST><HOST><ID>2</ID></HOST></HOST_LIST>")},
+		"echoed request":    {doc: strings.Replace(page(""), "<RESPONSE>", "<REQUEST><DATETIME>2020-01-01T00:00:00Z</DATETIME><USER_LOGIN>u</USER_LOGIN></REQUEST><RESPONSE>", 1)},
+		"no hosts":          {doc: page("")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, p, err := decode(t, c.doc)
+			if err != nil || p.Next != c.next || p.Warning != c.text || !p.At.Equal(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)) || !r.at.Equal(p.At) {
+				t.Errorf("got %+v, %v; want next %d, warning %q", p, err, c.next, c.text)
+			}
+		})
+	}
+	if _, _, err := decode(t, page("<WARNING><CODE>1980</CODE></WARNING>")); err == nil {
+		t.Error("more records without a place to go on from: no error")
+	}
+	if _, _, err := decode(t, "<HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE/></HOST_LIST_VM_DETECTION_OUTPUT>"); err == nil {
+		t.Error("an answer without its time: no error")
+	}
+}
+
+// Errors come with any status; the root element tells.
+func TestOtherDocuments(t *testing.T) {
+	for doc, want := range map[string]string{
+		"<SIMPLE_RETURN><RESPONSE><CODE>2001</CODE><TEXT>This account has expired.</TEXT></RESPONSE></SIMPLE_RETURN>": "code 2001: This account has expired.",
+		"<html><body>login</body></html>": "an HTML page",
+		"<OTHER/>":                        `"OTHER"`,
+		"":                                "empty document",
+		"{}":                              "no XML document",
+		"<GENERIC_RETURN><RETURN status=\"FAILED\" number=\"2\">Bad</RETURN></GENERIC_RETURN>": "code 2: Bad",
+	} {
+		_, _, err := decode(t, doc)
+		var e *qualys.Error
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", doc, err, want)
+		}
+	}
+}
+
+func TestSinkEndsThePage(t *testing.T) {
+	want := errors.New("enough")
+	r := newRows()
+	r.fail = want
+	doc := hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID></DETECTION><DETECTION><QID>2</QID></DETECTION></DETECTION_LIST></HOST>")
+	if _, err := qualys.NewDecoder(ingest.VM.Schema).Decode(strings.NewReader(doc), time.Time{}, r); !errors.Is(err, want) || len(r.lines) != 1 {
+		t.Errorf("got %v after %d rows, want %v after 1", err, len(r.lines), want)
+	}
+}
+
+// A decoder that met a broken page must give the next one untouched.
+func TestDecoderIsReusable(t *testing.T) {
+	d := qualys.NewDecoder(ingest.VM.Schema)
+	good := hosts("<HOST><ID>1</ID><IP>10.0.0.1</IP><DETECTION_LIST><DETECTION><QID>1</QID></DETECTION></DETECTION_LIST></HOST>")
+	bad := hosts("<HOST><ID>9</ID><DNS>left-over</DNS><NEW>x</NEW><TAGS><TAG><NAME>n")
+	clean := newRows()
+	if _, err := d.Decode(strings.NewReader(good), time.Time{}, clean); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Decode(strings.NewReader(bad[:len(bad)-60]), time.Time{}, newRows()); err == nil {
+		t.Fatal("no error")
+	}
+	again := newRows()
+	if _, err := d.Decode(strings.NewReader(good), time.Time{}, again); err != nil || strings.Join(again.lines, "") != strings.Join(clean.lines, "") {
+		t.Errorf("%v\n%s\n%s", err, again.lines, clean.lines)
+	}
+}
+
+// FuzzDetections: whatever comes, every row is JSON, and a document that
+// encoding/xml takes loses no leaf.
+func FuzzDetections(f *testing.F) {
+	f.Add([]byte(hosts("<HOST a='b'><ID>1</ID><X><Y/>t</X><TAGS><TAG><NAME>n</NAME></TAG></TAGS><DETECTION_LIST><DETECTION><QDS severity='LOW'>1</QDS><QDS_FACTORS><QDS_FACTOR name='a'>b</QDS_FACTOR></QDS_FACTORS><RESULTS><![CDATA[x]]></RESULTS></DETECTION></DETECTION_LIST></HOST>")))
+	f.Add([]byte(page("<WARNING><URL>?id_min=2</URL></WARNING>")))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		r := newRows()
+		_, err := qualys.NewDecoder(ingest.VM.Schema).Decode(bytes.NewReader(doc), time.Unix(0, 0), r)
+		for _, line := range r.lines {
+			if !json.Valid([]byte(line)) {
+				t.Fatalf("row is no JSON: %s", line)
+			}
+		}
+		var e *qualys.Error
+		if err != nil && !errors.As(err, &e) {
+			t.Fatalf("an error of another type: %v", err)
+		}
+	})
+}
