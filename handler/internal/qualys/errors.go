@@ -57,6 +57,9 @@ func (e *Error) Error() string {
 	if e.Err != nil {
 		b.WriteString(": " + e.Err.Error())
 	}
+	if e.After > 0 {
+		fmt.Fprintf(&b, " (to be asked again in %s)", e.After)
+	}
 	if advice := e.advice(); advice != "" {
 		b.WriteString(" (" + advice + ")")
 	}

@@ -1,0 +1,112 @@
+// Package azurite starts Azurite, Microsoft's storage emulator, for tests that
+// need real blob storage. It comes from npm; see e2e/package.json.
+package azurite
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Require tells whether a part must be there: then its absence fails a test
+// instead of skipping it. E2E_REQUIRE lists such parts.
+func Require(part string) bool {
+	for _, p := range strings.Fields(os.Getenv("E2E_REQUIRE")) {
+		if p == part {
+			return true
+		}
+	}
+	return false
+}
+
+// Missing skips the test for want of a part, or fails it where it is required.
+func Missing(t testing.TB, part, why string) {
+	t.Helper()
+	if Require(part) {
+		t.Fatalf("%s is required: %s", part, why)
+	}
+	t.Skipf("SKIPPED: no %s: %s", part, why)
+}
+
+// Start starts Azurite on a free port, with its data in a folder of its own,
+// and returns the connection string. It is stopped when the test ends.
+func Start(t testing.TB) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	script := filepath.Join(filepath.Dir(file), "..", "node_modules", "azurite", "dist", "src", "blob", "main.js")
+	if _, err := os.Stat(script); err != nil {
+		Missing(t, "azurite", "install it with: npm ci --prefix e2e")
+	}
+	port := FreePort(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "node", script, "--blobHost", "127.0.0.1", "--blobPort", port,
+		"--location", dir, "--silent", "--skipApiVersionCheck", "--disableTelemetry")
+	log := &strings.Builder{}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		cancel()
+		Missing(t, "azurite", err.Error())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	Eventually(t, 30*time.Second, "Azurite listens", func() error {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("Azurite ended: %v\n%s", err, log)
+		default:
+		}
+		conn, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	return "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;" +
+		"AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;" +
+		"BlobEndpoint=http://127.0.0.1:" + port + "/devstoreaccount1;"
+}
+
+// FreePort returns a port that nothing listens on.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// Eventually polls until check returns nil, and fails the test after a time.
+func Eventually(t testing.TB, within time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, within, err)
+		}
+		<-ticker.C
+	}
+}

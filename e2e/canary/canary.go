@@ -1,0 +1,37 @@
+// Package canary holds the secrets that tests use, so that one search of all
+// their output can tell whether any of them ever leaks.
+package canary
+
+import (
+	"encoding/base64"
+	"net/url"
+)
+
+// The secrets. They open nothing.
+const (
+	Password      = "canary-Pa55+w&rd%äö"
+	NewPassword   = "canary-N3w-pa55word"
+	OldPassword   = "canary-0ld-pa55word"
+	User          = "canary_user"
+	IdentityToken = "canary-identity-header"
+	VaultSecret   = "canary-vault-secret"
+)
+
+// WorkspaceKey is the key of the simulated workspace, in bytes.
+var WorkspaceKey = []byte("canary-workspace-key-0123456789a")
+
+// WorkspaceKeyText is the key as people copy it.
+func WorkspaceKeyText() string { return base64.StdEncoding.EncodeToString(WorkspaceKey) }
+
+// Forms lists every form in which a secret could appear in an output.
+func Forms() []string {
+	var forms []string
+	for _, s := range []string{Password, NewPassword, OldPassword, IdentityToken, VaultSecret, string(WorkspaceKey)} {
+		forms = append(forms, s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s)))
+	}
+	for _, p := range []string{Password, NewPassword, OldPassword} {
+		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(User+":"+p)))
+	}
+	// Tokens of the simulated identity, and shared key signatures.
+	return append(forms, "Bearer simulated-token", "SharedKey 11111111")
+}

@@ -1,0 +1,148 @@
+// Package checkpointtest is the conformance suite of checkpoint stores: what
+// every implementation must do, run by the tests of each.
+package checkpointtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+)
+
+// Run holds a store to its contract. open returns another view of the same,
+// initially empty store each time it is called, as another process has.
+func Run(t *testing.T, open func() checkpoint.Store) {
+	t.Helper()
+	ctx := context.Background()
+	const name = "checkpoints/default/vm.json"
+
+	t.Run("a new checkpoint is empty, and what is saved is there", func(t *testing.T) {
+		l := acquire(t, open(), "a/new.json")
+		wantDoc(t, l, "")
+		for _, doc := range []string{`{"n":1}`, `{"n":2}`, `{}`} {
+			if err := l.Save(ctx, []byte(doc)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantDoc(t, l, "{}")
+		release(t, l)
+		l = acquire(t, open(), "a/new.json")
+		wantDoc(t, l, "{}")
+		release(t, l)
+	})
+	t.Run("only one holds it", func(t *testing.T) {
+		l := acquire(t, open(), name)
+		for range 2 {
+			if _, err := open().Acquire(ctx, name); !errors.Is(err, checkpoint.ErrHeld) {
+				t.Fatalf("a second hold: %v, want ErrHeld", err)
+			}
+		}
+		other := acquire(t, open(), "checkpoints/default/kb.json")
+		release(t, other)
+		release(t, l)
+		release(t, acquire(t, open(), name))
+	})
+	t.Run("a released hold cannot save", func(t *testing.T) {
+		l := acquire(t, open(), "b.json")
+		wantDoc(t, l, "")
+		if err := l.Save(ctx, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		release(t, l)
+		if err := l.Save(ctx, []byte(`{"late":1}`)); !errors.Is(err, checkpoint.ErrLost) {
+			t.Errorf("save after release: %v, want ErrLost", err)
+		}
+		l = acquire(t, open(), "b.json")
+		wantDoc(t, l, "{}")
+		release(t, l)
+	})
+	t.Run("objects are whole or absent", func(t *testing.T) {
+		s := open()
+		if _, err := s.Open(ctx, "runs/none.json"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("open nothing: %v, want fs.ErrNotExist", err)
+		}
+		big := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // several blocks
+		for _, content := range [][]byte{[]byte("first"), big, nil} {
+			w, err := s.Create(ctx, "deadletter/vm/r/rows-1.gz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for part := range bytes.SplitAfterSeq(content, []byte("f")) {
+				if _, err := w.Write(part); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := read(t, open(), "deadletter/vm/r/rows-1.gz"); !bytes.Equal(got, content) {
+				t.Errorf("%d bytes came back of %d", len(got), len(content))
+			}
+		}
+	})
+	t.Run("an abandoned object is absent", func(t *testing.T) {
+		abandon, cancel := context.WithCancel(ctx)
+		w, err := open().Create(abandon, "runs/half.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, strings.Repeat("half", 1000)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := w.Close(); err == nil {
+			t.Error("close after the end of its context: no error")
+		}
+		if _, err := open().Open(ctx, "runs/half.json"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("half an object: %v, want fs.ErrNotExist", err)
+		}
+	})
+}
+
+func acquire(t *testing.T, s checkpoint.Store, name string) checkpoint.Lease {
+	t.Helper()
+	l, err := s.Acquire(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-l.Lost():
+		t.Fatal("a fresh hold is lost")
+	default:
+	}
+	return l
+}
+
+func release(t *testing.T, l checkpoint.Lease) {
+	t.Helper()
+	if err := l.Release(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantDoc(t *testing.T, l checkpoint.Lease, want string) {
+	t.Helper()
+	got, err := l.Load(context.Background())
+	if err != nil || string(got) != want {
+		t.Errorf("document %q, %v; want %q", got, err, want)
+	}
+}
+
+func read(t *testing.T, s checkpoint.Store, name string) []byte {
+	t.Helper()
+	r, err := s.Open(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close() //nolint:errcheck // read only
+	got, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}

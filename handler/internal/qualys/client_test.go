@@ -1,0 +1,353 @@
+package qualys_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// login is credentials that may be reloaded.
+type login struct {
+	mu      sync.Mutex
+	user    string
+	pass    string
+	next    string // password after a reload
+	reloads int
+}
+
+func (l *login) Login() (string, string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.user, l.pass
+}
+
+func (l *login) Reload(context.Context) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reloads++
+	changed := l.next != "" && l.next != l.pass
+	if changed {
+		l.pass = l.next
+	}
+	return changed, nil
+}
+
+func client(t *testing.T, h http.HandlerFunc) (*qualys.Client, *login) {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	origin, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &login{user: "user", pass: "canary-pass-äö+&%"}
+	return &qualys.Client{Origin: origin, Credentials: l, HTTP: qualys.NewHTTPClient(), UserAgent: "test"}, l
+}
+
+func ask(c *qualys.Client) (*rows, record.Page, error) {
+	r := newRows()
+	p, err := qualys.NewDetections(c, ingest.VM.Schema).Page(context.Background(), record.Query{}, r)
+	return r, p, err
+}
+
+func TestErrorAnswers(t *testing.T) {
+	header := func(pairs ...string) map[string]string {
+		m := map[string]string{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i]] = pairs[i+1]
+		}
+		return m
+	}
+	simple := func(code, text string) string {
+		return "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-01-01T00:00:00Z</DATETIME>" + code + "<TEXT>" + text + "</TEXT></RESPONSE></SIMPLE_RETURN>"
+	}
+	for name, c := range map[string]struct {
+		status int
+		header map[string]string
+		body   string
+		kind   qualys.Kind
+		after  time.Duration
+		text   string
+	}{
+		"rate, only text":          {status: 409, body: simple("<CODE>1965</CODE>", "This API cannot be run again for another 2 hours, 1 minute and 5 seconds."), kind: qualys.Limited, after: 2*time.Hour + 65*time.Second},
+		"rate, header":             {status: 409, header: header("X-RateLimit-ToWait-Sec", "90"), body: simple("<CODE>1965</CODE>", "for another 5 hours"), kind: qualys.Limited, after: 90 * time.Second},
+		"no code, text of a limit": {status: 409, body: simple("", "This API cannot be run again until 1 currently running API instance has finished."), kind: qualys.Limited, after: qualys.DefaultLimitWait},
+		"no body, header":          {status: 409, header: header("x-ratelimit-towait-sec", "7"), kind: qualys.Limited, after: 7 * time.Second},
+		"409 of another kind":      {status: 409, body: simple("", "Something else"), kind: qualys.Refused},
+		"429 with Retry-After":     {status: 429, header: header("Retry-After", "13"), kind: qualys.Limited, after: 13 * time.Second},
+		"429 with nothing":         {status: 429, kind: qualys.Limited, after: qualys.DefaultLimitWait},
+		"internal error":           {status: 501, body: simple("<CODE>999</CODE>", "Internal error"), kind: qualys.Unavailable},
+		"maintenance":              {status: 503, body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable},
+		"gateway timeout":          {status: 504, body: "<html>", kind: qualys.Unavailable},
+		"forbidden":                {status: 403, body: simple("<CODE>2012</CODE>", "User license is not authorized"), kind: qualys.Forbidden, text: "role Reader"},
+		"gone version":             {status: 404, body: "nope", kind: qualys.Refused, text: "detectionApiVersion"},
+		"redirect":                 {status: 301, header: header("Location", "http://evil.example:443/x"), kind: qualys.Refused, text: "evil.example"},
+		"unknown parameter":        {status: 400, body: simple("<CODE>1901</CODE>", "Unrecognized parameter(s): x"), kind: qualys.Refused, text: "filterParameters"},
+		"html with 200":            {status: 200, header: header("Content-Type", "text/html; charset=utf-8"), body: "<HOST_LIST_VM_DETECTION_OUTPUT/>", kind: qualys.Broken, text: "HTML"},
+		"html without type":        {status: 200, body: "<!DOCTYPE html><html><body>x</body></html>", kind: qualys.Broken, text: "HTML"},
+		"empty 200":                {status: 200, kind: qualys.Broken, text: "empty"},
+		"forbidden with 200":       {status: 200, body: simple("<CODE>2012</CODE>", "no"), kind: qualys.Forbidden},
+		"cut body":                 {status: 200, body: hosts("<HOST><ID>1</ID></HOST>")[:150], kind: qualys.Broken, text: "cut off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+				for k, v := range c.header {
+					w.Header().Set(k, v)
+				}
+				w.WriteHeader(c.status)
+				io.WriteString(w, c.body)
+			})
+			_, _, err := ask(cl)
+			checkError(t, err, c.kind, c.after, c.text)
+		})
+	}
+}
+
+func checkError(t *testing.T, err error, kind qualys.Kind, after time.Duration, text string) {
+	t.Helper()
+	var e *qualys.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v, want an *Error", err)
+	}
+	gotAfter, retry := e.Retry()
+	if e.Kind != kind || gotAfter != after || !strings.Contains(err.Error(), text) {
+		t.Errorf("kind %d, after %s: %v\nwant kind %d, after %s, text %q", e.Kind, gotAfter, err, kind, after, text)
+	}
+	if want := kind == qualys.Broken || kind == qualys.Unavailable || kind == qualys.Limited; retry != want {
+		t.Errorf("to be tried again: %v, want %v", retry, want)
+	}
+}
+
+func TestRecordedErrors(t *testing.T) {
+	dir := samples(t)
+	for file, c := range map[string]struct {
+		kind  qualys.Kind
+		after time.Duration
+		text  string
+	}{
+		"200_2001_account_expired_simple_return.xml": {qualys.Refused, 0, "This account has expired."},
+		"200_qps_INVALID_CREDENTIALS.xml":            {qualys.BadLogin, 0, "Authentication failed"},
+		"200_qps_INVALID_REQUEST.xml":                {qualys.Refused, 0, "Invalid value format"},
+		"400_1905_bad_ids_detection.xml":             {qualys.Refused, 0, "parameter ids has invalid value"},
+		"400_1905_bad_ids_kb.xml":                    {qualys.Refused, 0, "code 1905"},
+		"401_2000_bad_login.xml":                     {qualys.BadLogin, 0, "lock the account"},
+		"401_gateway_gav_not_authenticated.json":     {qualys.BadLogin, 0, "401"},
+		"409_1960_concurrency.xml":                   {qualys.Limited, qualys.DefaultLimitWait, "code 1960"},
+		"409_1965_ratelimit.xml":                     {qualys.Limited, 68928 * time.Second, "code 1965"},
+		"409_2003_registration.xml":                  {qualys.Refused, 0, "accept the terms"},
+		"409_2011_secureid.xml":                      {qualys.Refused, 0, "SecurID"},
+		"414_uri_too_long.html":                      {qualys.Refused, 0, "HTML"},
+	} {
+		t.Run(file, func(t *testing.T) {
+			body, err := os.ReadFile(filepath.Join(dir, "errors", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			status := 0
+			fmt.Sscanf(file, "%d", &status)
+			cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				w.Write(body)
+			})
+			_, _, err = ask(cl)
+			checkError(t, err, c.kind, c.after, c.text)
+			golden(t, "error_"+file+".golden", err.Error()+"\n")
+		})
+	}
+}
+
+func TestRequest(t *testing.T) {
+	var got *http.Request
+	var form url.Values
+	cl, _ := client(t, func(w http.ResponseWriter, r *http.Request) {
+		r.ParseForm()
+		got, form = r, r.Form
+		io.WriteString(w, page(""))
+	})
+	d := qualys.NewDetections(cl, ingest.VM.Schema)
+	d.Filter = url.Values{"severities": {"3-5"}, "os_pattern": {"a#b&c=d"}, "show_tags": {"0"}}
+	d.PageSize = 500
+	after := time.Date(2026, 11, 1, 2, 3, 4, 0, time.FixedZone("x", -3600))
+	if _, err := d.Page(context.Background(), record.Query{After: after, From: 77}, newRows()); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"action": "list", "truncation_limit": "500", "id_min": "77", "vm_processed_after": "2026-11-01T03:03:04Z",
+		"status": "New,Active,Re-Opened,Fixed", "severities": "3-5", "os_pattern": "a#b&c=d", "show_tags": "0", "show_results": "1",
+	} {
+		if form.Get(name) != want {
+			t.Errorf("%s=%q, want %q", name, form.Get(name), want)
+		}
+	}
+	user, pass, _ := got.BasicAuth()
+	if got.Method != http.MethodGet || got.URL.Path != "/api/5.0/fo/asset/host/vm/detection/" || user != "user" || pass != "canary-pass-äö+&%" || got.Header.Get("X-Requested-With") == "" || got.Header.Get("Accept-Encoding") != "gzip" {
+		t.Errorf("%s %s, user %s, header %v", got.Method, got.URL.Path, user, got.Header["X-Requested-With"])
+	}
+	d.Filter = url.Values{"ids": {strings.Repeat("1234567,", 1000) + "1"}}
+	d.By = qualys.ByDetection
+	if _, err := d.Page(context.Background(), record.Query{After: after}, newRows()); err != nil {
+		t.Fatal(err)
+	}
+	if got.Method != http.MethodPost || got.URL.RawQuery != "" || len(form.Get("ids")) != 8001 || form.Get("detection_updated_since") == "" || form.Has("vm_processed_after") || form.Has("id_min") {
+		t.Errorf("a long list goes by %s, %d bytes", got.Method, len(form.Get("ids")))
+	}
+}
+
+func TestCheckFilter(t *testing.T) {
+	for in, want := range map[string]string{
+		"severities=3-5&status=New": "",
+		"vm_processed_after=x":      `"vm_processed_after" is set by the connector`,
+		"ID_MIN=3":                  `"ID_MIN" is set by the connector`,
+		"Status=New":                "lower case",
+		"qids=1&qids=2":             "2 times",
+		"a b=1":                     "no parameter name",
+		"action=x&id_max=1&a%00=1":  `"id_max" is set`,
+	} {
+		v, err := url.ParseQuery(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = qualys.CheckFilter(v); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+	}
+}
+
+// Bad logins lock the account: one try, one more if the password was rotated,
+// then none until it changes.
+func TestBadLogin(t *testing.T) {
+	calls, want := 0, "new"
+	cl, l := client(t, func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		if _, pass, _ := r.BasicAuth(); pass == want {
+			io.WriteString(w, page(""))
+			return
+		}
+		w.WriteHeader(401)
+		io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><CODE>2000</CODE><TEXT>Bad Login/Password</TEXT></RESPONSE></SIMPLE_RETURN>")
+	})
+	_, _, err := ask(cl)
+	checkError(t, err, qualys.BadLogin, 0, "Bad Login")
+	if _, _, err = ask(cl); calls != 1 {
+		t.Errorf("%d calls with the refused password, %v; want 1", calls, err)
+	}
+	checkError(t, err, qualys.BadLogin, 0, "refused before")
+	l.mu.Lock()
+	l.next = "new"
+	l.mu.Unlock()
+	if _, _, err = ask(cl); err != nil || calls != 2 {
+		t.Errorf("after the rotation: %v, %d calls", err, calls)
+	}
+	// A rotation that Qualys notices first is found by one reload.
+	want = "newer"
+	l.mu.Lock()
+	l.next = "newer"
+	l.mu.Unlock()
+	if _, _, err = ask(cl); err != nil || calls != 4 {
+		t.Errorf("rotated under way: %v, %d calls, want 4", err, calls)
+	}
+}
+
+func TestUsedUpWindowIsNotAsked(t *testing.T) {
+	calls := 0
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls++
+		w.Header().Set("X-RateLimit-Remaining", "0")
+		w.Header().Set("X-RateLimit-ToWait-Sec", "120")
+		io.WriteString(w, page(""))
+	})
+	cl.Now = func() time.Time { return now }
+	if _, _, err := ask(cl); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(30 * time.Second)
+	_, _, err := ask(cl)
+	checkError(t, err, qualys.Limited, 90*time.Second, "used up")
+	now = now.Add(91 * time.Second)
+	if _, _, err := ask(cl); err != nil || calls != 2 {
+		t.Errorf("after the wait: %v, %d calls", err, calls)
+	}
+}
+
+func TestSilenceEndsTheRequest(t *testing.T) {
+	release := make(chan struct{})
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, hosts("")[:80])
+		w.(http.Flusher).Flush()
+		<-release
+	})
+	defer close(release)
+	cl.IdleTimeout = 50 * time.Millisecond
+	_, _, err := ask(cl)
+	checkError(t, err, qualys.Unavailable, 0, "no byte arrived in time")
+}
+
+// A slow answer that keeps sending is not given up.
+func TestKeepAliveComments(t *testing.T) {
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "<?xml version=\"1.0\"?>")
+		for range 10 {
+			io.WriteString(w, "<!-- keep-alive for <HOST_LIST_VM_DETECTION_OUTPUT> -->")
+			w.(http.Flusher).Flush()
+			<-time.After(20 * time.Millisecond)
+		}
+		io.WriteString(w, strings.TrimPrefix(hosts("<HOST><ID>1</ID></HOST>"), `<?xml version="1.0" encoding="UTF-8" ?>`))
+	})
+	cl.IdleTimeout = 150 * time.Millisecond
+	if r, _, err := ask(cl); err != nil || len(r.done) != 1 {
+		t.Errorf("%v, %v", err, r.done)
+	}
+}
+
+func TestConnectionFailures(t *testing.T) {
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, hosts("")[:80])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	_, _, err := ask(cl)
+	checkError(t, err, qualys.Unavailable, 0, "broke off")
+	cl.Origin = &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
+	_, _, err = ask(cl)
+	checkError(t, err, qualys.Unavailable, 0, "refused")
+	if strings.Contains(err.Error(), "action=list") {
+		t.Errorf("the query is in the error: %v", err)
+	}
+}
+
+func TestNextPageMustGrow(t *testing.T) {
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, page("<WARNING><CODE>1980</CODE><URL>https://x/?id_min=5</URL></WARNING>"))
+	})
+	_, err := qualys.NewDetections(cl, ingest.VM.Schema).Page(context.Background(), record.Query{From: 5}, newRows())
+	checkError(t, err, qualys.Broken, 0, "never end")
+}
+
+func TestCancelTellsItsCause(t *testing.T) {
+	cl, _ := client(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, hosts("")[:80])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	want := errors.New("my reason")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	time.AfterFunc(30*time.Millisecond, func() { cancel(want) })
+	if _, err := qualys.NewDetections(cl, ingest.VM.Schema).Page(ctx, record.Query{}, newRows()); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
