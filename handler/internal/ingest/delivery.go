@@ -18,7 +18,7 @@ import (
 // maxRefusedOnly is how many rows may be refused before any is accepted. Then
 // it is not the rows: the table or its rule does not fit, and every row of the
 // subscription would become a dead letter.
-const maxRefusedOnly = 100
+const maxRefusedOnly = 20
 
 // delivery takes records on the reading goroutine, packs them into batches,
 // and sends these on goroutines of their own.
@@ -125,7 +125,6 @@ func (d *delivery) Record(rec *record.Record) error {
 	if len(d.ends) > 0 {
 		d.buf = append(d.buf, ',')
 	}
-	rowBegin := len(d.buf)
 	var row record.Row
 	d.buf, row = d.enc.Append(d.buf, rec, meta)
 	if d.recent.repeated(rec, row) {
@@ -143,16 +142,34 @@ func (d *delivery) Record(rec *record.Record) error {
 		}
 	}
 	r.counts.decoded.Add(1)
-	if len(d.buf)+1 > d.max && len(d.ends) > 0 {
-		// The row does not fit any more: it opens the next batch.
-		rest := append(append(d.buffer(), '['), d.buf[rowBegin:]...)
-		d.buf = d.buf[:before]
-		if err := d.seal(); err != nil {
+	for len(d.buf)+1 > d.max && len(d.ends) > 0 {
+		if err := d.sealWhole(); err != nil {
 			return err
 		}
-		d.buf = rest
 	}
 	d.ends = append(d.ends, len(d.buf))
+	return nil
+}
+
+// sealWhole sends off the rows of the hosts that are whole. Those of the host
+// in work open the next batch: were its page to break now, they would be read
+// again. Only a host larger than a batch is parted.
+func (d *delivery) sealWhole() error {
+	rows := d.mark
+	if rows == 0 {
+		rows = len(d.ends)
+	}
+	end := d.ends[rows-1]
+	rest := append(append(d.buffer(), '['), d.buf[end+1:]...) // the comma is dropped
+	restEnds := slices.Clone(d.ends[rows:])
+	for i := range restEnds {
+		restEnds[i] -= end
+	}
+	d.buf, d.ends = d.buf[:end], d.ends[:rows]
+	if err := d.seal(); err != nil {
+		return err
+	}
+	d.buf, d.ends = rest, restEnds
 	return nil
 }
 

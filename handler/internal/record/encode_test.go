@@ -160,7 +160,7 @@ func TestHugeField(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	r := New(small)
-	r.Memory = 100
+	r.Memory = fieldMemory
 	long := small.Index("I/LONG")
 	var want strings.Builder
 	for i := range 1000 {
@@ -170,7 +170,7 @@ func TestHugeField(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if files, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(files) != 1 || len(r.Field(long).Head()) != 100 {
+	if files, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(files) != 1 || len(r.Field(long).Head()) != fieldMemory {
 		t.Fatalf("files %v, %v, %d bytes in memory", files, err, len(r.Field(long).Head()))
 	}
 	e := NewEncoder(small, Limits{FieldBytes: 60}, KeepAll)

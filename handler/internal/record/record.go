@@ -12,6 +12,10 @@ import (
 // temporary file.
 const DefaultMemory = 1 << 20
 
+// fieldMemory is what every field may keep in memory beside a huge one, in
+// bytes: ids, names and dates must be at hand.
+const fieldMemory = 4 << 10
+
 // Level tells the fields of a parent (a host), which hold for all its
 // records, from those of one record (a detection).
 type Level uint8
@@ -78,7 +82,7 @@ func (r *Record) append(f *Field, level Level, p []byte) error {
 	f.set = true
 	f.size += int64(len(p))
 	if f.spill == nil {
-		room := max(0, r.Memory-r.inUse[level])
+		room := max(0, r.Memory-r.inUse[level], fieldMemory-len(f.head))
 		if len(p) <= room {
 			f.head = append(f.head, p...)
 			r.inUse[level] += len(p)

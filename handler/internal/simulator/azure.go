@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,12 +46,6 @@ type Azure struct {
 
 	mu     sync.Mutex
 	counts Arrived
-	tokens map[string]token
-}
-
-type token struct {
-	resource string
-	expires  time.Time
 }
 
 // Arrived is what the services have taken.
@@ -75,7 +71,6 @@ func NewAzure(tables ...*record.Schema) *Azure {
 		Key:            []byte("0123456789abcdef0123456789abcdef"),
 		Secrets:        map[string]string{},
 		Now:            time.Now,
-		tokens:         map[string]token{},
 	}
 	for _, t := range tables {
 		a.Streams[t.Stream()] = t.TableColumns()
@@ -125,22 +120,41 @@ func (a *Azure) identity(w http.ResponseWriter, r *http.Request) {
 		a.counts.Tokens = map[string]int{}
 	}
 	a.counts.Tokens[q.Get("resource")]++
-	text := fmt.Sprintf("simulated-token-%d", len(a.tokens)+1)
-	expires := a.Now().Add(24 * time.Hour)
-	a.tokens[text] = token{q.Get("resource"), expires}
 	a.mu.Unlock()
+	expires := a.Now().Add(24 * time.Hour)
+	text := sealToken(q.Get("resource"), expires)
 	answer(w, http.StatusOK, map[string]string{
 		"access_token": text, "expires_on": strconv.FormatInt(expires.Unix(), 10), "resource": q.Get("resource"), "token_type": "Bearer",
 	})
 }
 
-// authorized checks a bearer token and its audience.
+// sealToken makes a token that any instance can check, as real ones are: the
+// identity SDK keeps tokens for the whole process, whoever issued them.
+func sealToken(resource string, expires time.Time) string {
+	text := strings.TrimRight(resource, "/") + "|" + strconv.FormatInt(expires.Unix(), 10)
+	mac := hmac.New(sha256.New, []byte("simulated signing key"))
+	mac.Write([]byte(text))
+	return "simulated-token." + base64.RawURLEncoding.EncodeToString([]byte(text)) + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// authorized checks a bearer token: its seal, its audience, its time.
 func (a *Azure) authorized(r *http.Request, resource string) bool {
 	text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t, known := a.tokens[text]
-	return ok && known && strings.TrimRight(t.resource, "/") == resource && a.Now().Before(t.expires)
+	parts := strings.Split(text, ".")
+	if !ok || len(parts) != 3 {
+		return false
+	}
+	content, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return false
+	}
+	audience, until, _ := strings.Cut(string(content), "|")
+	seconds, err := strconv.ParseInt(until, 10, 64)
+	if err != nil {
+		return false
+	}
+	expires := time.Unix(seconds, 0)
+	return hmac.Equal([]byte(text), []byte(sealToken(audience, expires))) && audience == resource && a.Now().Before(expires)
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

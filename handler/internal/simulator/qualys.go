@@ -58,7 +58,8 @@ const detectionPath = "/fo/asset/host/vm/detection/"
 func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Date", q.Now().UTC().Format(http.TimeFormat))
 	if !strings.HasSuffix(r.URL.Path, "/") {
-		w.Header().Set("Location", "http://"+r.Host+":443"+r.URL.Path+"/")
+		host, _, _ := strings.Cut(r.Host, ":")
+		w.Header().Set("Location", "http://"+host+":443"+r.URL.Path+"/")
 		w.Header().Set("Content-Type", "text/html; charset=iso-8859-1")
 		w.WriteHeader(http.StatusMovedPermanently)
 		q.write(w, "<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML 2.0//EN\">\n<html><head><title>301 Moved Permanently</title></head><body></body></html>\n")

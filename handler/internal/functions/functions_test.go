@@ -1,0 +1,154 @@
+package functions
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"qualys-sentinel/e2e/azurite"
+)
+
+// timer is a request as the host sends it, recorded from host 4.1045.
+const timer = `{"Data":{"timer":{"Schedule":{"AdjustForDST":true},"ScheduleStatus":{"Last":"2026-11-22T02:58:00.0010051+00:00","Next":"2026-11-22T02:59:00+00:00","LastUpdated":"2026-11-22T02:58:00.0010051+00:00"},"IsPastDue":%v}},"Metadata":{"sys":{"MethodName":"QualysVM","UtcNow":"2026-11-22T02:57:02.1949269Z","RandGuid":"c0e63ac5-65d0-4fd5-92f3-d374803bf53f"}}}`
+
+func TestInvocations(t *testing.T) {
+	var got Invocation
+	var result error
+	host := &Host{Log: zap.NewNop(), Functions: map[string]Function{
+		"QualysVM": func(_ context.Context, in Invocation) error { got = in; return result },
+		"Panics":   func(context.Context, Invocation) error { panic("boom") },
+	}}
+	server := httptest.NewServer(host)
+	defer server.Close()
+	for name, c := range map[string]struct {
+		method, path, body string
+		result             error
+		status             int
+		want               Invocation
+		log                string
+	}{
+		"timer":             {body: fmt.Sprintf(timer, false), status: 200, want: Invocation{Function: "QualysVM", ID: "id-1"}},
+		"past due":          {body: fmt.Sprintf(timer, true), status: 200, want: Invocation{Function: "QualysVM", ID: "id-1", PastDue: true}},
+		"no schedule":       {body: `{"Data":{"timer":{"Schedule":null,"ScheduleStatus":null,"IsPastDue":false}},"Metadata":{}}`, status: 200, want: Invocation{Function: "QualysVM", ID: "id-1"}},
+		"manual start":      {body: `{"Data":{"timer":"text"},"Metadata":{"timer":"\"text\""}}`, status: 200, want: Invocation{Function: "QualysVM", ID: "id-1"}},
+		"no body":           {status: 200, want: Invocation{Function: "QualysVM", ID: "id-1"}},
+		"broken body":       {body: `{"Data":`, status: 200, want: Invocation{Function: "QualysVM", ID: "id-1"}},
+		"failure":           {body: fmt.Sprintf(timer, false), result: errors.New("told why"), status: 500, want: Invocation{Function: "QualysVM", ID: "id-1"}, log: "told why"},
+		"panic":             {path: "/Panics", status: 500, log: "internal error"},
+		"unknown function":  {path: "/Nobody", status: 404},
+		"ping":              {method: "GET", path: "/", status: 200},
+		"get of a function": {method: "GET", status: 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, result = Invocation{}, c.result
+			if c.method == "" {
+				c.method = "POST"
+			}
+			if c.path == "" {
+				c.path = "/QualysVM"
+			}
+			req, err := http.NewRequest(c.method, server.URL+c.path, strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Azure-Functions-InvocationId", "id-1")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// An empty body, null or an array would hang the host or fail the call.
+			var doc struct {
+				Outputs map[string]any
+				Logs    []string
+			}
+			if err := json.Unmarshal(body, &doc); err != nil || doc.Outputs == nil || resp.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("answer %q, %v, %s", body, err, resp.Header.Get("Content-Type"))
+			}
+			if resp.StatusCode != c.status || got != c.want || c.log != "" && !strings.Contains(strings.Join(doc.Logs, " "), c.log) {
+				t.Errorf("status %d, %+v, logs %v; want %d, %+v, %q", resp.StatusCode, got, doc.Logs, c.status, c.want, c.log)
+			}
+		})
+	}
+}
+
+func TestServeEndsCallsInGoodOrder(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	started, ended := make(chan struct{}), make(chan struct{})
+	host := &Host{Log: zap.New(core), Functions: map[string]Function{
+		"Long": func(ctx context.Context, _ Invocation) error {
+			close(started)
+			<-ctx.Done()
+			close(ended)
+			return nil
+		},
+	}}
+	port := azurite.FreePort(t)
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- host.Serve(ctx, port) }()
+	azurite.Eventually(t, 5*time.Second, "the port is open", func() error {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+	answered := make(chan int, 1)
+	go func() {
+		resp, err := http.Post("http://127.0.0.1:"+port+"/Long", "application/json", bytes.NewReader(nil))
+		if err != nil {
+			answered <- 0
+			return
+		}
+		resp.Body.Close()
+		answered <- resp.StatusCode
+	}()
+	<-started
+	stop()
+	<-ended
+	if status := <-answered; status != 200 {
+		t.Errorf("the call in flight got %d", status)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if logs.FilterMessage("handler ready").Len() != 1 {
+		t.Errorf("log: %v", logs.All())
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if err := (&Host{Log: zap.NewNop()}).Serve(context.Background(), port); err == nil || !strings.Contains(err.Error(), "listen") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The protocol is defined twice: here, and in the folders that the host reads.
+func TestExitCode(t *testing.T) {
+	if ExitStopped == 0 {
+		t.Error("the host never starts a handler again that has ended with 0")
+	}
+}

@@ -1,0 +1,51 @@
+package ingest
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint/folder"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// nothing is a source and destination of an empty subscription.
+type nothing struct{}
+
+func (nothing) Page(_ context.Context, _ record.Query, sink record.Sink) (record.Page, error) {
+	return record.Page{At: time.Unix(0, 0)}, sink.Begin(time.Unix(0, 0))
+}
+func (nothing) Identity() string                                  { return "" }
+func (nothing) Send(context.Context, record.Batch) (int64, error) { return 0, nil }
+func (nothing) Limits() record.Limits                             { return record.Limits{} }
+func (nothing) BatchBytes() int                                   { return 1000 }
+
+// Law 3: a run whose counts disagree fails loudly.
+func TestCountsThatDisagree(t *testing.T) {
+	for lost, want := range map[int64]Outcome{0: Complete, 1: Failed} {
+		r := &Run{ID: "r", Dataset: VM, Source: nothing{}, Destination: nothing{}, DestinationName: "d", Store: folder.New(t.TempDir()), Clock: SystemClock{}, Log: zap.NewNop()}
+		r.counts.decoded.Add(lost)
+		report, err := r.Do(context.Background())
+		if report.Outcome != want || (err != nil) != (want == Failed) || err != nil && !strings.Contains(err.Error(), "1 decoded, 0 accepted") {
+			t.Errorf("%d lost: %s, %v", lost, report.Outcome, err)
+		}
+	}
+}
+
+func TestCatalogue(t *testing.T) {
+	names := map[string]bool{}
+	for _, d := range Datasets() {
+		for _, c := range d.Schema.TableColumns() {
+			if names[c.Name] || len(c.Name) > 45 || c.Doc == "" || strings.Contains("id Title Type TenantId UniqueId BilledSize IsBillable", c.Name) {
+				t.Errorf("%s: column %q is taken, reserved, too long or undocumented", d.Name, c.Name)
+			}
+			names[c.Name] = true
+		}
+		if len(names) > 500 {
+			t.Errorf("%d columns", len(names))
+		}
+	}
+}

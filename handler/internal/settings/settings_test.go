@@ -1,0 +1,360 @@
+package settings_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+
+	"qualys-sentinel/e2e/canary"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/settings"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+var update = flag.Bool("update", false, "write README.md's table and the example file anew")
+
+var good = map[string]string{
+	"apiUsername": canary.User, "apiPassword": canary.Password, "uri": "https://qualysapi.qg2.apps.qualys.com",
+	"logAnalyticsUri": "https://x.westeurope-1.ingest.monitor.azure.com", "dcrImmutableId": "dcr-0123456789abcdef0123456789abcdef",
+	"AzureWebJobsStorage": "UseDevelopmentStorage=true",
+}
+
+// load reads good settings with some changed; "-" removes one.
+func load(changes map[string]string) (*settings.Settings, error) {
+	return loadWith(nil, changes)
+}
+
+func loadWith(vault settings.Vault, changes map[string]string) (*settings.Settings, error) {
+	var environ []string
+	for name, value := range good {
+		if _, ok := changes[name]; !ok {
+			environ = append(environ, name+"="+value)
+		}
+	}
+	for name, value := range changes {
+		if value != "-" {
+			environ = append(environ, name+"="+value)
+		}
+	}
+	return settings.Load(context.Background(), settings.Options{Environ: environ, Vault: vault, CheckFilter: qualys.CheckFilter})
+}
+
+func TestGoodSettings(t *testing.T) {
+	s, err := load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, password := s.Credentials().Login()
+	if user != canary.User || password != canary.Password || s.API != settings.LogsIngestion || s.Lookback != 30*24*time.Hour ||
+		s.RunBudget != 25*time.Minute || s.Overlap != 10*time.Minute || s.StateContainer != "qualys-connector" || s.ResultsBytes != -1 ||
+		s.IncrementalBy != "host" || s.DetectionAPIVersion != "5.0" || s.PageSize != 0 || s.ResultQIDs != nil {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestNamesInAnyCase(t *testing.T) {
+	s, err := load(map[string]string{"uri": "-", "URI": "https://qualysapi.qualys.eu", "logAnalyticsUri": "-", "LOGANALYTICSURI": "-",
+		"dcrImmutableId": "-", "WorkspaceId": "11111111-1111-1111-1111-111111111111", "WORKSPACEKEY": canary.WorkspaceKeyText(), "timeinterval": "5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.URI.Host != "qualysapi.qualys.eu" || s.API != settings.DataCollector || s.WorkspaceKey != canary.WorkspaceKeyText() ||
+		s.LogAnalyticsURI.Host != "11111111-1111-1111-1111-111111111111.ods.opinsights.azure.com" || s.Lookback != 5*time.Minute {
+		t.Errorf("%+v", s)
+	}
+	_, err = load(map[string]string{"URI": "https://qualysapi.qualys.eu", "uri": "https://qualysapi.qualys.com"})
+	if err == nil || !strings.Contains(err.Error(), "set twice") {
+		t.Errorf("two spellings with different values: %v", err)
+	}
+}
+
+func TestForms(t *testing.T) {
+	for name, c := range map[string]struct {
+		changes map[string]string
+		check   func(*settings.Settings) any
+		want    any
+	}{
+		"uri with the old path":     {map[string]string{"uri": "https://qualysapi.qualys.com/api/2.0"}, uri, "https://qualysapi.qualys.com"},
+		"uri with a query":          {map[string]string{"uri": "https://qualysapi.qg3.apps.qualys.com/api/2.0/fo/asset/host/vm/detection/?action=list&vm_processed_after="}, uri, "https://qualysapi.qg3.apps.qualys.com"},
+		"uri with a dash":           {map[string]string{"uri": "https://qualysapi.my-company.example/api/2.0/fo"}, uri, "https://qualysapi.my-company.example"},
+		"uri without scheme":        {map[string]string{"uri": " qualysapi.qg1.apps.qualys.in/ "}, uri, "https://qualysapi.qg1.apps.qualys.in"},
+		"uri of the simulator":      {map[string]string{"uri": "http://127.0.0.1:7777/api/5.0/"}, uri, "http://127.0.0.1:7777"},
+		"filter":                    {map[string]string{"filterParameters": "&severities=3-5&truncation_limit=50&os_pattern=a%23b&"}, func(s *settings.Settings) any { return fmt.Sprint(s.Filter.Encode(), s.PageSize) }, "os_pattern=a%23b&severities=3-550"},
+		"results policy":            {map[string]string{"resultsPolicy": "4096"}, func(s *settings.Settings) any { return s.ResultsBytes }, 4096},
+		"no results":                {map[string]string{"resultsPolicy": "None"}, func(s *settings.Settings) any { return s.ResultsBytes }, 0},
+		"result ids":                {map[string]string{"resultQIDs": "38170, 45038"}, func(s *settings.Settings) any { return fmt.Sprint(s.ResultQIDs) }, "map[38170:true 45038:true]"},
+		"everything":                {map[string]string{"initialLookbackDays": "0", "timeInterval": "5"}, func(s *settings.Settings) any { return s.Lookback }, time.Duration(0)},
+		"government":                {map[string]string{"logAnalyticsUri": "https://x.usgovvirginia-1.ingest.monitor.azure.us/"}, func(s *settings.Settings) any { return s.API }, settings.LogsIngestion},
+		"china, old api":            {map[string]string{"logAnalyticsUri": "https://22222222-2222-2222-2222-222222222222.ods.opinsights.azure.cn", "dcrImmutableId": "-", "workspaceKey": "AAAA"}, func(s *settings.Settings) any { return string(s.API) + s.WorkspaceID }, "data-collector22222222-2222-2222-2222-222222222222"},
+		"simulator":                 {map[string]string{"logAnalyticsUri": "http://localhost:1", "logAnalyticsApi": "Logs-Ingestion"}, func(s *settings.Settings) any { return s.API }, settings.LogsIngestion},
+		"storage by name":           {map[string]string{"AzureWebJobsStorage": "-", "AzureWebJobsStorage__accountName": "acc123"}, func(s *settings.Settings) any { return s.StorageService }, "https://acc123.blob.core.windows.net"},
+		"budget of a long function": {map[string]string{"runBudget": "55m", "AzureFunctionsJobHost__functionTimeout": "01:00:00"}, func(s *settings.Settings) any { return s.RunBudget }, 55 * time.Minute},
+		"empty is not set":          {map[string]string{"filterParameters": " ", "vmSchedule": ""}, func(s *settings.Settings) any { return s.Filter.Encode() }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := load(c.changes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.check(s); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func uri(s *settings.Settings) any { return s.URI.String() }
+
+func TestFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		changes map[string]string
+		setting string
+		want    string
+	}{
+		"no user":               {map[string]string{"apiUsername": "-"}, "apiUsername", "missing"},
+		"no uri":                {map[string]string{"uri": "-"}, "uri", "missing"},
+		"console":               {map[string]string{"uri": "https://qualysguard.qg2.apps.qualys.com"}, "uri", "use https://qualysapi.qg2.apps.qualys.com"},
+		"first console":         {map[string]string{"uri": "https://qualysguard.qualys.com/fo"}, "uri", "use https://qualysapi.qualys.com"},
+		"gateway":               {map[string]string{"uri": "https://gateway.qg1.apps.qualys.eu"}, "uri", "use https://qualysapi.qualys.eu"},
+		"private gateway":       {map[string]string{"uri": "https://qualysgateway.corp.example"}, "uri", "use https://qualysapi.corp.example"},
+		"plain http":            {map[string]string{"uri": "http://qualysapi.qualys.com"}, "uri", "in clear"},
+		"login in uri":          {map[string]string{"uri": "https://u:" + "canary-0ld-pa55word" + "@qualysapi.qualys.com"}, "uri", "put them into"},
+		"owned parameters":      {map[string]string{"filterParameters": "&vm_processed_after=x&id_min=4"}, "filterParameters", `"id_min" is set by the connector`},
+		"second owned":          {map[string]string{"filterParameters": "&vm_processed_after=x&id_min=4"}, "filterParameters", `"vm_processed_after" is set by the connector`},
+		"bad escape":            {map[string]string{"filterParameters": "a=%zz"}, "filterParameters", "cannot be read"},
+		"empty value":           {map[string]string{"filterParameters": "&tag_set_include=&use_tags=1"}, "filterParameters", "no value"},
+		"page of one":           {map[string]string{"filterParameters": "truncation_limit=1"}, "filterParameters", "between 10 and"},
+		"all in one page":       {map[string]string{"filterParameters": "truncation_limit=0"}, "filterParameters", "between 10 and"},
+		"foreign address":       {map[string]string{"logAnalyticsUri": "https://evil.example"}, "logAnalyticsUri", "no address of Log Analytics"},
+		"suffix only":           {map[string]string{"logAnalyticsUri": "https://.ingest.monitor.azure.com"}, "logAnalyticsUri", "no address of Log Analytics"},
+		"loopback without api":  {map[string]string{"logAnalyticsUri": "http://127.0.0.1:1"}, "logAnalyticsApi", "does not tell"},
+		"api against address":   {map[string]string{"logAnalyticsApi": "data-collector"}, "logAnalyticsApi", "remove logAnalyticsApi"},
+		"unknown api":           {map[string]string{"logAnalyticsApi": "x"}, "logAnalyticsApi", "Accepted: logs-ingestion, data-collector"},
+		"no rule":               {map[string]string{"dcrImmutableId": "-"}, "dcrImmutableId", "missing"},
+		"rule's resource id":    {map[string]string{"dcrImmutableId": "/subscriptions/x"}, "dcrImmutableId", "dcr- and 32"},
+		"no destination":        {map[string]string{"logAnalyticsUri": "-"}, "logAnalyticsUri", "missing"},
+		"no workspace key":      {map[string]string{"logAnalyticsUri": "-", "workspaceID": "11111111-1111-1111-1111-111111111111"}, "workspaceKey", "missing"},
+		"workspace name":        {map[string]string{"workspaceID": "my-workspace"}, "workspaceID", "GUID"},
+		"two workspaces":        {map[string]string{"logAnalyticsUri": "https://22222222-2222-2222-2222-222222222222.ods.opinsights.azure.com", "workspaceID": "11111111-1111-1111-1111-111111111111", "workspaceKey": "AAAA"}, "workspaceID", "another workspace"},
+		"schedule":              {map[string]string{"vmSchedule": "*/5 * * * *"}, "vmSchedule", "six fields"},
+		"lookback":              {map[string]string{"initialLookbackDays": "-1"}, "initialLookbackDays", "0 (everything)"},
+		"interval":              {map[string]string{"timeInterval": "x"}, "timeInterval", "minutes"},
+		"results":               {map[string]string{"resultsPolicy": "some"}, "resultsPolicy", "full, none"},
+		"ids":                   {map[string]string{"resultQIDs": "1,x"}, "resultQIDs", "no QID"},
+		"incremental":           {map[string]string{"incrementalBy": "scan"}, "incrementalBy", "host, detection"},
+		"budget over the limit": {map[string]string{"runBudget": "28m"}, "runBudget", "at most 27m"},
+		"budget is no duration": {map[string]string{"runBudget": "25"}, "runBudget", "no duration"},
+		"container":             {map[string]string{"stateContainer": "A_B"}, "stateContainer", "lower-case"},
+		"no storage":            {map[string]string{"AzureWebJobsStorage": "-"}, "AzureWebJobsStorage", "missing"},
+		"level":                 {map[string]string{"logLevel": "loud"}, "logLevel", "debug, info"},
+		"version":               {map[string]string{"detectionApiVersion": "../5"}, "detectionApiVersion", "no API version"},
+		"timeout":               {map[string]string{"AzureFunctionsJobHost__functionTimeout": "soon"}, "AzureFunctionsJobHost__functionTimeout", "hh:mm:ss"},
+		"overlap":               {map[string]string{"overlap": "-5m"}, "overlap", "between"},
+		"account":               {map[string]string{"AzureWebJobsStorage__accountName": "https://acc"}, "AzureWebJobsStorage__accountName", "lower-case"},
+		"blob service":          {map[string]string{"AzureWebJobsStorage__blobServiceUri": "http://acc.example"}, "AzureWebJobsStorage__blobServiceUri", "blob service"},
+		"reference, no vault":   {map[string]string{"apiPassword": "@Microsoft.KeyVault(VaultName=v-1;SecretName=s)"}, "apiPassword", "none can be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(c.changes)
+			var invalid *settings.InvalidError
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %v", err)
+			}
+			found := false
+			for _, f := range invalid.Faults {
+				found = found || f.Setting == c.setting && strings.Contains(f.Problem, c.want)
+			}
+			if !found {
+				t.Errorf("no fault of %s with %q in: %v", c.setting, c.want, err)
+			}
+			for _, secret := range canary.Forms() {
+				if strings.Contains(err.Error(), secret) {
+					t.Error("the error holds a secret")
+				}
+			}
+		})
+	}
+}
+
+// One error names every wrong setting.
+func TestAllFaultsAtOnce(t *testing.T) {
+	_, err := load(map[string]string{"apiUsername": "-", "uri": "https://qualysguard.qualys.com", "runBudget": "x", "resultsPolicy": "x", "dcrImmutableId": "x", "filterParameters": "action=x"})
+	var invalid *settings.InvalidError
+	if !errors.As(err, &invalid) || len(invalid.Faults) != 6 || !strings.HasPrefix(err.Error(), "6 settings are wrong:\n  apiUsername: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReferences(t *testing.T) {
+	const version = "0123456789abcdef0123456789abcdef"
+	for in, want := range map[string]settings.Reference{
+		"@Microsoft.KeyVault(SecretUri=https://v-1.vault.azure.net/secrets/name)":                    {Vault: "https://v-1.vault.azure.net", Name: "name"},
+		"@Microsoft.KeyVault(SecretUri=https://v-1.vault.azure.net/secrets/name/)":                   {Vault: "https://v-1.vault.azure.net", Name: "name"},
+		"@microsoft.keyvault(secreturi=https://v.vault.usgovcloudapi.net/secrets/n/" + version + ")": {Vault: "https://v.vault.usgovcloudapi.net", Name: "n", Version: version},
+		"@Microsoft.KeyVault(VaultName=myvault;SecretName=n)":                                        {Vault: "https://myvault.vault.azure.cn", Name: "n"},
+		"@Microsoft.KeyVault(VaultName=myvault;SecretName=n;SecretVersion=" + version + ")":          {Vault: "https://myvault.vault.azure.cn", Name: "n", Version: version},
+		"@Microsoft.KeyVault(VaultName=myvault; SecretName=n) ":                                      {Vault: "https://myvault.vault.azure.cn", Name: "n"},
+	} {
+		got, err := settings.ParseReference(in, ".vault.azure.cn")
+		if err != nil || got != want {
+			t.Errorf("%s: %+v, %v", in, got, err)
+		}
+	}
+	for in, want := range map[string]string{
+		"@Microsoft.KeyVault(SecretUri=https://evil.example/secrets/n)":                   "no Key Vault",
+		"@Microsoft.KeyVault(SecretUri=http://v.vault.azure.net/secrets/n)":               "no https",
+		"@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/keys/n)":                 "names no secret",
+		"@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net.evil.example/secrets/n)": "no Key Vault",
+		"@Microsoft.KeyVault(VaultName=evil.example/;SecretName=n)":                       "names no vault",
+		"@Microsoft.KeyVault(VaultName=myvault)":                                          "malformed",
+		"@Microsoft.KeyVault(VaultName=myvault;SecretName=n":                              "closing bracket",
+		"@Microsoft.KeyVault()": "names no vault",
+	} {
+		if _, err := settings.ParseReference(in, ".vault.azure.net"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+	}
+}
+
+// vault starts the simulated Key Vault behind the real SDK.
+func vault(t *testing.T) (*simulator.Azure, settings.Vault, string) {
+	t.Helper()
+	a := simulator.NewAzure()
+	a.IdentityHeader = canary.IdentityToken
+	identity := httptest.NewServer(a)
+	t.Cleanup(identity.Close)
+	server := httptest.NewTLSServer(a.Vault())
+	t.Cleanup(server.Close)
+	t.Setenv("IDENTITY_ENDPOINT", identity.URL+simulator.IdentityPath)
+	t.Setenv("IDENTITY_HEADER", a.IdentityHeader)
+	return a, &settings.KeyVault{
+		Credential: func() (azcore.TokenCredential, error) { return azidentity.NewManagedIdentityCredential(nil) },
+		Options:    &azsecrets.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: server.Client(), Retry: policy.RetryOptions{MaxRetries: -1}}},
+	}, server.URL
+}
+
+func TestKeyVault(t *testing.T) {
+	a, v, address := vault(t)
+	a.SetSecret("qualys-user", canary.User)
+	a.SetSecret("qualys-password", canary.OldPassword)
+	s, err := loadWith(v, map[string]string{
+		"apiUsername": "@Microsoft.KeyVault(SecretUri=" + address + "/secrets/qualys-user)",
+		"apiPassword": "@Microsoft.KeyVault(SecretUri=" + address + "/secrets/qualys-password)",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.Credentials()
+	if user, password := c.Login(); user != canary.User || password != canary.OldPassword {
+		t.Error("the secrets were not read")
+	}
+	if changed, err := c.Reload(context.Background()); changed || err != nil {
+		t.Errorf("nothing was rotated: %v, %v", changed, err)
+	}
+	a.SetSecret("qualys-password", canary.NewPassword)
+	if changed, err := c.Reload(context.Background()); !changed || err != nil {
+		t.Errorf("rotated: %v, %v", changed, err)
+	}
+	if _, password := c.Login(); password != canary.NewPassword {
+		t.Error("the new password is not in use")
+	}
+	_, err = loadWith(v, map[string]string{"apiPassword": "@Microsoft.KeyVault(SecretUri=" + address + "/secrets/none)"})
+	if err == nil || !strings.Contains(err.Error(), "apiPassword: secret none of "+address+": there is no such secret") || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("a secret that is not there: %v", err)
+	}
+}
+
+func TestKeyVaultErrors(t *testing.T) {
+	for status, want := range map[int]string{403: "Key Vault Secrets User", 404: "no such secret", 401: "another tenant", 500: "answered 500"} {
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/22222222-2222-2222-2222-222222222222", resource="https://vault.azure.net"`)
+				w.WriteHeader(401)
+				return
+			}
+			w.WriteHeader(status)
+		}))
+		_, v, _ := vault(t)
+		v.(*settings.KeyVault).Options.Transport = server.Client()
+		_, err := v.Secret(context.Background(), settings.Reference{Vault: server.URL, Name: "n"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d: %v, want %q", status, err, want)
+		}
+		server.Close()
+	}
+}
+
+// A platform that resolved the reference itself leaves nothing to read again.
+func TestPlainCredentialsCannotBeReloaded(t *testing.T) {
+	s, err := load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := s.Credentials().Reload(context.Background()); changed || err != nil {
+		t.Errorf("%v, %v", changed, err)
+	}
+}
+
+// README.md and the example file are made from the definitions.
+func TestDocumentsMatchTheDefinitions(t *testing.T) {
+	const begin, end = "<!-- settings: made by go test ./handler/internal/settings -update -->\n", "<!-- /settings -->"
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(readme), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("README.md has no marks for the settings: %s", begin)
+	}
+	want := map[string]string{
+		"../../../README.md":                   before + begin + settings.Markdown() + end + after,
+		"../../../local.settings.json.example": settings.Example(),
+	}
+	for path, doc := range want {
+		if *update {
+			if err := os.WriteFile(path, []byte(doc), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != doc {
+			t.Errorf("%s does not match the definitions: go test ./handler/internal/settings -update", path)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add("https://qualysapi.qualys.com/api", "&a=b", "@Microsoft.KeyVault(VaultName=a;SecretName=b)", "https://x.ingest.monitor.azure.com")
+	f.Fuzz(func(t *testing.T, uri, filter, password, address string) {
+		s, err := settings.Load(context.Background(), settings.Options{Environ: []string{
+			"apiUsername=u", "apiPassword=" + password, "uri=" + uri, "filterParameters=" + filter, "logAnalyticsUri=" + address,
+			"dcrImmutableId=dcr-0123456789abcdef0123456789abcdef", "stateFolder=x",
+		}, CheckFilter: qualys.CheckFilter})
+		if err != nil {
+			return
+		}
+		for _, u := range []*url.URL{s.URI, s.LogAnalyticsURI} {
+			if u.Scheme != "https" && u.Hostname() != "localhost" && !strings.HasPrefix(u.Hostname(), "127.") && u.Hostname() != "::1" || u.Path != "" || u.User != nil {
+				t.Errorf("accepted %s", u)
+			}
+		}
+	})
+}

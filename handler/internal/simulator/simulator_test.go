@@ -1,0 +1,235 @@
+package simulator_test
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+const base = "/api/5.0/fo/asset/host/vm/detection/"
+
+func get(t *testing.T, server *httptest.Server, path string, change func(*http.Request)) (int, http.Header, string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, server.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("u", "p")
+	req.Header.Set("X-Requested-With", "test")
+	if change != nil {
+		change(req)
+	}
+	c := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+func start(t *testing.T, hosts, detections int) (*simulator.Qualys, *httptest.Server) {
+	t.Helper()
+	q := simulator.NewQualys(simulator.NewSubscription(3, hosts, detections), "u", "p")
+	server := httptest.NewServer(q)
+	t.Cleanup(server.Close)
+	return q, server
+}
+
+// It refuses what the real one refuses, in the same form.
+func TestRefusals(t *testing.T) {
+	_, server := start(t, 5, 2)
+	for name, c := range map[string]struct {
+		path   string
+		change func(*http.Request)
+		status int
+		want   string
+	}{
+		"no trailing slash":   {path: strings.TrimSuffix(base, "/"), status: 301, want: "301 Moved"},
+		"bad login":           {path: base + "?action=list", change: func(r *http.Request) { r.SetBasicAuth("u", "x") }, status: 401, want: "<CODE>2000</CODE>"},
+		"no requested-with":   {path: base + "?action=list", change: func(r *http.Request) { r.Header.Del("X-Requested-With") }, status: 400, want: "X-Requested-With"},
+		"dead version":        {path: "/api/2.0/fo/asset/host/vm/detection/?action=list", status: 404},
+		"unknown parameter":   {path: base + "?action=list&show_trurisk=1", status: 400, want: "<CODE>1901</CODE>"},
+		"case of a parameter": {path: base + "?action=list&Status=New", status: 400, want: "<CODE>1901</CODE>"},
+		"no action":           {path: base, status: 400, want: "<CODE>1903</CODE>"},
+		"empty parameter":     {path: base + "?action=list&id_min=", status: 400, want: "<CODE>1905</CODE>"},
+		"date with offset":    {path: base + "?action=list&vm_processed_after=2026-01-01T00:00:00%2B01:00", status: 400, want: "<CODE>1905</CODE>"},
+		"date with fraction":  {path: base + "?action=list&vm_processed_after=2026-01-01T00:00:00.5Z", status: 400, want: "<CODE>1905</CODE>"},
+		"bad flag":            {path: base + "?action=list&show_tags=yes", status: 400, want: "show_tags"},
+		"bad id":              {path: base + "?action=list&ids=abc123", status: 400, want: "neither a positive integer nor a range: abc123"},
+		"bad status":          {path: base + "?action=list&status=Closed", status: 400, want: "<CODE>1905</CODE>"},
+		"bad severity":        {path: base + "?action=list&severities=3-9", status: 400, want: "<CODE>1905</CODE>"},
+		"long query":          {path: base + "?action=list&ids=" + strings.Repeat("1,", 5000), status: 414, want: "414"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, header, body := get(t, server, c.path, c.change)
+			if status != c.status || !strings.Contains(body, c.want) {
+				t.Errorf("%d %s\nwant %d %s", status, body, c.status, c.want)
+			}
+			if strings.Contains(c.want, "CODE") {
+				validate(t, "simple_return.dtd", body)
+			}
+			if status == 301 && !strings.HasPrefix(header.Get("Location"), "http://") {
+				t.Errorf("Location %s", header.Get("Location"))
+			}
+		})
+	}
+}
+
+func TestLimits(t *testing.T) {
+	q, server := start(t, 1, 1)
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	q.Now, q.CallsPerHour = func() time.Time { return now }, 2
+	for n := range 2 {
+		if status, h, body := get(t, server, base+"?action=list", nil); status != 200 || h.Get("X-RateLimit-Remaining") != fmt.Sprint(1-n) || h.Get("X-Concurrency-Limit-Limit") != "2" {
+			t.Fatal(status, h, body)
+		}
+		now = now.Add(10 * time.Minute)
+	}
+	status, h, body := get(t, server, base+"?action=list", nil)
+	if status != 409 || h.Get("X-RateLimit-ToWait-Sec") != "2401" || !strings.Contains(body, "<VALUE>2401</VALUE>") || !strings.Contains(body, "0 hours, 40 minutes and 1 seconds") {
+		t.Error(status, h, body)
+	}
+	validate(t, "simple_return.dtd", body)
+	now = now.Add(41 * time.Minute)
+	if status, _, _ := get(t, server, base+"?action=list", nil); status != 200 {
+		t.Errorf("after the window slid: %d", status)
+	}
+	q.Concurrent = 0
+	if status, _, body = get(t, server, base+"?action=list", nil); status != 409 || !strings.Contains(body, "<CODE>1960</CODE>") {
+		t.Error(status, body)
+	}
+}
+
+// Pages partition the subscription, and every shape it writes is one that the
+// DTD allows.
+func TestPages(t *testing.T) {
+	q, server := start(t, 37, 6)
+	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	q.Now = func() time.Time { return now }
+	all := url.Values{"action": {"list"}, "truncation_limit": {"10"}, "status": {"New,Active,Re-Opened,Fixed"}, "show_asset_id": {"1"}, "show_tags": {"1"},
+		"show_qds": {"1"}, "show_qds_factors": {"1"}, "host_metadata": {"all"}, "show_cloud_tags": {"1"}, "show_reopened_info": {"1"}, "include_ignored": {"1"}, "include_disabled": {"1"}}
+	link := regexp.MustCompile(`id_min=(\d+)`)
+	seen, pages := map[string]int{}, 0
+	for {
+		status, _, body := get(t, server, base+"?"+all.Encode(), nil)
+		if status != 200 {
+			t.Fatal(status, body)
+		}
+		validate(t, "host_list_vm_detection_output.RECONSTRUCTED.dtd", body)
+		pages++
+		for _, m := range regexp.MustCompile(`<UNIQUE_VULN_ID>(\d+)<`).FindAllStringSubmatch(body, -1) {
+			seen[m[1]]++
+		}
+		_, warning, more := strings.Cut(body, "<WARNING>")
+		if !more {
+			break
+		}
+		if strings.Contains(warning, server.URL) {
+			t.Error("the link names the host that answers; Qualys' do not")
+		}
+		all.Set("id_min", link.FindStringSubmatch(warning)[1])
+	}
+	want := 0
+	q.Subscription.Expected(time.Time{}, now, func(_ simulator.Host, d simulator.Detection) {
+		want++
+		if seen[fmt.Sprint(d.UniqueID)] != 1 {
+			t.Errorf("detection %d seen %d times", d.UniqueID, seen[fmt.Sprint(d.UniqueID)])
+		}
+	})
+	if pages != 4 || want != len(seen) {
+		t.Errorf("%d pages, %d detections of %d", pages, len(seen), want)
+	}
+	_, _, body := get(t, server, base+"?action=list&status=Fixed&severities=4-5&vm_processed_after=2026-11-01T00:00:00Z", nil)
+	if strings.Contains(body, "<STATUS>New") || strings.Contains(body, "<SEVERITY>3") {
+		t.Error("the filter lets others pass")
+	}
+}
+
+func TestSameSeedSameSubscription(t *testing.T) {
+	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	body := func() string {
+		q, server := start(t, 5, 5)
+		q.Now = func() time.Time { return now }
+		_, _, b := get(t, server, base+"?action=list", nil)
+		return b
+	}
+	if body() != body() {
+		t.Error("two answers differ")
+	}
+}
+
+// validate checks a document against a DTD of the reference, if it is there.
+// It knows what these DTDs use: content models of names, and ANY.
+func validate(t *testing.T, dtd, doc string) {
+	t.Helper()
+	dir := os.Getenv("QUALYS_SAMPLES")
+	if dir == "" {
+		dir = "../../../../shared/samples"
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "..", "reference", "dtd", dtd))
+	if err != nil {
+		t.Logf("SKIPPED: the check against %s, which is not here", dtd)
+		return
+	}
+	models := map[string]*regexp.Regexp{}
+	text = regexp.MustCompile(`(?s)<!--.*?-->`).ReplaceAll(text, nil)
+	for _, m := range regexp.MustCompile(`(?s)<!ELEMENT\s+(\S+)\s+(.*?)>`).FindAllStringSubmatch(string(text), -1) {
+		model := strings.Join(strings.Fields(m[2]), "")
+		switch {
+		case model == "ANY":
+			model = ".*"
+		case strings.Contains(model, "#PCDATA"):
+			model = ""
+		default:
+			model = regexp.MustCompile(`[A-Za-z0-9_.-]+`).ReplaceAllString(model, "(?:$0 )")
+			model = strings.ReplaceAll(model, ",", "")
+		}
+		models[m[1]] = regexp.MustCompile("^(?:" + model + ")$")
+	}
+	d := xml.NewDecoder(bytes.NewReader([]byte(doc)))
+	var names, children []string
+	for {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch tok := tok.(type) {
+		case xml.StartElement:
+			if len(children) > 0 {
+				children[len(children)-1] += tok.Name.Local + " "
+			}
+			names, children = append(names, tok.Name.Local), append(children, "")
+		case xml.EndElement:
+			last := len(names) - 1
+			model := models[names[last]]
+			if model == nil {
+				t.Fatalf("%s declares no element %s", dtd, names[last])
+			}
+			if !model.MatchString(children[last]) {
+				t.Fatalf("%s: element %s holds (%s), not %s", dtd, names[last], children[last], model)
+			}
+			names, children = names[:last], children[:last]
+		}
+	}
+}
