@@ -1,0 +1,379 @@
+// Package e2e starts real parts: the Azure Functions host, Azurite, and the
+// handler as it is deployed. Qualys, Log Analytics, Key Vault and the managed
+// identity are the simulator's, which refuses what the real ones refuse.
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"qualys-sentinel/e2e/azurite"
+	"qualys-sentinel/e2e/canary"
+	"qualys-sentinel/handler/simulation"
+)
+
+// app is the staged function app, built once.
+var app = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "qualys-app-*")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "run", "./tools/stage", "-out", dir, "-arch", runtime.GOARCH)
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("stage the app: %w\n%s", err, out)
+	}
+	return filepath.Join(dir, "app"), nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := app(); err == nil {
+		os.RemoveAll(filepath.Dir(dir))
+	}
+	os.Exit(code)
+}
+
+// stage returns a copy of the staged app of this test's own.
+func stage(t testing.TB) string {
+	t.Helper()
+	from, err := app()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "app")
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "qualys-sentinel"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// services are the simulated Qualys and Azure, and a real Azurite.
+type services struct {
+	t       testing.TB
+	sub     *simulation.Subscription
+	qualys  *simulation.Qualys
+	azure   *simulation.Azure
+	storage string
+	environ map[string]string
+	// beforeIngest is called with the number of each ingestion call.
+	beforeIngest func(n int)
+
+	mu   sync.Mutex
+	rows map[string][]json.RawMessage // by RowKey
+	most int                          // rows of the largest call
+}
+
+func startServices(t testing.TB, hosts, detections int) *services {
+	t.Helper()
+	s := &services{t: t, storage: azurite.Start(t), rows: map[string][]json.RawMessage{}}
+	s.sub = simulation.NewSubscription(11, hosts, detections)
+	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)
+	s.azure = simulation.NewAzure()
+	s.azure.IdentityHeader, s.azure.Key = canary.IdentityToken, canary.WorkspaceKey
+	s.azure.SetSecret("qualys-password", canary.Password)
+	s.azure.Keep = s.keep
+	qualys := httptest.NewServer(s.qualys)
+	t.Cleanup(qualys.Close)
+	calls := 0
+	azure := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != simulation.IdentityPath && s.beforeIngest != nil {
+			s.mu.Lock()
+			calls++
+			n := calls
+			s.mu.Unlock()
+			s.beforeIngest(n)
+		}
+		s.azure.ServeHTTP(w, r)
+	}))
+	t.Cleanup(azure.Close)
+	vault := httptest.NewTLSServer(s.azure.Vault())
+	t.Cleanup(vault.Close)
+	cert := filepath.Join(t.TempDir(), "vault.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: vault.Certificate().Raw})
+	if err := os.WriteFile(cert, block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.environ = map[string]string{
+		"AzureWebJobsStorage": s.storage,
+		"APIUSERNAME":         canary.User, // any case
+		"apiPassword":         "@Microsoft.KeyVault(SecretUri=" + vault.URL + "/secrets/qualys-password)",
+		"SSL_CERT_FILE":       cert,
+		"uri":                 qualys.URL + "/api/2.0/fo/asset/host/vm/detection/?action=list&vm_processed_after=",
+		"logAnalyticsUri":     azure.URL,
+		"logAnalyticsApi":     "logs-ingestion",
+		"dcrImmutableId":      s.azure.Rule,
+		"IDENTITY_ENDPOINT":   azure.URL + simulation.IdentityPath,
+		"IDENTITY_HEADER":     canary.IdentityToken,
+		"filterParameters":    "&truncation_limit=100",
+		"vmSchedule":          "0 0 0 1 1 *",
+	}
+	t.Cleanup(func() { s.dumpState() })
+	return s
+}
+
+// keep remembers an arrived row by its key.
+func (s *services) keep(_ string, row json.RawMessage) error {
+	var key struct{ RowKey_s, RowKey string } //nolint:revive // column names
+	if err := json.Unmarshal(row, &key); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows[key.RowKey_s+key.RowKey] = append(s.rows[key.RowKey_s+key.RowKey], bytes.Clone(row))
+	return nil
+}
+
+// duplicates counts rows that arrived more than once, and checks that every
+// expected detection is there, whole.
+func (s *services) duplicates(after, now time.Time) (duplicates, total, long int) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	missing := 0
+	s.sub.Expected(after, now, func(h simulation.Host, d simulation.Detection) {
+		total++
+		key := fmt.Sprintf("%d@%s", d.UniqueID, d.Processed.Format(time.RFC3339))
+		rows := s.rows[key]
+		if len(rows) == 0 {
+			if missing++; missing < 5 {
+				s.t.Errorf("host %d: detection %s is missing", h.ID, key)
+			}
+			return
+		}
+		duplicates += len(rows) - 1
+		var row map[string]any
+		if err := json.Unmarshal(rows[0], &row); err != nil {
+			s.t.Fatal(err)
+		}
+		var results strings.Builder
+		for part := 0; ; part++ {
+			text, ok := row[fmt.Sprintf("Results_%d_s", part)].(string)
+			if !ok {
+				if text, ok = row[fmt.Sprintf("Results_%d", part)].(string); !ok {
+					break
+				}
+			}
+			results.WriteString(text)
+		}
+		if results.String() != d.Results {
+			s.t.Errorf("detection %s: RESULTS differ: %d bytes arrived, %d were sent", key, results.Len(), len(d.Results))
+		}
+		if len(d.Results) > 64<<10 {
+			long++
+		}
+	})
+	if missing > 0 {
+		s.t.Errorf("%d of %d detections are missing", missing, total)
+	}
+	return duplicates, total, long
+}
+
+// checkpoint reads the checkpoint blob; nil if there is none yet.
+func (s *services) checkpoint() *simulation.Checkpoint {
+	s.t.Helper()
+	c, err := container.NewClientFromConnectionString(s.storage, "qualys-connector", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp, err := c.NewBlobClient("checkpoints/default/vm.json").DownloadStream(context.Background(), nil)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	doc, err := io.ReadAll(resp.Body)
+	if err != nil || len(doc) == 0 {
+		return nil
+	}
+	var cp simulation.Checkpoint
+	if err := json.Unmarshal(doc, &cp); err != nil {
+		s.t.Fatal(err)
+	}
+	return &cp
+}
+
+// outputDir is where everything that processes wrote is kept, for the search
+// for secrets; see package leak.
+func outputDir(t testing.TB) string {
+	dir := os.Getenv("TEST_OUTPUT")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	dir = filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "_"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// dumpState keeps every blob of the state container among the outputs.
+func (s *services) dumpState() {
+	c, err := container.NewClientFromConnectionString(s.storage, "qualys-connector", nil)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	dir := outputDir(s.t)
+	pager := c.NewListBlobsFlatPager(nil)
+	for pager.More() {
+		page, err := pager.NextPage(context.Background())
+		if err != nil {
+			return // no run has made the container
+		}
+		for _, b := range page.Segment.BlobItems {
+			resp, err := c.NewBlobClient(*b.Name).DownloadStream(context.Background(), nil)
+			if err != nil {
+				s.t.Error(err)
+				continue
+			}
+			doc, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if gz, gzErr := gzip.NewReader(bytes.NewReader(doc)); gzErr == nil {
+				doc, err = io.ReadAll(gz)
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(*b.Name, "/", "_")), doc, 0o644)
+			}
+			if err != nil {
+				s.t.Error(err)
+			}
+		}
+	}
+}
+
+// functionsHost is the real Azure Functions host with our app.
+type functionsHost struct {
+	t    testing.TB
+	cmd  *exec.Cmd
+	app  string
+	port string
+	log  *os.File
+}
+
+func startHost(t testing.TB, s *services) *functionsHost {
+	t.Helper()
+	program := os.Getenv("FUNC")
+	if program == "" {
+		program = "func"
+	}
+	path, err := exec.LookPath(program)
+	if err != nil {
+		azurite.Missing(t, "func", "Azure Functions Core Tools are not installed ("+program+"); set FUNC to them")
+	}
+	h := &functionsHost{t: t, app: stage(t), port: azurite.FreePort(t)}
+	if h.log, err = os.Create(filepath.Join(outputDir(t), "host.log")); err != nil {
+		t.Fatal(err)
+	}
+	h.cmd = exec.Command(path, "start", "--script-root", h.app, "--port", h.port)
+	h.cmd.Env = os.Environ()
+	for name, value := range s.environ {
+		h.cmd.Env = append(h.cmd.Env, name+"="+value)
+	}
+	h.cmd.Stdout, h.cmd.Stderr = h.log, h.log
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := h.cmd.Start(); err != nil {
+		azurite.Missing(t, "func", err.Error())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- h.cmd.Wait() }()
+	t.Cleanup(func() {
+		h.cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-ended:
+		case <-time.After(50 * time.Second):
+			syscall.Kill(-h.cmd.Process.Pid, syscall.SIGKILL)
+			<-ended
+		}
+		h.log.Close()
+	})
+	azurite.Eventually(t, 3*time.Minute, "the Functions host is up", func() error {
+		select {
+		case err := <-ended:
+			ended <- err
+			var exit *exec.ExitError
+			if errors.As(err, &exit) && exit.ExitCode() == 69 {
+				azurite.Missing(t, "func", "it cannot be installed here: "+h.output())
+			}
+			t.Fatalf("the host ended: %v\n%s", err, h.output())
+		default:
+		}
+		req, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:"+h.port+"/admin/host/status", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		doc, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(doc), `"Running"`) {
+			return fmt.Errorf("state %s", doc)
+		}
+		return nil
+	})
+	return h
+}
+
+// output is the end of the host's log.
+func (h *functionsHost) output() string {
+	doc, err := os.ReadFile(h.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(doc[max(0, len(doc)-6000):])
+}
+
+// trigger runs the timer function now.
+func (h *functionsHost) trigger() error {
+	resp, err := http.Post("http://127.0.0.1:"+h.port+"/admin/functions/QualysVM", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// handlerPID finds the handler process of this test's app.
+func (h *functionsHost) handlerPID() (int, error) {
+	procs, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range procs {
+		exe, err := os.Readlink(p)
+		if err == nil && exe == filepath.Join(h.app, "qualys-sentinel") {
+			return strconv.Atoi(filepath.Base(filepath.Dir(p)))
+		}
+	}
+	return 0, errors.New("no handler runs")
+}

@@ -1,0 +1,47 @@
+// Package simulation opens the simulator and the names of the state to the
+// tests in e2e, which stand beside handler and may import nothing internal. It
+// adds nothing of its own, and the product does not use it.
+package simulation
+
+import (
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// The simulator's types; see its package.
+type (
+	Subscription = simulator.Subscription
+	Qualys       = simulator.Qualys
+	Azure        = simulator.Azure
+	Host         = simulator.Host
+	Detection    = simulator.Detection
+	Checkpoint   = ingest.Checkpoint
+)
+
+// IdentityPath is where the simulated identity answers.
+const IdentityPath = simulator.IdentityPath
+
+// What a run may have in flight, and how far its window reaches back.
+const (
+	InFlight = ingest.DefaultInFlight
+	Overlap  = ingest.DefaultOverlap
+)
+
+// NewSubscription makes a subscription from a seed.
+func NewSubscription(seed uint64, hosts, detections int) *Subscription {
+	return simulator.NewSubscription(seed, hosts, detections)
+}
+
+// NewQualys makes its API server.
+func NewQualys(s *Subscription, user, password string) *Qualys {
+	return simulator.NewQualys(s, user, password)
+}
+
+// NewAzure makes the Azure side, with the tables of all datasets.
+func NewAzure() *Azure {
+	a := simulator.NewAzure()
+	for _, d := range ingest.Datasets() {
+		a.Streams[d.Schema.Stream()] = d.Schema.TableColumns()
+	}
+	return a
+}
