@@ -57,7 +57,7 @@ var definitions = []Definition{
 	{Name: "dcrImmutableId", Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},
 	{Name: "workspaceID", Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
 	{Name: "workspaceKey", Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
-	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC.", Default: "0 */5 * * * *", set: setSchedule},
+	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. The Functions host reads this one itself: without it the function stays off.", Default: "0 */5 * * * *", set: setSchedule},
 	{Name: "initialLookbackDays", Doc: "How many days the very first run looks back. 0: everything.", Default: "30", set: setLookback},
 	{Name: "timeInterval", Doc: "Minutes; kept from the old function app: how far the very first run looks back where `initialLookbackDays` is not set.", set: setInterval},
 	{Name: "resultsPolicy", Doc: "How much of RESULTS, the scan output, to send: `full`, `none`, or a number of bytes. The row says when it was cut.", Default: "full", set: setResults},

@@ -1,0 +1,80 @@
+# One word a job. Everything it needs beyond Go 1.26 and Node 20 it installs
+# into this folder, at the versions named here.
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+GOLANGCI  := v2.15.0
+GOTESTSUM := v1.13.0
+BENCHSTAT := v0.0.0-20260908200009-22c9c6c9d4da
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+ARCH      ?= amd64
+RACE      ?=
+OUTPUT    := $(CURDIR)/build/test-output
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check fmt vet lint bench fuzz generate package clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: ## try it: the whole connector against a simulated Qualys and Azure
+	@go build -o bin/qualys-sentinel -ldflags "-X main.version=$(VERSION)" ./handler
+	@bin/qualys-sentinel demo
+
+build: ## bin/qualys-sentinel for this machine
+	go build -o bin/qualys-sentinel -ldflags "-X main.version=$(VERSION)" ./handler
+
+test: e2e/node_modules/.installed bin/gotestsum ## all tests; those of the real Functions host need Core Tools (func, or FUNC=path)
+	@rm -rf $(OUTPUT) && mkdir -p $(OUTPUT)
+	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/go-test.json -- -count=1 $(RACE) ./... 2>&1 | tee $(OUTPUT)/console.log
+	@go run ./e2e/leak $(OUTPUT)
+
+check: fmt vet lint ## what has to hold before a commit: format, vet, linters, all tests with the race detector
+	@$(MAKE) --no-print-directory test RACE=-race
+
+fmt:
+	@files=$$(gofmt -l handler e2e tools); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi
+
+vet:
+	@go vet ./...
+
+lint: bin/golangci-lint
+	@bin/golangci-lint run ./...
+
+bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, and the handler's peak memory
+	@mkdir -p build
+	go test -run '^$$' -bench . -benchmem -count 5 ./handler/... | tee build/bench.txt
+	@bin/benchstat build/bench.txt
+	go test -run '^$$' -bench Memory -benchtime 1x -timeout 20m ./e2e
+
+fuzz: ## every fuzz test for a minute
+	go test -run '^$$' -fuzz FuzzScanner -fuzztime 60s ./handler/internal/qualys/xmlstream
+	go test -run '^$$' -fuzz FuzzDetections -fuzztime 60s ./handler/internal/qualys
+	go test -run '^$$' -fuzz FuzzEncode -fuzztime 60s ./handler/internal/record
+	go test -run '^$$' -fuzz FuzzLoad -fuzztime 60s ./handler/internal/settings
+
+generate: ## what is made from the catalogue and the settings: arm/tables.json, README's table, the example file
+	go test ./handler -run TestTablesTemplate -update
+	go test ./handler/internal/settings -run TestDocuments -update
+
+package: ## dist/app, the folder VS Code deploys, and dist/qualys-sentinel-linux-$(ARCH).zip
+	@go run ./tools/stage -arch $(ARCH) -out dist -version $(VERSION)
+
+clean: ## remove what was built and the demo's data
+	rm -rf bin build dist demo-data e2e/node_modules
+
+e2e/node_modules/.installed: e2e/package-lock.json
+	@echo "installing Azurite from npm (once)"
+	@npm ci --prefix e2e --ignore-scripts --loglevel=error
+	@touch $@
+
+bin/golangci-lint: Makefile
+	@echo "installing golangci-lint $(GOLANGCI) (once)"
+	@GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI) && touch $@
+
+bin/gotestsum: Makefile
+	@GOBIN=$(CURDIR)/bin go install gotest.tools/gotestsum@$(GOTESTSUM) && touch $@
+
+bin/benchstat: Makefile
+	@GOBIN=$(CURDIR)/bin go install golang.org/x/perf/cmd/benchstat@$(BENCHSTAT) && touch $@

@@ -1,0 +1,127 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"qualys-sentinel/e2e/azurite"
+	"qualys-sentinel/e2e/canary"
+)
+
+// memoryLaw is the most that the handler may have resident, in MiB, whatever
+// the size of a page or a field (design, law 2).
+const memoryLaw = 64
+
+// BenchmarkMemory takes pages and fields of growing size through the handler
+// as it is deployed, with Azurite as state and a strict ingestion endpoint,
+// and reports the peak of its resident memory.
+func BenchmarkMemory(b *testing.B) {
+	for _, c := range []struct {
+		name       string
+		hosts      int
+		detections int
+		huge       int
+		change     map[string]string
+	}{
+		{name: "page=30MB", hosts: 330, detections: 50},
+		{name: "page=300MB", hosts: 3300, detections: 50},
+		{name: "page=300MB/data-collector", hosts: 3300, detections: 50, change: map[string]string{
+			"logAnalyticsApi": "data-collector", "workspaceID": "11111111-1111-1111-1111-111111111111"}},
+		{name: "results=20MB", hosts: 20, detections: 20, huge: 20_000_000},
+		{name: "results=200MB", hosts: 20, detections: 20, huge: 200_000_000},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				takePage(b, c.hosts, c.detections, c.huge, c.change)
+			}
+		})
+	}
+}
+
+func takePage(b *testing.B, hosts, detections, huge int, change map[string]string) {
+	s := startServices(b, hosts, detections)
+	s.azure.Keep = nil
+	if huge > 0 {
+		s.sub.HugeHost, s.sub.HugeBytes = hosts/2, huge
+	}
+	s.environ["filterParameters"] = "&truncation_limit=100000"
+	for k, v := range change {
+		s.environ[k] = v
+	}
+	if s.environ["logAnalyticsApi"] == "data-collector" {
+		s.environ["workspaceKey"] = canary.WorkspaceKeyText()
+	}
+	port := azurite.FreePort(b)
+	cmd := exec.Command(filepath.Join(stage(b), "qualys-sentinel"))
+	cmd.Env = append(os.Environ(), "FUNCTIONS_CUSTOMHANDLER_PORT="+port)
+	for k, v := range s.environ {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+	}()
+	azurite.Eventually(b, 10*time.Second, "the handler listens", func() error {
+		resp, err := http.Get("http://127.0.0.1:" + port + "/")
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	})
+	began := time.Now()
+	resp, err := http.Post("http://127.0.0.1:"+port+"/QualysVM", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	resp.Body.Close()
+	took := time.Since(began).Seconds()
+	peak, err := peakMiB(cmd.Process.Pid)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		b.Fatalf("status %d\n%s", resp.StatusCode, log.String())
+	}
+	arrived := s.azure.Arrived()
+	read := regexp.MustCompile(`"bytesRead":(\d+)`).FindStringSubmatch(log.String())
+	if arrived.Rows == 0 || read == nil {
+		b.Fatalf("nothing arrived\n%s", log.String())
+	}
+	size, err := strconv.ParseFloat(read[1], 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(peak, "peak-MiB")
+	b.ReportMetric(size/1e6, "page-MB")
+	b.ReportMetric(float64(arrived.Rows)/took, "rows/s")
+	if peak >= memoryLaw {
+		b.Errorf("peak of %.1f MiB: the law is %d", peak, memoryLaw)
+	}
+}
+
+// peakMiB is the largest resident size a process ever had.
+func peakMiB(pid int) (float64, error) {
+	doc, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(doc)
+	if m == nil {
+		return 0, fmt.Errorf("no VmHWM in /proc/%d/status", pid)
+	}
+	kb, err := strconv.ParseFloat(string(m[1]), 64)
+	return kb / 1024, err
+}

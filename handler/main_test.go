@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"qualys-sentinel/handler/internal/ingest"
+)
+
+var update = flag.Bool("update", false, "write arm/tables.json anew")
+
+// What the connector sends, the tables and the rule take: all are made from
+// the catalogue.
+func TestTablesTemplate(t *testing.T) {
+	want, err := tablesTemplate(schemas())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "../arm/tables.json"
+	if *update {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s does not match the catalogue: make generate", path)
+	}
+}
+
+// Each dataset's function has its folder, with a timer on its own schedule.
+func TestFunctionFolders(t *testing.T) {
+	folders, err := filepath.Glob("../functions/*/function.json")
+	if err != nil || len(folders) != len(ingest.Datasets()) {
+		t.Fatalf("%v, %v: want one for each of %d datasets", folders, err, len(ingest.Datasets()))
+	}
+	for _, d := range ingest.Datasets() {
+		doc, err := os.ReadFile("../functions/" + d.Function + "/function.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f struct{ Bindings []map[string]any }
+		if err := json.Unmarshal(doc, &f); err != nil || len(f.Bindings) != 1 {
+			t.Fatal(err, f)
+		}
+		b := f.Bindings[0]
+		if b["type"] != "timerTrigger" || b["schedule"] != "%"+d.Name+"Schedule%" || b["useMonitor"] != true || b["runOnStartup"] != nil {
+			t.Errorf("%s: %v", d.Function, b)
+		}
+	}
+}
+
+func TestHostFile(t *testing.T) {
+	doc, err := os.ReadFile("../host.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h map[string]any
+	if err := json.Unmarshal(doc, &h); err != nil {
+		t.Fatal(err)
+	}
+	if h["functionTimeout"] != "00:30:00" || h["extensionBundle"] != nil {
+		t.Errorf("functionTimeout %v, extensionBundle %v", h["functionTimeout"], h["extensionBundle"])
+	}
+}
+
+// command runs the program as a terminal does, and returns its exit code and
+// what it printed.
+func command(t *testing.T, args ...string) (int, string) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr := os.Stdout, os.Stderr
+	os.Stdout, os.Stderr = w, w
+	out := make(chan string)
+	go func() {
+		doc, _ := io.ReadAll(r)
+		out <- string(doc)
+	}()
+	code := run(context.Background(), args)
+	os.Stdout, os.Stderr = stdout, stderr
+	w.Close()
+	return code, <-out
+}
+
+func TestDemo(t *testing.T) {
+	t.Setenv("IDENTITY_ENDPOINT", "") // the demo sets them; give them back
+	t.Setenv("IDENTITY_HEADER", "")
+	dir := t.TempDir()
+	args := []string{"demo", "--dir", dir, "--hosts", "60", "--detections", "10"}
+	code, out := command(t, args...)
+	rows, err := os.ReadFile(filepath.Join(dir, "rows", "QualysHostDetectionV2_CL.ndjson"))
+	if err != nil || code != exitOK {
+		t.Fatalf("exit code %d, %v\n%s", code, err, out)
+	}
+	n := bytes.Count(rows, []byte("\n"))
+	accepted := regexp.MustCompile(`([0-9,]+) accepted`).FindStringSubmatch(out)
+	if accepted == nil || strings.ReplaceAll(accepted[1], ",", "") != strings.TrimSpace(thousandsless(n)) || !strings.Contains(out, "complete") || !strings.Contains(out, "Next:") {
+		t.Errorf("%d rows kept\n%s", n, out)
+	}
+	code, out = command(t, args...)
+	if after, err := os.ReadFile(filepath.Join(dir, "rows", "QualysHostDetectionV2_CL.ndjson")); err != nil || code != exitOK || len(after) > len(rows)+len(rows)/10 {
+		t.Errorf("the second run sent everything again: %d bytes after %d\n%s", len(after), len(rows), out)
+	}
+}
+
+func thousandsless(n int) string {
+	return strings.ReplaceAll(thousands(int64(n)), ",", "")
+}
+
+func TestCommandLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"help":            {[]string{"--help"}, exitOK, "qualys-sentinel demo"},
+		"sync help":       {[]string{"sync", "vm", "--help"}, exitOK, "--to"},
+		"unknown dataset": {[]string{"sync", "tv"}, exitUsage, `dataset "tv" is unknown. Accepted: vm`},
+		"no dataset":      {[]string{"sync"}, exitUsage, "accepts 1 arg"},
+		"unknown command": {[]string{"sink"}, exitUsage, "unknown command"},
+		"no settings":     {[]string{"sync", "vm", "--to", "x", "--state", "y"}, exitUsage, "apiUsername: it is missing"},
+		"secret in --set": {[]string{"sync", "vm", "--set", "apiPassword=x"}, exitUsage, "visible to others"},
+		"unknown setting": {[]string{"sync", "vm", "--set", "colour=red"}, exitUsage, "no such setting"},
+		"no file":         {[]string{"sync", "vm", "--settings", "/nonexistent.json"}, exitUsage, "--settings"},
+		"version":         {[]string{"--version"}, exitOK, "dev"},
+		"tables":          {[]string{"tables"}, exitOK, "dataCollectionRules"},
+		"simulate help":   {[]string{"simulate", "--help"}, exitOK, "--listen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out := command(t, c.args...)
+			if code != c.code || !strings.Contains(out, c.want) {
+				t.Errorf("exit code %d\n%s\nwant %d, %q", code, out, c.code, c.want)
+			}
+		})
+	}
+}
