@@ -84,7 +84,6 @@ type services struct {
 
 	mu   sync.Mutex
 	rows map[string][]json.RawMessage // by RowKey
-	most int                          // rows of the largest call
 }
 
 func startServices(t testing.TB, hosts, detections int) *services {
@@ -137,7 +136,7 @@ func startServices(t testing.TB, hosts, detections int) *services {
 
 // keep remembers an arrived row by its key.
 func (s *services) keep(_ string, row json.RawMessage) error {
-	var key struct{ RowKey_s, RowKey string } //nolint:revive // column names
+	var key struct{ RowKey_s, RowKey string }
 	if err := json.Unmarshal(row, &key); err != nil {
 		return err
 	}

@@ -8,14 +8,19 @@ import (
 	"qualys-sentinel/handler/internal/simulator"
 )
 
-// The simulator's types; see its package.
 type (
+	// Subscription is the simulator's.
 	Subscription = simulator.Subscription
-	Qualys       = simulator.Qualys
-	Azure        = simulator.Azure
-	Host         = simulator.Host
-	Detection    = simulator.Detection
-	Checkpoint   = ingest.Checkpoint
+	// Qualys is the simulator's.
+	Qualys = simulator.Qualys
+	// Azure is the simulator's.
+	Azure = simulator.Azure
+	// Host is the simulator's.
+	Host = simulator.Host
+	// Detection is the simulator's.
+	Detection = simulator.Detection
+	// Checkpoint is the document that runs keep.
+	Checkpoint = ingest.Checkpoint
 )
 
 // IdentityPath is where the simulated identity answers.

@@ -75,14 +75,14 @@ func BenchmarkDecode(b *testing.B) {
 // host, encoding/json a detection. It keeps fewer columns than we do.
 type (
 	baseHost struct {
-		ID, IP, TRACKING_METHOD, OS, DNS, NETBIOS, QG_HOSTID, NETWORK_ID, LAST_SCAN_DATETIME, LAST_VM_SCANNED_DATE string //nolint:revive // element names
+		ID, IP, TRACKING_METHOD, OS, DNS, NETBIOS, QG_HOSTID, NETWORK_ID, LAST_SCAN_DATETIME, LAST_VM_SCANNED_DATE string
 		TAGS                                                                                                       struct {
-			TAG []struct{ TAG_ID, NAME string } //nolint:revive // element names
+			TAG []struct{ TAG_ID, NAME string }
 		}
-		DETECTION_LIST struct{ DETECTION []baseDetection } //nolint:revive // element names
+		DETECTION_LIST struct{ DETECTION []baseDetection }
 	}
 	baseDetection struct {
-		UNIQUE_VULN_ID, QID, TYPE, SEVERITY, PORT, PROTOCOL, FQDN, SSL, INSTANCE, RESULTS, STATUS, FIRST_FOUND_DATETIME, LAST_FOUND_DATETIME, QDS, TIMES_FOUND, LAST_TEST_DATETIME, LAST_UPDATE_DATETIME, LAST_FIXED_DATETIME, SERVICE, IS_IGNORED, IS_DISABLED, LAST_PROCESSED_DATETIME string //nolint:revive // element names
+		UNIQUE_VULN_ID, QID, TYPE, SEVERITY, PORT, PROTOCOL, FQDN, SSL, INSTANCE, RESULTS, STATUS, FIRST_FOUND_DATETIME, LAST_FOUND_DATETIME, QDS, TIMES_FOUND, LAST_TEST_DATETIME, LAST_UPDATE_DATETIME, LAST_FIXED_DATETIME, SERVICE, IS_IGNORED, IS_DISABLED, LAST_PROCESSED_DATETIME string
 	}
 	baseRow struct {
 		TimeGenerated string

@@ -207,7 +207,7 @@ func TestReferences(t *testing.T) {
 		"@microsoft.keyvault(secreturi=https://v.vault.usgovcloudapi.net/secrets/n/" + version + ")": {Vault: "https://v.vault.usgovcloudapi.net", Name: "n", Version: version},
 		"@Microsoft.KeyVault(VaultName=myvault;SecretName=n)":                                        {Vault: "https://myvault.vault.azure.cn", Name: "n"},
 		"@Microsoft.KeyVault(VaultName=myvault;SecretName=n;SecretVersion=" + version + ")":          {Vault: "https://myvault.vault.azure.cn", Name: "n", Version: version},
-		"@Microsoft.KeyVault(VaultName=myvault; SecretName=n) ":                                      {Vault: "https://myvault.vault.azure.cn", Name: "n"},
+		"@Microsoft.KeyVault(VaultName=myvault; SecretName=n)":                                       {Vault: "https://myvault.vault.azure.cn", Name: "n"},
 	} {
 		got, err := settings.ParseReference(in, ".vault.azure.cn")
 		if err != nil || got != want {

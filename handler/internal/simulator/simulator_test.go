@@ -171,7 +171,7 @@ func TestSameSeedSameSubscription(t *testing.T) {
 		_, _, b := get(t, server, base+"?action=list", nil)
 		return b
 	}
-	if body() != body() {
+	if first := body(); first != body() {
 		t.Error("two answers differ")
 	}
 }
