@@ -36,6 +36,8 @@ const (
 	// gzipLevel is the fastest: rows compress eightfold at it, and CPU is what
 	// the customer pays for.
 	gzipLevel = gzip.BestSpeed
+	// ingestionTimeout ends a call that hangs; a megabyte takes a second.
+	ingestionTimeout = 2 * time.Minute
 )
 
 // Ingestion is the Logs Ingestion API: a stream of a data collection rule.
@@ -68,7 +70,7 @@ func NewIngestion(c IngestionConfig) (*Ingestion, error) {
 		Cloud:     Cloud(c.Endpoint.Hostname()),
 		Transport: c.Transport,
 		// Tries are counted, logged and bounded by the run, not in here.
-		Retry: policy.RetryOptions{MaxRetries: -1},
+		Retry: policy.RetryOptions{MaxRetries: -1, TryTimeout: ingestionTimeout},
 		// Bodies and headers hold findings and tokens.
 		Logging:   policy.LogOptions{IncludeBody: false},
 		Telemetry: policy.TelemetryOptions{ApplicationID: "qualys-sentinel"},

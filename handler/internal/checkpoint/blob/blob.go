@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	azblobblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
@@ -59,13 +60,23 @@ const developmentStorage = "DefaultEndpointsProtocol=http;AccountName=devstoreac
 	"AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;" +
 	"BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1"
 
+// tryTimeout ends a call that hangs: documents are small, blocks have 1 MiB.
+const tryTimeout = 30 * time.Second
+
+// options are those of all clients: the SDK's own retries, none of which hangs.
+func options() *container.ClientOptions {
+	return &container.ClientOptions{ClientOptions: azcore.ClientOptions{
+		Retry: policy.RetryOptions{TryTimeout: tryTimeout, MaxRetryDelay: 10 * time.Second},
+	}}
+}
+
 // FromConnectionString returns a store in a container of the account that a
 // connection string names.
 func FromConnectionString(connection, name string) (*Store, error) {
 	if strings.EqualFold(strings.TrimRight(strings.TrimSpace(connection), ";"), "UseDevelopmentStorage=true") {
 		connection = developmentStorage
 	}
-	c, err := container.NewClientFromConnectionString(connection, name, nil)
+	c, err := container.NewClientFromConnectionString(connection, name, options())
 	if err != nil {
 		return nil, fmt.Errorf("storage connection string: %w", err)
 	}
@@ -74,7 +85,7 @@ func FromConnectionString(connection, name string) (*Store, error) {
 
 // FromIdentity returns a store in a container of a blob service.
 func FromIdentity(serviceURL, name string, credential azcore.TokenCredential) (*Store, error) {
-	c, err := container.NewClient(strings.TrimRight(serviceURL, "/")+"/"+name, credential, nil)
+	c, err := container.NewClient(strings.TrimRight(serviceURL, "/")+"/"+name, credential, options())
 	if err != nil {
 		return nil, fmt.Errorf("storage client: %w", err)
 	}
