@@ -112,7 +112,9 @@ func TestKillAtEveryStep(t *testing.T) {
 				if at != step {
 					return nil
 				}
-				if n++; n%4 != 0 {
+				// More than a run may have in flight, so that every life of the
+				// process gets something saved.
+				if n++; n%(ingest.DefaultInFlight+2) != 0 {
 					return nil
 				}
 				dead.Store(true)
