@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -36,6 +37,17 @@ type Window struct {
 	Source string `json:"source"`
 }
 
+// encodeState writes a document that people read, too: indented, and with "&"
+// as it is.
+func encodeState(doc any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(doc)
+	return b.Bytes(), err
+}
+
 // decodeCheckpoint reads the document; nil is a checkpoint at the beginning.
 func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
 	c := &Checkpoint{Version: stateVersion, Dataset: dataset}
@@ -55,9 +67,9 @@ func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
 }
 
 func (c *Checkpoint) encode() ([]byte, error) {
-	doc, err := json.MarshalIndent(c, "", "  ")
+	doc, err := encodeState(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode the checkpoint: %w", err)
 	}
-	return append(doc, '\n'), nil
+	return doc, nil
 }

@@ -47,7 +47,8 @@ type delivery struct {
 	ordered  bool   // parents of the page came in ascending order
 	skip     string // parent that the page before has ended with
 	lastID   string
-	cuts     int // dead letters for cut rows, for their names
+	cuts     int    // dead letters for cut rows
+	cutName  string // of the next one
 	sequence int
 	recent   *recent
 	idColumn int
@@ -76,7 +77,13 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, last
 		acked:    map[int]uint64{},
 		recent:   newRecent(r.Dataset.Schema, last),
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
+		cutName:  cutName(r, 0),
 	}
+}
+
+// cutName is where the whole fields of the n-th cut row are kept.
+func cutName(r *Run, n int) string {
+	return fmt.Sprintf("deadletter/%s/%s/cut-%06d.ndjson.gz", r.Dataset.Name, r.ID, n)
 }
 
 // beginPage says which page comes next.
@@ -117,7 +124,7 @@ func (d *delivery) Record(rec *record.Record) error {
 		}
 	}
 	r := d.run
-	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: d.cutName()}
+	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: d.cutName}
 	if len(d.ends) == 0 {
 		d.buf = append(d.buffer(), '[')
 	}
@@ -438,15 +445,11 @@ func (d *delivery) send(b record.Batch) (int64, error) {
 	}
 }
 
-// cutName is where the whole fields of the next cut row will be kept.
-func (d *delivery) cutName() string {
-	return fmt.Sprintf("deadletter/%s/%s/cut-%06d.ndjson.gz", d.run.Dataset.Name, d.run.ID, d.cuts)
-}
-
 // keepWhole stores the fields of a row that its destination cuts.
 func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
-	name := d.cutName()
+	name := d.cutName
 	d.cuts++
+	d.cutName = cutName(d.run, d.cuts)
 	d.run.counts.cut.Add(1)
 	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)

@@ -23,9 +23,10 @@ import (
 // bytes each. Rows beyond it may be sent twice.
 const maxRecent = 200_000
 
-// recentSlack is how much older than the overlap a row's youngest date may be
-// for the row to be remembered: a host's scan ends well before it is processed.
-const recentSlack = 24 * time.Hour
+// recentSlack is how much older than the overlap a host's youngest date may be
+// for its rows to be remembered: what was processed in the overlap carries that
+// date as a rule, but an older scan's where Qualys leaves it out.
+const recentSlack = time.Hour
 
 // recent remembers the rows that the last window delivered and that the
 // overlap of the next will bring again, by hash. It saves their price a second
@@ -33,9 +34,10 @@ const recentSlack = 24 * time.Hour
 type recent struct {
 	last    map[uint64]struct{} // delivered by the window before
 	now     map[uint64]struct{} // delivered by this one
-	since   []byte              // youngest date from which rows are remembered
+	since   []byte              // youngest date from which a host's rows are remembered
 	times   []int               // columns that hold dates
-	added   []uint64            // by the host in work
+	host    []uint64            // rows of the host in work
+	young   bool                // any of them has such a date
 	dropped int
 }
 
@@ -55,39 +57,35 @@ func (r *recent) begin(until time.Time, overlap time.Duration) {
 }
 
 // repeated tells whether the window before has delivered the row, unchanged.
-// It remembers the row for the next window if that may see it again.
 func (r *recent) repeated(rec *record.Record, row record.Row) bool {
-	young := r.young(rec)
-	if !young && len(r.last) == 0 {
-		return false
-	}
 	sum := xxhash.Sum64(row.Stable)
-	if young {
-		if len(r.now) < maxRecent {
-			r.now[sum] = struct{}{}
-			r.added = append(r.added, sum)
-		} else {
-			r.dropped++
-		}
-	}
+	r.host = append(r.host, sum)
+	r.young = r.young || r.isYoung(rec)
 	_, ok := r.last[sum]
 	return ok
 }
 
-// done says that a host's rows go out.
-func (r *recent) done() { r.added = r.added[:0] }
-
-// forget takes back the rows of a host that broke off.
-func (r *recent) forget() {
-	for _, sum := range r.added {
-		delete(r.now, sum)
+// done remembers the rows of a host that is whole, if the overlap of the next
+// window may bring it again.
+func (r *recent) done() {
+	if r.young {
+		for _, sum := range r.host {
+			if len(r.now) == maxRecent {
+				r.dropped++
+				continue
+			}
+			r.now[sum] = struct{}{}
+		}
 	}
-	r.done()
+	r.forget()
 }
 
-// young tells whether any date of the row is recent. Dates all have one form,
+// forget drops the rows of a host that broke off.
+func (r *recent) forget() { r.host, r.young = r.host[:0], false }
+
+// isYoung tells whether any date of the row is recent. Dates all have one form,
 // so they compare as text.
-func (r *recent) young(rec *record.Record) bool {
+func (r *recent) isYoung(rec *record.Record) bool {
 	for _, i := range r.times {
 		if f := rec.Field(i).Head(); len(f) > 0 && string(f) >= string(r.since) {
 			return true

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -148,8 +147,10 @@ func (r *Run) logEnd(report *Report, err error) {
 	switch {
 	case report.Outcome == Failed:
 		r.Log.Error("run failed", append(fields, zap.Error(err))...)
-	case err != nil:
+	case report.Outcome == Waiting:
 		r.Log.Warn("run ended early", append(fields, zap.String("reason", err.Error()))...)
+	case err != nil:
+		r.Log.Info("run ended early", append(fields, zap.String("reason", err.Error()))...)
 	default:
 		r.Log.Info("run ended", fields...)
 	}
@@ -160,13 +161,13 @@ func (r *Run) logEnd(report *Report, err error) {
 func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancel()
-	doc, err := json.MarshalIndent(report, "", "  ")
+	doc, err := encodeState(report)
 	if err != nil {
 		return fmt.Errorf("encode the run record: %w", err)
 	}
 	name := fmt.Sprintf("runs/%s/%s-%s.json", r.Dataset.Name, report.Started.Format("20060102T150405Z"), r.ID)
 	return writeObject(ctx, r.Store, name, func(w io.Writer) error {
-		_, err := w.Write(append(doc, '\n'))
+		_, err := w.Write(doc)
 		return err
 	})
 }

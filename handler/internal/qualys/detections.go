@@ -47,9 +47,6 @@ var ownedParameters = []string{
 	"max_days_since_detection_updated", "show_results", "suppress_duplicated_data_from_csv",
 }
 
-// OwnedParameters lists the request parameters that customers cannot set.
-func OwnedParameters() []string { return slices.Clone(ownedParameters) }
-
 // defaultParameters are sent unless the customer says otherwise. Fixed,
 // ignored and disabled findings are asked for: Qualys leaves them out by
 // default, and a finding that disappears would stay open in Sentinel for ever.
@@ -110,27 +107,17 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page, err := s.decoder.Decode(body, body.at, sink)
-	err = s.explain(ctx, err)
 	_ = body.Close() // read to its end, or given up: nothing can be lost here
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return record.Page{}, cause // why it stopped, not what that looks like from inside
+		}
 		return record.Page{}, fmt.Errorf("read detections: %w", err)
 	}
 	if page.Next != 0 && page.Next <= q.From {
 		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with host %d, not after this page's %d: it would never end", page.Next, q.From)}
 	}
 	return page, nil
-}
-
-// explain prefers the reason to stop over what stopping looks like from inside.
-func (s *Detections) explain(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
-		return err
-	}
-	var e *Error
-	if errors.As(err, &e) && e.Kind != Refused {
-		return context.Cause(ctx)
-	}
-	return err
 }
 
 func (s *Detections) params(q record.Query) url.Values {

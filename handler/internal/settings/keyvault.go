@@ -204,9 +204,3 @@ func (c *Credentials) Reload(ctx context.Context) (bool, error) {
 	c.user, c.password = newUser, newPassword
 	return newUser != user || newPassword != password, nil
 }
-
-// Secrets lists the values that must not appear in any output.
-func (s *Settings) Secrets() []string {
-	user, password := s.credentials.Login()
-	return []string{user, password, s.WorkspaceKey, s.StorageConnection}
-}

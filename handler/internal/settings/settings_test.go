@@ -322,8 +322,8 @@ func TestDocumentsMatchTheDefinitions(t *testing.T) {
 		t.Fatalf("README.md has no marks for the settings: %s", begin)
 	}
 	want := map[string]string{
-		"../../../README.md":                   before + begin + settings.Markdown() + end + after,
-		"../../../local.settings.json.example": settings.Example(),
+		"../../../README.md":                   before + begin + markdown() + end + after,
+		"../../../local.settings.json.example": example(),
 	}
 	for path, doc := range want {
 		if *update {

@@ -121,9 +121,6 @@ func (s *Scanner) Reset(r io.Reader) {
 // Offset is the number of bytes consumed so far.
 func (s *Scanner) Offset() int64 { return s.base + int64(s.pos) }
 
-// Depth is the number of open elements.
-func (s *Scanner) Depth() int { return len(s.starts) }
-
 // Next returns the next token. It returns io.EOF only after a whole document;
 // any other error is final.
 func (s *Scanner) Next() (Token, error) {

@@ -1,16 +1,18 @@
-package settings
+package settings_test
 
 import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"qualys-sentinel/handler/internal/settings"
 )
 
-// Markdown is the README's table of settings.
-func Markdown() string {
+// markdown is the README's table of settings.
+func markdown() string {
 	var b strings.Builder
 	b.WriteString("| setting | meaning | default |\n|---|---|---|\n")
-	for _, d := range definitions {
+	for _, d := range settings.Definitions() {
 		if d.Platform {
 			continue
 		}
@@ -26,11 +28,11 @@ func Markdown() string {
 	return b.String()
 }
 
-// Example is local.settings.json.example: every setting, in the README's order.
-func Example() string {
+// example is local.settings.json.example: every setting, in the README's order.
+func example() string {
 	var b strings.Builder
 	b.WriteString("{\n  \"IsEncrypted\": false,\n  \"Values\": {\n    \"FUNCTIONS_WORKER_RUNTIME\": \"custom\"")
-	for _, d := range definitions {
+	for _, d := range settings.Definitions() {
 		value := d.Example
 		if value == "" {
 			value = d.Default
