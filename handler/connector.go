@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"net/http"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -76,6 +74,8 @@ func (i *identity) credential() (azcore.TokenCredential, error) {
 // open reads the settings and makes a connector.
 func open(ctx context.Context, environ []string, rows string) (*connector, error) {
 	c := &connector{rows: rows}
+	// Secrets are read with the same identity as everything else.
+	c.identity.clientID = settings.ClientID(environ)
 	s, err := settings.Load(ctx, settings.Options{
 		Environ:            environ,
 		Vault:              &settings.KeyVault{Credential: c.identity.credential},
@@ -86,7 +86,6 @@ func open(ctx context.Context, environ []string, rows string) (*connector, error
 		return nil, err
 	}
 	c.settings = s
-	c.identity.clientID = s.ClientID
 	c.client = &qualys.Client{
 		Origin:      s.URI,
 		Credentials: s.Credentials(),
@@ -145,20 +144,16 @@ func (c *connector) destination(dataset *ingest.Dataset, run string) (ingest.Des
 	}
 	d, err := loganalytics.NewIngestion(loganalytics.IngestionConfig{
 		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: dataset.Schema.Stream(),
-		Credential: credential, Transport: http.DefaultClient,
+		Credential: credential,
 	})
 	return d, defaultDestination, err
 }
 
 // run makes a run of a dataset.
 func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, error) {
-	var id [8]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, fmt.Errorf("make a run id: %w", err)
-	}
 	s := c.settings
 	r := &ingest.Run{
-		ID: hex.EncodeToString(id[:]), Dataset: dataset,
+		ID: strings.ToLower(rand.Text()[:16]), Dataset: dataset, Target: c.target(),
 		Store: c.store, Policy: record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"},
 		Lookback: s.Lookback, Overlap: s.Overlap, Budget: s.RunBudget, Clock: ingest.SystemClock{},
 	}
@@ -173,13 +168,22 @@ func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, 
 	return r, nil
 }
 
-// closeRun frees what a run's parts hold.
-func closeRun(r *ingest.Run) error {
-	var errs error
-	for _, part := range []any{r.Source, r.Destination} {
-		if c, ok := part.(interface{ Close() error }); ok {
-			errs = errors.Join(errs, c.Close())
-		}
+// target tells destinations apart: which rule, workspace or folder.
+func (c *connector) target() string {
+	s := c.settings
+	switch {
+	case c.rows != "":
+		return c.rows
+	case s.API == settings.DataCollector:
+		return s.LogAnalyticsURI.Host + " " + s.WorkspaceID
 	}
-	return errs
+	return s.LogAnalyticsURI.Host + " " + s.DCRImmutableID
+}
+
+// closeRun frees what a run's destination holds.
+func closeRun(r *ingest.Run) error {
+	if f, ok := r.Destination.(*loganalytics.Folder); ok {
+		return f.Close()
+	}
+	return nil
 }

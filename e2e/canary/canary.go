@@ -4,7 +4,9 @@ package canary
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/url"
+	"strings"
 )
 
 // The secrets. They open nothing.
@@ -14,7 +16,6 @@ const (
 	OldPassword   = "canary-0ld-pa55word"
 	User          = "canary_user"
 	IdentityToken = "canary-identity-header"
-	VaultSecret   = "canary-vault-secret"
 )
 
 // WorkspaceKey is the key of the simulated workspace, in bytes.
@@ -26,8 +27,12 @@ func WorkspaceKeyText() string { return base64.StdEncoding.EncodeToString(Worksp
 // Forms lists every form in which a secret could appear in an output.
 func Forms() []string {
 	var forms []string
-	for _, s := range []string{Password, NewPassword, OldPassword, IdentityToken, VaultSecret, string(WorkspaceKey)} {
-		forms = append(forms, s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s)))
+	for _, s := range []string{Password, NewPassword, OldPassword, IdentityToken, string(WorkspaceKey)} {
+		inJSON, err := json.Marshal(s)
+		if err != nil {
+			panic(err) // a string always has a JSON form
+		}
+		forms = append(forms, s, url.QueryEscape(s), base64.StdEncoding.EncodeToString([]byte(s)), strings.Trim(string(inJSON), `"`))
 	}
 	for _, p := range []string{Password, NewPassword, OldPassword} {
 		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(User+":"+p)))

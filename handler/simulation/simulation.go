@@ -5,6 +5,7 @@ package simulation
 
 import (
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -44,9 +45,9 @@ func NewQualys(s *Subscription, user, password string) *Qualys {
 
 // NewAzure makes the Azure side, with the tables of all datasets.
 func NewAzure() *Azure {
-	a := simulator.NewAzure()
+	var schemas []*record.Schema
 	for _, d := range ingest.Datasets() {
-		a.Streams[d.Schema.Stream()] = d.Schema.TableColumns()
+		schemas = append(schemas, d.Schema)
 	}
-	return a
+	return simulator.NewAzure(schemas...)
 }

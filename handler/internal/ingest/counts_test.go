@@ -17,7 +17,7 @@ import (
 type nothing struct{}
 
 func (nothing) Page(_ context.Context, _ record.Query, sink record.Sink) (record.Page, error) {
-	return record.Page{At: time.Unix(0, 0)}, sink.Begin(time.Unix(0, 0))
+	return record.Page{}, sink.Begin(time.Unix(0, 0))
 }
 func (nothing) Identity() string                                  { return "" }
 func (nothing) Send(context.Context, record.Batch) (int64, error) { return 0, nil }

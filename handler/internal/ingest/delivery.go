@@ -47,8 +47,9 @@ type delivery struct {
 	ordered  bool   // parents of the page came in ascending order
 	skip     string // parent that the page before has ended with
 	lastID   string
-	cuts     int    // dead letters for cut rows
-	cutName  string // of the next one
+	hostRows [2]int64 // repeated and cut rows of the host in work
+	cuts     int      // dead letters for cut rows
+	cutName  string   // of the next one
 	sequence int
 	recent   *recent
 	idColumn int
@@ -63,7 +64,7 @@ type delivery struct {
 	refused  int
 }
 
-func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, last map[uint64]struct{}) *delivery {
+func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen *recent) *delivery {
 	limits := r.Destination.Limits()
 	if most := r.Destination.BatchBytes() - 2; limits.RowBytes == 0 || limits.RowBytes > most {
 		limits.RowBytes = most
@@ -75,7 +76,7 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, last
 		slots:    make(chan struct{}, r.InFlight),
 		quit:     make(chan struct{}),
 		acked:    map[int]uint64{},
-		recent:   newRecent(r.Dataset.Schema, last),
+		recent:   seen,
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
 		cutName:  cutName(r, 0),
 	}
@@ -94,9 +95,8 @@ func (d *delivery) beginPage(q record.Query) {
 
 // endPage says that a page ended and where the next begins.
 func (d *delivery) endPage(next uint64) {
-	if d.ordered {
-		d.lastDone = next - 1
-	}
+	// Whatever the order inside it was, behind a whole page it is safe.
+	d.ordered, d.lastDone = true, next-1
 	d.skip = d.lastID
 }
 
@@ -107,7 +107,7 @@ func (d *delivery) Begin(at time.Time) error {
 	s := d.run.state
 	if s.Window == nil {
 		q := d.query
-		s.Window = &Window{Until: at.UTC(), NextHost: q.From, Source: d.run.Source.Identity()}
+		s.Window = &Window{Until: at.UTC(), NextHost: q.From, Source: d.run.identity()}
 		if !q.After.IsZero() {
 			s.Window.After = &q.After
 		}
@@ -120,6 +120,7 @@ func (d *delivery) Begin(at time.Time) error {
 func (d *delivery) Record(rec *record.Record) error {
 	if d.skip != "" {
 		if id := rec.Field(d.idColumn).Head(); string(id) == d.skip {
+			d.hostRows[0]++
 			return nil // the page before has brought this host already
 		}
 	}
@@ -135,7 +136,7 @@ func (d *delivery) Record(rec *record.Record) error {
 	var row record.Row
 	d.buf, row = d.enc.Append(d.buf, rec, meta)
 	if d.recent.repeated(rec, row) {
-		r.counts.repeated.Add(1)
+		d.hostRows[0]++
 		d.buf = d.buf[:before]
 		if len(d.ends) == 0 {
 			d.recycle(d.buf)
@@ -192,6 +193,10 @@ func (d *delivery) Done(id uint64) error {
 	d.skip = ""
 	d.mark = len(d.ends)
 	d.recent.done()
+	d.run.counts.parents.Add(1)
+	d.run.counts.repeated.Add(d.hostRows[0])
+	d.run.counts.cut.Add(d.hostRows[1])
+	d.hostRows = [2]int64{}
 	if !d.run.Clock.Now().Before(d.run.deadline) {
 		return errPause
 	}
@@ -212,6 +217,7 @@ func (d *delivery) rollback() uint64 {
 		}
 	}
 	d.recent.forget()
+	d.hostRows = [2]int64{}
 	if !d.ordered {
 		return d.query.From
 	}
@@ -234,14 +240,17 @@ func (d *delivery) seal() error {
 	select {
 	case d.slots <- struct{}{}:
 	case <-d.quit:
+		d.run.counts.abandoned.Add(int64(b.Rows()))
 		return d.failure()
 	case <-d.ctx.Done():
+		d.run.counts.abandoned.Add(int64(b.Rows()))
 		return context.Cause(d.ctx)
 	}
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
-		if err := d.deliver(b, sequence); err != nil {
+		if delivered, err := d.deliver(b, sequence); err != nil {
+			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 			d.fail(err)
 			return
 		}
@@ -330,9 +339,7 @@ func (d *delivery) drain() error {
 
 // finish closes the window: everything has arrived.
 func (d *delivery) finish() error {
-	if err := d.recent.save(d.ctx, d.run.Store, d.run.recentName()); err != nil {
-		return err
-	}
+	d.saveRecent(d.recent.finished())
 	if d.recent.dropped > 0 {
 		d.run.Log.Warn("too many recent rows to remember: some may be sent twice by the next run", zap.Int("rows", d.recent.dropped))
 	}
@@ -348,23 +355,37 @@ func (d *delivery) finish() error {
 	return nil
 }
 
-// deliver returns nil when every row of b was accepted or kept as a dead letter.
-func (d *delivery) deliver(b record.Batch, sequence int) error {
-	var letters []letter
-	if err := d.sendAll(b, &letters); err != nil {
-		return err
+// saveRecent keeps what was delivered lately; see Run.loadRecent for a failure.
+func (d *delivery) saveRecent(doc recentDoc) {
+	if err := doc.save(d.ctx, d.run.Store, d.run.recentName()); err != nil {
+		d.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
 	}
-	if len(letters) == 0 {
-		return nil
+}
+
+// shipment is what has become of a batch's rows so far.
+type shipment struct {
+	accepted int
+	letters  []letter
+}
+
+// deliver returns nil when every row of b was accepted or kept as a dead
+// letter, and in any case how many were.
+func (d *delivery) deliver(b record.Batch, sequence int) (int, error) {
+	var s shipment
+	if err := d.sendAll(b, &s); err != nil {
+		return s.accepted, err
+	}
+	if len(s.letters) == 0 {
+		return s.accepted, nil
 	}
 	name := fmt.Sprintf("deadletter/%s/%s/rows-%06d.ndjson.gz", d.run.Dataset.Name, d.run.ID, sequence)
-	if err := d.keepLetters(name, letters); err != nil {
-		return err
+	if err := d.keepLetters(name, s.letters); err != nil {
+		return s.accepted, err
 	}
-	d.run.counts.deadLetters.Add(int64(len(letters)))
-	d.run.Log.Error("rows refused for good: kept as dead letters", zap.Int("rows", len(letters)),
-		zap.String("deadLetter", name), zap.String("reason", letters[0].reason))
-	return nil
+	d.run.counts.deadLetters.Add(int64(len(s.letters)))
+	d.run.Log.Error("rows refused for good: kept as dead letters", zap.Int("rows", len(s.letters)),
+		zap.String("deadLetter", name), zap.String("reason", s.letters[0].reason))
+	return s.accepted + len(s.letters), nil
 }
 
 // letter is a refused row.
@@ -375,10 +396,11 @@ type letter struct {
 
 // sendAll sends b, in halves where it is refused whole, down to the rows that
 // are refused by themselves.
-func (d *delivery) sendAll(b record.Batch, letters *[]letter) error {
+func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 	sent, err := d.send(b)
 	switch {
 	case err == nil:
+		s.accepted += b.Rows()
 		d.run.counts.accepted.Add(int64(b.Rows()))
 		d.run.counts.batches.Add(1)
 		d.run.counts.bytesRows.Add(int64(len(b.Body)))
@@ -391,13 +413,13 @@ func (d *delivery) sendAll(b record.Batch, letters *[]letter) error {
 		if d.note(false) {
 			return fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows: check that table and data collection rule fit this version: %w", maxRefusedOnly, err)
 		}
-		*letters = append(*letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})
+		s.letters = append(s.letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})
 		return nil
 	}
 	half := b.Rows() / 2
 	cut := b.Ends[half-1] // the comma between the halves closes one and opens the other
 	b.Body[cut] = ']'
-	if err := d.sendAll(record.Batch{Body: b.Body[:cut+1], Ends: b.Ends[:half]}, letters); err != nil {
+	if err := d.sendAll(record.Batch{Body: b.Body[:cut+1], Ends: b.Ends[:half]}, s); err != nil {
 		return err
 	}
 	b.Body[cut] = '['
@@ -405,7 +427,7 @@ func (d *delivery) sendAll(b record.Batch, letters *[]letter) error {
 	for i := range rest {
 		rest[i] -= cut
 	}
-	return d.sendAll(record.Batch{Body: b.Body[cut:], Ends: rest}, letters)
+	return d.sendAll(record.Batch{Body: b.Body[cut:], Ends: rest}, s)
 }
 
 // note counts refusals until the first row is accepted, and tells whether
@@ -439,7 +461,8 @@ func (d *delivery) send(b record.Batch) (int64, error) {
 		if !ok {
 			return 0, err
 		}
-		if err := d.run.wait(d.ctx, err, after, tries); err != nil {
+		// Time to send lasts longer than time to read: the last batches want it.
+		if err := d.run.wait(d.ctx, d.run.deadline.Add(sendGrace), err, after, tries); err != nil {
 			return 0, fmt.Errorf("not accepted in %d tries: %w", tries, err)
 		}
 	}
@@ -450,7 +473,7 @@ func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
 	name := d.cutName
 	d.cuts++
 	d.cutName = cutName(d.run, d.cuts)
-	d.run.counts.cut.Add(1)
+	d.hostRows[1]++
 	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		for _, column := range columns {

@@ -41,8 +41,8 @@ type recent struct {
 	dropped int
 }
 
-func newRecent(schema *record.Schema, last map[uint64]struct{}) *recent {
-	r := &recent{last: last, now: map[uint64]struct{}{}}
+func newRecent(schema *record.Schema, doc recentDoc) *recent {
+	r := &recent{last: unpack(doc.Rows), now: unpack(doc.Next)}
 	for i := range schema.Columns {
 		if schema.Columns[i].Kind == record.Time && schema.Columns[i].Path != "" {
 			r.times = append(r.times, i)
@@ -94,44 +94,67 @@ func (r *recent) isYoung(rec *record.Record) bool {
 	return false
 }
 
+// recentDoc is the document in the state. Rows are hashes of 8 bytes each,
+// big-endian, ascending.
 type recentDoc struct {
 	Version int `json:"version"`
-	// Rows is the hashes, 8 bytes each, big-endian, ascending.
+	// Rows were delivered by the last window that arrived whole.
 	Rows []byte `json:"rows"`
+	// Next were delivered by the window in work.
+	Next []byte `json:"next,omitempty"`
 }
 
-func loadRecent(ctx context.Context, store checkpoint.Store, name string) (map[uint64]struct{}, error) {
+// finished is the document after a window that arrived whole.
+func (r *recent) finished() recentDoc {
+	return recentDoc{Version: stateVersion, Rows: pack(r.now)}
+}
+
+// unfinished is the document for the run that goes on with the window.
+func (r *recent) unfinished() recentDoc {
+	return recentDoc{Version: stateVersion, Rows: pack(r.last), Next: pack(r.now)}
+}
+
+func pack(sums map[uint64]struct{}) []byte {
+	b := make([]byte, 0, 8*len(sums))
+	for _, sum := range slices.Sorted(maps.Keys(sums)) {
+		b = binary.BigEndian.AppendUint64(b, sum)
+	}
+	return b
+}
+
+func unpack(b []byte) map[uint64]struct{} {
+	sums := make(map[uint64]struct{}, len(b)/8)
+	for sum := range slices.Chunk(b[:len(b)/8*8], 8) {
+		sums[binary.BigEndian.Uint64(sum)] = struct{}{}
+	}
+	return sums
+}
+
+// loadRecent reads the document; an empty one if there is none.
+func loadRecent(ctx context.Context, store checkpoint.Store, name string) (recentDoc, error) {
 	r, err := store.Open(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return recentDoc{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", name, err)
+		return recentDoc{}, fmt.Errorf("open %s: %w", name, err)
 	}
 	defer r.Close() //nolint:errcheck // read only
 	gz, err := gzip.NewReader(r)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+		return recentDoc{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	var doc recentDoc
-	if err := json.NewDecoder(io.LimitReader(gz, maxRecent*16)).Decode(&doc); err != nil {
-		return nil, fmt.Errorf("read %s: %w; it may be deleted, then some rows are sent twice", name, err)
+	if err := json.NewDecoder(io.LimitReader(gz, maxRecent*32)).Decode(&doc); err != nil {
+		return recentDoc{}, fmt.Errorf("read %s: %w", name, err)
 	}
 	if doc.Version != stateVersion {
-		return nil, fmt.Errorf("%s has version %d, this program knows %d", name, doc.Version, stateVersion)
+		return recentDoc{}, fmt.Errorf("%s has version %d, this program knows %d", name, doc.Version, stateVersion)
 	}
-	out := make(map[uint64]struct{}, len(doc.Rows)/8)
-	for sum := range slices.Chunk(doc.Rows[:len(doc.Rows)/8*8], 8) {
-		out[binary.BigEndian.Uint64(sum)] = struct{}{}
-	}
-	return out, nil
+	return doc, nil
 }
 
-func (r *recent) save(ctx context.Context, store checkpoint.Store, name string) error {
-	doc := recentDoc{Version: stateVersion, Rows: make([]byte, 0, 8*len(r.now))}
-	for _, sum := range slices.Sorted(maps.Keys(r.now)) {
-		doc.Rows = binary.BigEndian.AppendUint64(doc.Rows, sum)
-	}
+func (doc recentDoc) save(ctx context.Context, store checkpoint.Store, name string) error {
 	return writeObject(ctx, store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		if err := json.NewEncoder(gz).Encode(doc); err != nil {

@@ -41,14 +41,16 @@ type Report struct {
 	Counts
 }
 
-// Counts is everything a run counts. Decoded = Accepted + DeadLetters, always.
+// Counts is everything a run counts. Decoded = Accepted + DeadLetters +
+// Abandoned, always, and nothing is abandoned in a window that arrived whole.
 type Counts struct {
 	Pages       int64 `json:"pages"`       // answers read to their end
 	Parents     int64 `json:"parents"`     // hosts
 	Decoded     int64 `json:"decoded"`     // records that were new
-	Repeated    int64 `json:"repeated"`    // records that the overlap brought again, unchanged, and that were not sent
+	Repeated    int64 `json:"repeated"`    // records that the overlap or the next page brought again, and that were not sent
 	Accepted    int64 `json:"accepted"`    // rows the destination took
 	DeadLetters int64 `json:"deadLetters"` // rows it refused, kept
+	Abandoned   int64 `json:"abandoned"`   // rows that a failure or the end of the time left behind: the next run reads them again
 	Cut         int64 `json:"cut"`         // rows with a field too long for the destination, kept whole elsewhere
 	Batches     int64 `json:"batches"`     // calls that the destination accepted
 	BytesRead   int64 `json:"bytesRead"`   // of documents, decompressed
@@ -65,8 +67,9 @@ type Counts struct {
 
 // counters are Counts while a run is going on; several goroutines add to them.
 type counters struct {
-	pages, decoded, repeated, accepted, deadLetters, cut, batches atomic.Int64
-	bytesRows, bytesSent, retries, waited                         atomic.Int64
+	pages, parents, decoded, repeated, accepted, deadLetters atomic.Int64
+	abandoned, cut, batches, bytesRows, bytesSent            atomic.Int64
+	retries, waited                                          atomic.Int64
 
 	mu      sync.Mutex
 	tally   record.Tally
@@ -91,9 +94,9 @@ func (c *counters) snapshot() (Counts, string) {
 	t, waiting := c.tally, c.waiting
 	c.mu.Unlock()
 	return Counts{
-		Pages: c.pages.Load(), Parents: t.Parents,
+		Pages: c.pages.Load(), Parents: c.parents.Load(),
 		Decoded: c.decoded.Load(), Repeated: c.repeated.Load(),
-		Accepted: c.accepted.Load(), DeadLetters: c.deadLetters.Load(), Cut: c.cut.Load(),
+		Accepted: c.accepted.Load(), DeadLetters: c.deadLetters.Load(), Abandoned: c.abandoned.Load(), Cut: c.cut.Load(),
 		Batches: c.batches.Load(), BytesRead: t.Bytes,
 		BytesRows: c.bytesRows.Load(), BytesSent: c.bytesSent.Load(),
 		Requests: t.Requests, Retries: c.retries.Load(),

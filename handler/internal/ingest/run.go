@@ -70,7 +70,10 @@ type Run struct {
 	// Destination of the rows, and its name in the state.
 	Destination     Destination
 	DestinationName string
-	Store           checkpoint.Store
+	// Target says which service the destination is: a window that was begun
+	// with one cannot be continued with another.
+	Target string
+	Store  checkpoint.Store
 	// Policy for the dataset's continued field.
 	Policy record.Policy
 	// Lookback is how far back the very first window begins; zero: everything.
@@ -116,11 +119,23 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 	report.Ended = r.Clock.Now().UTC()
 	report.Outcome = outcome
 	report.Counts, _ = r.counts.snapshot()
-	if err == nil && report.Decoded != report.Accepted+report.DeadLetters {
-		// Law 3. Nothing else would show that a row went nowhere.
-		err = fmt.Errorf("the counts disagree: %d decoded, %d accepted, %d dead letters", report.Decoded, report.Accepted, report.DeadLetters)
-		report.Outcome = Failed
+	if err := report.check(); err != nil && outcome != Failed {
+		return r.end(ctx, report, Failed, err)
 	}
+	return r.end(ctx, report, outcome, err)
+}
+
+// check is law 3. Nothing else would show that a row went nowhere.
+func (r *Report) check() error {
+	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned || r.Outcome == Complete && r.Abandoned > 0 {
+		return fmt.Errorf("the counts disagree: %d decoded, %d accepted, %d dead letters, %d abandoned", r.Decoded, r.Accepted, r.DeadLetters, r.Abandoned)
+	}
+	return nil
+}
+
+// end tells and keeps how the run ended.
+func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error) (Report, error) {
+	report.Outcome = outcome
 	if r.state != nil && r.state.Window != nil {
 		report.After, report.Until, report.NextHost = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextHost
 	} else if r.state != nil && outcome == Complete {
@@ -183,14 +198,15 @@ func (r *Run) hold(ctx context.Context) (Outcome, error) {
 		return Failed, fmt.Errorf("take hold of the checkpoint: %w", err)
 	}
 	r.lease = lease
-	outcome, err := r.window(ctx)
-	// Release under a context that lives: what is not released blocks the next run.
-	releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-	defer cancel()
-	if releaseErr := lease.Release(releaseCtx); releaseErr != nil && !errors.Is(err, checkpoint.ErrLost) {
-		r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(releaseErr))
-	}
-	return outcome, err
+	// Even after a panic: what is not released blocks every later run.
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+		if err := lease.Release(ctx); err != nil {
+			r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(err))
+		}
+	}()
+	return r.window(ctx)
 }
 
 // window carries one window over, from where the checkpoint stands.
@@ -203,10 +219,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return Failed, err
 	}
 	r.state.LastRun = r.ID
-	recent, err := loadRecent(parent, r.Store, r.recentName())
-	if err != nil {
-		return Failed, err
-	}
+	seen := r.loadRecent(parent)
 
 	// Sending goes on for a while when reading has to stop.
 	sendCtx, stopSending := context.WithCancelCause(context.WithoutCancel(parent))
@@ -229,12 +242,15 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	defer soft.Stop()
 	defer context.AfterFunc(parent, func() { stopReading(errStop) })()
 
-	d := newDelivery(sendCtx, stopReading, r, recent)
+	d := newDelivery(sendCtx, stopReading, r, seen)
 	readErr := r.pages(readCtx, d)
 	if err := d.drain(); err != nil {
 		return endOf(err), err
 	}
 	if readErr != nil {
+		if r.state.Window != nil {
+			d.saveRecent(d.recent.unfinished())
+		}
 		return endOf(readErr), readErr
 	}
 	if err := d.finish(); err != nil {
@@ -258,11 +274,24 @@ func (r *Run) recentName() string {
 	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", r.DestinationName, r.Dataset.Name)
 }
 
+// loadRecent reads what the runs before have delivered lately. It is a hint:
+// without it some rows are sent twice, and that is no reason to send none.
+func (r *Run) loadRecent(ctx context.Context) *recent {
+	doc, err := loadRecent(ctx, r.Store, r.recentName())
+	if err != nil {
+		r.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
+	}
+	return newRecent(r.Dataset.Schema, doc)
+}
+
+// identity is what a window is tied to.
+func (r *Run) identity() string { return r.Source.Identity() + " to " + r.Target }
+
 // query is where reading begins: inside an unfinished window, or at the
 // watermark less the overlap.
 func (r *Run) query() record.Query {
 	if w := r.state.Window; w != nil {
-		if w.Source == r.Source.Identity() {
+		if w.Source == r.identity() {
 			q := record.Query{From: w.NextHost}
 			if w.After != nil {
 				q.After = *w.After
@@ -325,10 +354,13 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 			tries = 0
 			q.From = from
 		}
-		if tries++; tries >= maxTries && !isLimit(err) {
+		if !isLimit(err) {
+			tries++ // a limit being kept is no failure
+		}
+		if tries >= maxTries {
 			return fmt.Errorf("no progress in %d tries: %w", tries, err)
 		}
-		if err := r.wait(ctx, err, after, tries); err != nil {
+		if err := r.wait(ctx, r.deadline, err, after, tries); err != nil {
 			return err
 		}
 	}
@@ -346,14 +378,14 @@ func (r *Run) inTime(ctx context.Context) error {
 }
 
 // wait waits before the next try, as long as the other side wants or, if it
-// did not say, twice as long each time. A wait that the budget does not hold
-// ends the run with the reason.
-func (r *Run) wait(ctx context.Context, reason error, after time.Duration, tries int) error {
+// did not say, twice as long each time. A wait beyond the deadline ends the run
+// with the reason.
+func (r *Run) wait(ctx context.Context, deadline time.Time, reason error, after time.Duration, tries int) error {
 	if after == 0 {
-		after = min(time.Minute, time.Second<<min(tries-1, 6))
+		after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
 		after += rand.N(after / 2) //nolint:gosec // spreads retries, guards nothing
 	}
-	if !r.Clock.Now().Add(after).Before(r.deadline) {
+	if !r.Clock.Now().Add(after).Before(deadline) {
 		r.Log.Warn("the wait is longer than the run's budget: ending the run", zap.Duration("wait", after), zap.String("reason", reason.Error()))
 		return reason
 	}

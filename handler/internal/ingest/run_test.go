@@ -485,10 +485,13 @@ func TestOtherSettingsBeginTheWindowAgain(t *testing.T) {
 	if _, err := w.do(); err == nil {
 		t.Fatal("no error")
 	}
+	w.page = 20 // another page size is no other request
+	if _, err := w.do(); err == nil || w.logs.FilterMessageSnippet("going on with").Len() != 1 {
+		t.Fatalf("the window did not go on: %v", err)
+	}
 	w.before, w.filter = nil, nil
 	w.mustComplete()
 	w.wantEach(time.Time{})
-	w.page = 20 // another page size is no other request
 	if w.logs.FilterMessageSnippet("beginning it again").Len() != 1 {
 		t.Error("the restart was not told")
 	}

@@ -51,8 +51,6 @@ type CollectorConfig struct {
 	Key string
 	// LogType is the table's name without _CL.
 	LogType string
-	// HTTP client; one with a timeout if nil.
-	HTTP *http.Client
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -65,11 +63,9 @@ func NewCollector(c CollectorConfig) (*Collector, error) {
 	}
 	d := &Collector{
 		endpoint:  c.Endpoint.Scheme + "://" + c.Endpoint.Host + "/api/logs?api-version=2016-04-01",
-		workspace: c.Workspace, key: key, logType: c.LogType, http: c.HTTP, now: c.Now,
+		workspace: c.Workspace, key: key, logType: c.LogType, now: c.Now,
 	}
-	if d.http == nil {
-		d.http = &http.Client{Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	}
+	d.http = &http.Client{Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if d.now == nil {
 		d.now = time.Now
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // Folder writes rows as lines of JSON into a file of a local folder, under the
-// table's column names and without limits.
+// table's column names. A row may be as long as a batch.
 type Folder struct {
 	path string
 	mu   sync.Mutex

@@ -2,7 +2,7 @@
 // Data Collector API, or to a local folder.
 //
 // A destination's Send returns nil only if the service has accepted every row.
-// Every failure is an *Error that tells rows that will never be taken from a
+// Every failure of the service is an *Error that tells rows that will never be taken from a
 // destination that cannot take any, and from one that will take them later;
 // nothing is tried again in here. Qualys does not enter here.
 package loganalytics

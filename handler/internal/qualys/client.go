@@ -3,8 +3,9 @@
 // into records.
 //
 // No answer is ever whole in memory, and no request leaves the configured
-// origin. Every failure is an *Error that says whether to ask again and when;
-// the package itself repeats a request only once, with credentials read anew.
+// origin. Every failure of Qualys or of the network is an *Error that says
+// whether to ask again and when; the package itself repeats a request only
+// once, with credentials read anew.
 // Azure does not enter here.
 package qualys
 
@@ -96,15 +97,19 @@ func (c *Client) open(ctx context.Context, path string, params url.Values, sent 
 	}
 	a, err := c.try(ctx, path, params, sent)
 	var e *Error
-	if !errors.As(err, &e) || e.Kind != BadLogin {
+	if !errors.As(err, &e) {
 		return a, err
 	}
-	changed, reloadErr := c.Credentials.Reload(ctx)
-	if reloadErr != nil {
-		return nil, fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+	c.keep(e)
+	if e.Kind != BadLogin {
+		return nil, err
 	}
-	if !changed {
+	changed, reloadErr := c.Credentials.Reload(ctx)
+	if reloadErr != nil || !changed {
 		c.reject()
+		if reloadErr != nil {
+			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+		}
 		return nil, err
 	}
 	if a, err = c.try(ctx, path, params, sent); errors.As(err, &e) && e.Kind == BadLogin {
@@ -130,6 +135,16 @@ func (c *Client) gate(ctx context.Context) error {
 		return &Error{Kind: Limited, Text: "the calls of this window are used up", After: left}
 	}
 	return nil
+}
+
+// keep remembers a window that is used up: headers do not always tell.
+func (c *Client) keep(e *Error) {
+	if e.Kind != Limited || e.Code != "1965" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.blocked = c.now().Add(e.After)
 }
 
 func (c *Client) isRejected() bool {
@@ -163,9 +178,10 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, sent f
 	sent()
 	resp, err := c.HTTP.Do(req) //nolint:bodyclose // the idleReader closes it
 	if err != nil {
+		cause := context.Cause(ctx)
 		cancel(nil)
-		if ctx.Err() != nil && context.Cause(ctx) != nil && errors.Is(err, context.Canceled) {
-			return nil, context.Cause(ctx)
+		if cause != nil {
+			return nil, cause
 		}
 		return nil, &Error{Kind: Unavailable, Err: withoutURL(err)}
 	}
@@ -270,14 +286,16 @@ func newIdleReader(body io.ReadCloser, idle time.Duration, cancel context.Cancel
 		close(r.fired)
 		cancel(errIdle)
 	})
+	r.timer.Stop()
 	return r
 }
 
+// Read waits for idle at most. The time runs only here: a reader that is held
+// up by a slow destination is no silence of Qualys.
 func (r *idleReader) Read(p []byte) (int, error) {
+	r.timer.Reset(r.idle)
 	n, err := r.body.Read(p)
-	if n > 0 && r.timer.Stop() {
-		r.timer.Reset(r.idle)
-	}
+	r.timer.Stop()
 	if err != nil && !errors.Is(err, io.EOF) {
 		select {
 		case <-r.fired:

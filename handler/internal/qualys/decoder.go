@@ -18,7 +18,8 @@ import (
 //
 // A page counts only if its root element was closed. Every leaf text below a
 // parent element reaches its rows: known elements in their columns, anything
-// else in the Extra column under its path. Records are handed over with one
+// else in the Extra column under its path. (Text between the children of a
+// known element is no leaf: it is dropped and counted.) Records are handed over with one
 // record's delay, so that parent elements which follow the list of records
 // still reach a row.
 type Decoder struct {
@@ -169,9 +170,6 @@ func (n *node) at(path string) *node {
 	return n
 }
 
-// Close removes what a record too large for memory left on disk.
-func (d *Decoder) Close() error { return d.rec.Close() }
-
 // Decode reads one document and hands its records to sink. at is the time of
 // the answer by its HTTP header, for a document without DATETIME; it may be
 // zero. A document that is an answer of another kind, an error above all, is
@@ -237,7 +235,6 @@ func (d *Decoder) page() (record.Page, error) {
 		return record.Page{}, err
 	}
 	p := record.Page{}
-	p.At, _ = d.time() // begin has checked it
 	w := d.warning
 	next, ok := idParam(w.url, "id_min")
 	more := w.code == "1980" || strings.Contains(w.text, "record limit exceeded")
@@ -353,7 +350,6 @@ func (d *Decoder) startParent() error {
 	}
 	d.inParent = true
 	d.path = d.path[:0]
-	d.tally.Parents++
 	clear(d.keys[record.Parent])
 	return d.rec.Reset(record.Parent)
 }

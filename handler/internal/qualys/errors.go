@@ -209,12 +209,8 @@ func clip(s string) string {
 // 200, and 409 for more than limits (reference: API guide, error codes).
 func classify(e *Error, header http.Header, items map[string]string) error {
 	switch e.Code {
-	case "1960", "1920":
+	case "1960", "1920", "1965":
 		e.Kind = Limited
-		e.After = wait(header, items, e.Text)
-	case "1965":
-		e.Kind = Limited
-		e.After = wait(header, items, e.Text)
 	case "1981", "999", "1999":
 		e.Kind = Unavailable
 	case "2000", "INVALID_CREDENTIALS":
@@ -226,7 +222,7 @@ func classify(e *Error, header http.Header, items map[string]string) error {
 	default:
 		e.Kind = Refused // another code: it will not change by asking again
 	}
-	if e.Kind == Limited && e.After == 0 {
+	if e.Kind == Limited {
 		e.After = wait(header, items, e.Text)
 	}
 	return e

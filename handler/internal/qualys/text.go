@@ -71,9 +71,12 @@ func (d *Decoder) chars(tok xmlstream.Token) error {
 		text = bytes.TrimLeft(text, " \t\n")
 	}
 	core := bytes.TrimRight(text, " \t\n")
-	if len(core) == 0 {
+	if len(core) == 0 && len(l.blanks)+len(text) < maxEnvelope {
 		l.blanks = append(l.blanks, text...)
 		return nil
+	}
+	if len(core) == 0 {
+		core = text // too many blanks to hold back: they are text
 	}
 	if len(l.blanks) > 0 && l.started {
 		if err := d.put(l.blanks); err != nil {
@@ -201,6 +204,9 @@ func (d *Decoder) member(name []byte) error {
 		}
 	}
 	d.item.opened = true
+	if len(d.item.keys) == maxUnknown {
+		return &Error{Kind: Broken, Text: "more than " + strconv.Itoa(maxUnknown) + " members of one object: this is not the document that was asked for"}
+	}
 	b = record.AppendQuoted(b, d.uniqueMember(string(name)))
 	b = append(b, ':', '"')
 	return d.rec.Append(column, d.level(), b)
@@ -211,6 +217,7 @@ func (d *Decoder) uniqueMember(name string) string {
 	if d.item.node.role == bagRole {
 		// The object stays open over all its values: remember them by record.
 		keys, path := d.keys[d.level()], string(d.currentPath())+"/"+name
+		d.item.keys = append(d.item.keys, "")
 		keys[path]++
 		if n := keys[path]; n > 1 {
 			name += "[" + strconv.Itoa(n) + "]"

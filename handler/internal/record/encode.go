@@ -129,8 +129,9 @@ type Meta struct {
 
 // Row describes an appended row.
 type Row struct {
-	// Stable is the row without TimeGenerated and run id: equal bytes mean the
-	// same finding in the same state. It is a part of the appended bytes.
+	// Stable is the row without what tells of its making (time, run id, place
+	// of a dead letter): equal bytes mean the same finding in the same state.
+	// It is a part of the appended bytes.
 	Stable []byte
 	// Cut lists the columns that a limit cut. Their values are to be kept
 	// whole elsewhere before the row counts as delivered.
@@ -186,17 +187,19 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 			if len(e.cutText) > 0 {
 				dst = e.appendMember(dst, c, e.cutText)
 			}
-		case MadeDeadLetter:
-			if len(e.cuts) > 0 {
-				dst = e.appendMember(dst, c, []byte(meta.DeadLetter))
-			}
+		}
+	}
+	stableEnd := len(dst)
+	for i := range e.columns {
+		if c := &e.columns[i]; c.Made == MadeDeadLetter && len(e.cuts) > 0 {
+			dst = e.appendMember(dst, c, []byte(meta.DeadLetter))
 		}
 	}
 	dst = append(dst, '}')
 	if len(dst) > begin+1 && dst[begin+1] == ',' {
 		dst[begin+1] = ' ' // the first member has a comma before it
 	}
-	return dst, Row{Stable: dst[stable:], Cut: e.cuts}
+	return dst, Row{Stable: dst[stable:stableEnd], Cut: e.cuts}
 }
 
 func (e *Encoder) appendMember(dst []byte, c *column, value []byte) []byte {
@@ -251,16 +254,27 @@ func (e *Encoder) appendExtra(dst []byte, c *column, r *Record, begin int) []byt
 		return dst
 	}
 	inMemory := int64(len(parent.Head()) + len(item.Head()))
-	if size > inMemory || int(size)+3 > e.fieldLimit(int(size)+3) || int(size)+3+len(c.members[0]) > e.room(dst, begin) {
+	if size > inMemory {
 		e.cut(c, "limit")
 		return dst
 	}
-	dst = append(append(dst, c.members[0]...), '{')
-	dst = append(dst, parent.Head()...)
+	object := append(append(e.scratch[:0], '{'), parent.Head()...)
 	if parent.Size() > 0 && item.Size() > 0 {
-		dst = append(dst, ',')
+		object = append(object, ',')
 	}
-	return append(append(dst, item.Head()...), '}')
+	object = append(append(object, item.Head()...), '}')
+	e.scratch = object
+	// The Data Collector API takes no nested objects: there it is text.
+	text := e.Limits.Naming == ByKey
+	encoded := e.room(dst, begin) - len(c.members[0]) - 2
+	switch {
+	case text && len(escapedPrefix(object, e.fieldLimit(len(object)), encoded)) < len(object), len(object) > e.fieldLimit(len(object)), len(object) > encoded:
+		e.cut(c, "limit")
+		return dst
+	case text:
+		return e.appendMember(dst, c, object)
+	}
+	return append(append(dst, c.members[0]...), object...)
 }
 
 // appendContinued writes the field that goes on over several columns.
@@ -277,7 +291,7 @@ func (e *Encoder) appendContinued(dst []byte, c *column, r *Record, begin int) (
 		whole = true // what is left out is not wanted: nothing to keep elsewhere
 	}
 	for parts < c.Parts && len(value) > 0 {
-		room := e.room(dst, begin) - rowReserve - len(c.members[parts]) - 2
+		room := e.room(dst, begin) - len(c.members[parts]) - 2
 		part := escapedPrefix(value, e.fieldLimit(len(value)), room)
 		if len(part) == 0 {
 			break

@@ -14,8 +14,6 @@ type Query struct {
 // A Page is what an answer told apart from its records. It exists only for an
 // answer that was read to the end of its root element.
 type Page struct {
-	// At is the time that Qualys gave the answer, by its own clock.
-	At time.Time
 	// Next is the parent id that the next page begins with; zero on the last.
 	Next uint64
 	// Warning is the text of a warning other than that of more records.
@@ -25,7 +23,8 @@ type Page struct {
 // A Sink takes the records of a page as they are decoded, one at a time, on
 // one goroutine. An error from any method ends the page with that error.
 type Sink interface {
-	// Begin is called once, before everything else, with the answer's time.
+	// Begin is called once, before the first record, with the answer's time by
+	// Qualys' clock.
 	Begin(at time.Time) error
 	// Record takes one record. It must not keep r.
 	Record(r *Record) error
@@ -41,7 +40,6 @@ type Sink interface {
 type Tally struct {
 	Requests int64
 	Bytes    int64 // of the document, after decompression
-	Parents  int64 // hosts
 	Repairs  int64 // characters replaced, entities kept as written
 	Unknown  int64 // elements without a column, kept in the Extra column
 	Stray    int64 // pieces of text between elements, dropped
@@ -52,7 +50,6 @@ type Tally struct {
 func (t *Tally) Add(o Tally) {
 	t.Requests += o.Requests
 	t.Bytes += o.Bytes
-	t.Parents += o.Parents
 	t.Repairs += o.Repairs
 	t.Unknown += o.Unknown
 	t.Stray += o.Stray

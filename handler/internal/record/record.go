@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 )
 
 // DefaultMemory is how many bytes of one record's values stay in memory. It
@@ -96,6 +97,13 @@ func (r *Record) append(f *Field, level Level, p []byte) error {
 			return fmt.Errorf("keep a field of over %d bytes: %w", r.Memory, err)
 		}
 		f.spill = file
+		if runtime.GOOS != "windows" {
+			// Without its name now, the file is gone with the process, however
+			// that ends.
+			if err := os.Remove(file.Name()); err != nil {
+				return fmt.Errorf("keep a field of over %d bytes: %w", r.Memory, err)
+			}
+		}
 	}
 	if _, err := f.spill.Write(p); err != nil {
 		return fmt.Errorf("keep a field of %d bytes: %w", f.size, err)
@@ -137,19 +145,6 @@ func (f *Field) WriteTo(w io.Writer) (int64, error) {
 	return int64(n) + m, err
 }
 
-// TrimRight drops blanks at the end of a value that is whole in memory.
-func (f *Field) TrimRight() {
-	if f.spill != nil {
-		return
-	}
-	n := len(f.head)
-	for n > 0 && (f.head[n-1] == ' ' || f.head[n-1] == '\t' || f.head[n-1] == '\n') {
-		n--
-	}
-	f.size -= int64(len(f.head) - n)
-	f.head = f.head[:n]
-}
-
 // Drop empties the field, as if the document had not had it.
 func (r *Record) Drop(column int) error { return r.fields[column].reset() }
 
@@ -160,8 +155,10 @@ func (f *Field) reset() error {
 	if f.spill == nil {
 		return nil
 	}
-	name := f.spill.Name()
-	err := errors.Join(f.spill.Close(), os.Remove(name))
+	err := f.spill.Close()
+	if runtime.GOOS == "windows" {
+		err = errors.Join(err, os.Remove(f.spill.Name()))
+	}
 	f.spill = nil
 	return err
 }

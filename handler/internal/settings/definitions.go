@@ -21,7 +21,9 @@ type Definition struct {
 	Secret   bool
 	// Platform marks a setting of Azure Functions itself.
 	Platform bool
-	set      func(*Settings, string) error
+	// Destination marks a setting of Log Analytics.
+	Destination bool
+	set         func(*Settings, string) error
 }
 
 // Definitions lists all settings in the order of the README.
@@ -52,18 +54,18 @@ var definitions = []Definition{
 	{Name: "apiPassword", Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.password })},
 	{Name: "uri", Doc: "Qualys API server, such as `https://qualysapi.qg2.apps.qualys.com`. The longer forms that old guides told people to paste are taken too; only the host counts.", Example: "https://qualysapi.qg2.apps.qualys.com", Required: true, set: setURI},
 	{Name: "filterParameters", Doc: "Further request parameters, `&a=b&c=d`, such as `&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers`. `truncation_limit` sets the hosts a page holds. Those that decide what a window holds are refused by name.", set: setFilter},
-	{Name: "logAnalyticsUri", Doc: "Where to send. `https://<name>.<region>.ingest.monitor.azure.com` selects the Logs Ingestion API, `https://<workspace id>.ods.opinsights.azure.com`, or empty with `workspaceID` set, the HTTP Data Collector API; both also with `.us` and `.cn`.", Example: "https://<rule>.<region>.ingest.monitor.azure.com", set: setLogAnalytics},
-	{Name: "logAnalyticsApi", Doc: "`logs-ingestion` or `data-collector`, where the address does not tell.", set: setAPI},
-	{Name: "dcrImmutableId", Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},
-	{Name: "workspaceID", Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
-	{Name: "workspaceKey", Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
-	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. The Functions host reads this one itself: without it the function stays off.", Default: "0 */5 * * * *", set: setSchedule},
+	{Name: "logAnalyticsUri", Destination: true, Doc: "Where to send. `https://<name>.<region>.ingest.monitor.azure.com` selects the Logs Ingestion API, `https://<workspace id>.ods.opinsights.azure.com`, or empty with `workspaceID` set, the HTTP Data Collector API; both also with `.us` and `.cn`.", Example: "https://<rule>.<region>.ingest.monitor.azure.com", set: setLogAnalytics},
+	{Name: "logAnalyticsApi", Destination: true, Doc: "`logs-ingestion` or `data-collector`, where the address does not tell.", set: setAPI},
+	{Name: "dcrImmutableId", Destination: true, Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},
+	{Name: "workspaceID", Destination: true, Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
+	{Name: "workspaceKey", Destination: true, Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
+	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. Such as `0 */5 * * * *`. The Functions host reads it itself: without it the function stays off.", Example: "0 */5 * * * *", set: setSchedule},
 	{Name: "initialLookbackDays", Doc: "How many days the very first run looks back. 0: everything.", Default: "30", set: setLookback},
 	{Name: "timeInterval", Doc: "Minutes; kept from the old function app: how far the very first run looks back where `initialLookbackDays` is not set.", set: setInterval},
 	{Name: "resultsPolicy", Doc: "How much of RESULTS, the scan output, to send: `full`, `none`, or a number of bytes. The row says when it was cut.", Default: "full", set: setResults},
 	{Name: "resultQIDs", Doc: "Send RESULTS for these QIDs only, separated by comma. Empty: all.", set: setQIDs},
 	{Name: "incrementalBy", Doc: "`host`: all detections of every host processed since. `detection`: only detections updated since, far fewer rows, but Qualys counts only changes of status as updates.", Default: "host", set: setIncremental},
-	{Name: "overlap", Doc: "How far a window reaches back behind the last one, for what Qualys shows late. Unchanged rows that it brings again are not sent again.", Default: "10m", set: duration(func(s *Settings) *time.Duration { return &s.Overlap }, 0, 24*time.Hour)},
+	{Name: "overlap", Doc: "How far a window reaches back behind the last one, for what Qualys shows late. Unchanged rows that it brings again are not sent again.", Default: "10m", set: duration(func(s *Settings) *time.Duration { return &s.Overlap }, time.Second, 24*time.Hour)},
 	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, 10*time.Second, 24*time.Hour)},
 	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: setVersion},
 	{Name: "stateContainer", Doc: "Blob container for checkpoints, run records and dead letters.", Default: "qualys-connector", set: setContainer},
@@ -72,7 +74,7 @@ var definitions = []Definition{
 	{Name: "AzureWebJobsStorage", Platform: true, Secret: true, Doc: "Storage account of the function app, which also keeps the state: a connection string.", Example: "UseDevelopmentStorage=true", set: text(func(s *Settings) *string { return &s.StorageConnection })},
 	{Name: "AzureWebJobsStorage__accountName", Platform: true, Doc: "The same by name, for the managed identity.", set: setAccount},
 	{Name: "AzureWebJobsStorage__blobServiceUri", Platform: true, Doc: "The same by address, for the managed identity and sovereign clouds.", set: setService},
-	{Name: "AzureWebJobsStorage__clientId", Platform: true, Doc: "Client id of a user-assigned identity.", set: text(func(s *Settings) *string { return &s.ClientID })},
+	{Name: "AzureWebJobsStorage__clientId", Platform: true, Doc: "Client id of a user-assigned identity.", set: setClientID},
 	{Name: "AzureFunctionsJobHost__functionTimeout", Platform: true, Doc: "Overrides host.json's functionTimeout.", Default: hostTimeout, set: setTimeout},
 }
 
@@ -82,6 +84,9 @@ func text(field func(*Settings) *string) func(*Settings, string) error {
 		return nil
 	}
 }
+
+// setClientID takes any value: ClientID reads it before the others.
+func setClientID(*Settings, string) error { return nil }
 
 func duration(field func(*Settings) *time.Duration, least, most time.Duration) func(*Settings, string) error {
 	return func(s *Settings, v string) error {
@@ -101,7 +106,7 @@ func setURI(s *Settings, v string) error {
 	}
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" {
-		return fmt.Errorf("%q is no address. %s", clip(v), acceptedURI)
+		return errors.New("it is no address. " + acceptedURI) // not repeated: it may hold a password
 	}
 	if u.User != nil {
 		return errors.New("it holds a user name or password: put them into apiUsername and apiPassword. " + acceptedURI)
@@ -173,7 +178,7 @@ func setFilter(s *Settings, v string) error {
 func setLogAnalytics(s *Settings, v string) error {
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" || u.User != nil {
-		return fmt.Errorf("%q is no address. %s", clip(v), acceptedLogAnalytics)
+		return errors.New("it is no address. " + acceptedLogAnalytics)
 	}
 	local := loopback(u.Hostname())
 	if u.Scheme != "https" && (u.Scheme != "http" || !local) {
@@ -209,7 +214,8 @@ var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-
 
 func setWorkspace(s *Settings, v string) error {
 	if !guid.MatchString(v) {
-		return fmt.Errorf("%q is no workspace id. Accepted: a GUID, from the workspace's overview", clip(v))
+		// Not repeated: people mix it up with the key.
+		return errors.New("it is no workspace id. Accepted: a GUID, from the workspace's overview")
 	}
 	s.WorkspaceID = v
 	return nil

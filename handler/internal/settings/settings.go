@@ -57,9 +57,7 @@ type Settings struct {
 	// managed identity.
 	StorageConnection string
 	StorageService    string
-	// ClientID of a user-assigned identity; empty for the system's.
-	ClientID string
-	LogLevel string
+	LogLevel          string
 
 	credentials *Credentials
 	username    string
@@ -124,6 +122,9 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 	refs := map[string]Reference{}
 	for i := range definitions {
 		d := &definitions[i]
+		if d.Destination && o.WithoutDestination {
+			continue
+		}
 		value := strings.TrimSpace(raw[strings.ToLower(d.Name)])
 		if IsReference(value) {
 			ref, err := ParseReference(value, vaultSuffix(raw))
@@ -165,6 +166,13 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 	}
 	s.credentials = &Credentials{user: s.username, password: s.password, vault: o.Vault, refs: refs}
 	return s, nil
+}
+
+// ClientID is the client id of a user-assigned identity, or empty for the
+// system's. It is needed before the other settings can be read.
+func ClientID(environ []string) string {
+	raw, _ := collect(environ) // Load reports the faults
+	return strings.TrimSpace(raw["azurewebjobsstorage__clientid"])
 }
 
 // bad is the set of settings that are known to be wrong.

@@ -128,7 +128,7 @@ func flag(b bool) string {
 
 // shows is which optional parts a request has asked for.
 type shows struct {
-	results, igs, reopened, assetID, tags, qds, factors, metadata, cloudTags bool
+	results, reopened, assetID, tags, qds, factors, metadata, cloudTags bool
 }
 
 func (x *xmlWriter) host(h Host, s shows) {

@@ -241,7 +241,7 @@ func parseFilter(p url.Values) (Filter, *refusal) {
 		return f, &refusal{"1907", "show_qds_factors needs show_qds=1"}
 	}
 	f.results = p.Get("show_results") != "0"
-	f.igs, f.reopened = p.Get("show_igs") == "1", p.Get("show_reopened_info") == "1"
+	f.reopened = p.Get("show_reopened_info") == "1"
 	f.assetID, f.tags = p.Get("show_asset_id") == "1", p.Get("show_tags") == "1"
 	f.qds, f.factors = p.Get("show_qds") == "1", p.Get("show_qds_factors") == "1"
 	f.cloudTags, f.metadata = p.Get("show_cloud_tags") == "1", p.Get("host_metadata") != ""

@@ -20,8 +20,7 @@ import (
 // scanPeriod is how often every host is scanned, each at a time of its own.
 const scanPeriod = 24 * time.Hour
 
-// A Subscription is a customer's hosts and their detections. Its zero values
-// make a small one.
+// A Subscription is a customer's hosts and their detections.
 type Subscription struct {
 	Seed  uint64
 	Hosts int

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -272,6 +273,9 @@ func (l *blobLease) Save(ctx context.Context, doc []byte) error {
 			ModifiedAccessConditions: &azblobblob.ModifiedAccessConditions{IfMatch: l.etag},
 		},
 	})
+	if bloberror.HasCode(err, bloberror.ConditionNotMet) && l.isOurs(ctx, doc) {
+		return nil // written by a try whose answer was lost
+	}
 	if isLost(err) {
 		l.once.Do(func() { close(l.lost) })
 		return fmt.Errorf("%w (%s)", checkpoint.ErrLost, code(err))
@@ -281,6 +285,21 @@ func (l *blobLease) Save(ctx context.Context, doc []byte) error {
 	}
 	l.etag = resp.ETag
 	return nil
+}
+
+// isOurs tells whether the document is doc, under a lease that is still ours,
+// and takes its ETag.
+func (l *blobLease) isOurs(ctx context.Context, doc []byte) bool {
+	if _, err := l.held.RenewLease(ctx, nil); err != nil {
+		return false
+	}
+	before := l.etag
+	now, err := l.Load(ctx)
+	if err != nil || string(now) != string(doc) {
+		l.etag = before
+		return false
+	}
+	return true
 }
 
 func (l *blobLease) Lost() <-chan struct{} { return l.lost }
@@ -316,6 +335,10 @@ func code(err error) string {
 func explain(operation string, err error) error {
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the URL, which may be signed
+		}
 		return fmt.Errorf("state storage: %s: %w", operation, err)
 	}
 	advice := ""

@@ -2,6 +2,7 @@ package folder_test
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,9 +16,18 @@ import (
 func TestFolder(t *testing.T) {
 	dir := t.TempDir()
 	checkpointtest.Run(t, func() checkpoint.Store { return folder.New(dir) })
-	left, err := filepath.Glob(filepath.Join(dir, "*", "*", ".*.tmp*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("temporary files left: %v, %v", left, err)
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if !d.IsDir() {
+			files++
+		}
+		if strings.Contains(d.Name(), ".tmp") {
+			t.Errorf("a temporary file is left: %s", path)
+		}
+		return err
+	})
+	if err != nil || files == 0 {
+		t.Errorf("%d files, %v", files, err)
 	}
 }
 
