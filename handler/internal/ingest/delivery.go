@@ -149,13 +149,13 @@ func (d *delivery) Record(rec *record.Record) error {
 			return err
 		}
 	}
-	r.counts.decoded.Add(1)
 	for len(d.buf)+1 > d.max && len(d.ends) > 0 {
 		if err := d.sealWhole(); err != nil {
 			return err
 		}
 	}
 	d.ends = append(d.ends, len(d.buf))
+	r.counts.decoded.Add(1)
 	return nil
 }
 
@@ -174,11 +174,9 @@ func (d *delivery) sealWhole() error {
 		restEnds[i] -= end
 	}
 	d.buf, d.ends = d.buf[:end], d.ends[:rows]
-	if err := d.seal(); err != nil {
-		return err
-	}
+	err := d.seal()
 	d.buf, d.ends = rest, restEnds
-	return nil
+	return err
 }
 
 // Done implements record.Sink: a host's records are all there.

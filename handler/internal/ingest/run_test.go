@@ -628,3 +628,110 @@ func TestLog(t *testing.T) {
 		}
 	}
 }
+
+// The budget ends reading; the last batches may still be tried again.
+func TestLastBatchesAreTriedAgain(t *testing.T) {
+	w := newWorld(t, 20, 4)
+	w.budget = time.Minute
+	w.dest.batch = 1_000_000 // all in the last batch
+	w.before = func(http.ResponseWriter, *http.Request) bool {
+		w.clock.advance(50 * time.Second)
+		return false
+	}
+	w.dest.before = func(n int, _ record.Batch) error {
+		if n == 1 {
+			return &problem{retry: true, after: 30 * time.Second}
+		}
+		return nil
+	}
+	report, err := w.do()
+	if err != nil || report.Outcome != ingest.Paused || report.Accepted == 0 || report.Accepted != report.Decoded {
+		t.Errorf("%s: %v, %+v", report.Outcome, err, report.Counts)
+	}
+}
+
+// Rows that are left behind are counted, and read again by the next run.
+func TestAbandonedRowsAreCounted(t *testing.T) {
+	w := newWorld(t, 40, 8)
+	w.dest.before = func(n int, _ record.Batch) error {
+		if n > 2 {
+			return &problem{retry: true, limit: true, after: time.Hour}
+		}
+		return nil
+	}
+	report, err := w.do()
+	if err != nil || report.Outcome != ingest.Waiting || report.Abandoned == 0 || report.Decoded != report.Accepted+report.Abandoned {
+		t.Fatalf("%s: %v, %+v", report.Outcome, err, report.Counts)
+	}
+	w.dest.before = nil
+	w.mustComplete()
+	w.wantEach(time.Time{})
+}
+
+// What helps to save money must not stop the findings.
+func TestDamagedHint(t *testing.T) {
+	w := newWorld(t, 3, 3)
+	w.mustComplete()
+	path := filepath.Join(w.state, "checkpoints", "default", "vm.recent.json.gz")
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.mustComplete()
+	if w.logs.FilterMessageSnippet("may be sent twice").Len() != 1 {
+		t.Error("nobody was told")
+	}
+	// The same when it cannot be written.
+	w.store.beforeCreate = func(name string) error {
+		if strings.Contains(name, "recent") {
+			return errors.New("disk full")
+		}
+		return nil
+	}
+	w.mustComplete()
+}
+
+// A window over several runs remembers the rows of all of them.
+func TestOverlapAfterSeveralRuns(t *testing.T) {
+	w := newWorld(t, 50, 6)
+	now := w.clock.Now()
+	for index := range 50 {
+		w.qualys.Subscription.Rescan(index, now.Add(-time.Minute)) // all in the overlap of the next window
+	}
+	w.budget = time.Minute
+	w.before = func(http.ResponseWriter, *http.Request) bool {
+		w.clock.advance(25 * time.Second)
+		return false
+	}
+	for n := 0; ; n++ {
+		if report, err := w.do(); err != nil || n > 10 {
+			t.Fatal(err)
+		} else if report.Outcome == ingest.Complete {
+			break
+		}
+	}
+	w.before, w.budget = nil, 0
+	if report := w.mustComplete(); report.Accepted != 0 || report.Repeated == 0 {
+		t.Errorf("accepted again %d, recognised %d", report.Accepted, report.Repeated)
+	}
+}
+
+// A panic must not hold the checkpoint for ever.
+func TestPanicReleasesTheCheckpoint(t *testing.T) {
+	w := newWorld(t, 3, 3)
+	r := w.run()
+	r.Source = panicking{}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		r.Do(context.Background())
+	}()
+	w.mustComplete()
+}
+
+type panicking struct{}
+
+func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }
+func (panicking) Identity() string                                                     { return "" }

@@ -351,3 +351,121 @@ func TestCancelTellsItsCause(t *testing.T) {
 		t.Errorf("got %v, want %v", err, want)
 	}
 }
+
+// A reader that is held up by a slow destination is no silence of Qualys.
+func TestSlowSinkIsNoSilence(t *testing.T) {
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		for _, part := range strings.SplitAfter(hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID></DETECTION></DETECTION_LIST></HOST><HOST><ID>2</ID></HOST>"), "</HOST>") {
+			io.WriteString(w, part)
+			w.(http.Flusher).Flush()
+		}
+	})
+	cl.IdleTimeout = 40 * time.Millisecond
+	r := &slowRows{rows: newRows(), wait: 120 * time.Millisecond}
+	if _, err := qualys.NewDetections(cl, ingest.VM.Schema).Page(context.Background(), record.Query{}, r); err != nil || len(r.done) != 2 {
+		t.Errorf("%v, hosts %v", err, r.done)
+	}
+}
+
+type slowRows struct {
+	*rows
+	wait time.Duration
+}
+
+func (r *slowRows) Done(id uint64) error {
+	<-time.After(r.wait)
+	return r.rows.Done(id)
+}
+
+// Qualys' headers do not always tell that the window is used up.
+func TestUsedUpWindowByItsText(t *testing.T) {
+	calls := 0
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls++
+		w.WriteHeader(409)
+		io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><CODE>1965</CODE><TEXT>for another 19 hours.</TEXT></RESPONSE></SIMPLE_RETURN>")
+	})
+	cl.Now = func() time.Time { return now }
+	_, _, err := ask(cl)
+	checkError(t, err, qualys.Limited, 19*time.Hour, "1965")
+	now = now.Add(time.Hour)
+	_, _, err = ask(cl)
+	checkError(t, err, qualys.Limited, 18*time.Hour, "used up")
+	if calls != 1 {
+		t.Errorf("%d calls in a window that is used up", calls)
+	}
+}
+
+// failingLogin cannot be read anew.
+type failingLogin struct{ login }
+
+func (*failingLogin) Reload(context.Context) (bool, error) {
+	return false, errors.New("vault unreachable")
+}
+
+// A vault that cannot be reached is no reason to try a refused password again.
+func TestBadLoginWithoutVault(t *testing.T) {
+	calls := 0
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls++
+		w.WriteHeader(401)
+	})
+	cl.Credentials = &failingLogin{login{user: "u", pass: "p"}}
+	for range 3 {
+		if _, _, err := ask(cl); err == nil || !strings.Contains(err.Error(), "vault unreachable") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("the refused password was sent %d times", calls)
+	}
+}
+
+// A refusal may come in a document with status 200.
+func TestBadLoginInADocument(t *testing.T) {
+	calls := 0
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls++
+		io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><CODE>2000</CODE><TEXT>Bad Login/Password</TEXT></RESPONSE></SIMPLE_RETURN>")
+	})
+	for range 2 {
+		_, _, err := ask(cl)
+		checkError(t, err, qualys.BadLogin, 0, "")
+	}
+	if calls != 1 {
+		t.Errorf("the refused password was sent %d times", calls)
+	}
+}
+
+// What other records a source returns makes it another source.
+func TestIdentity(t *testing.T) {
+	cl, _ := client(t, nil)
+	source := func(change func(*qualys.Detections)) string {
+		d := qualys.NewDetections(cl, ingest.VM.Schema)
+		change(d)
+		return d.Identity()
+	}
+	same := source(func(*qualys.Detections) {})
+	if same != source(func(d *qualys.Detections) { d.PageSize = 7 }) {
+		t.Error("the page size is no other request")
+	}
+	for name, change := range map[string]func(*qualys.Detections){
+		"filter":  func(d *qualys.Detections) { d.Filter = url.Values{"severities": {"5"}} },
+		"results": func(d *qualys.Detections) { d.Results = false },
+		"by":      func(d *qualys.Detections) { d.By = qualys.ByDetection },
+		"origin": func(d *qualys.Detections) {
+			d.Client = &qualys.Client{Origin: &url.URL{Host: "x"}, Credentials: cl.Credentials}
+		},
+		"account": func(d *qualys.Detections) {
+			d.Client = &qualys.Client{Origin: cl.Origin, Credentials: &login{user: "other"}}
+		},
+	} {
+		if source(change) == same {
+			t.Errorf("another %s gives the same identity", name)
+		}
+	}
+	if strings.Contains(same, "user") && strings.Contains(same, "as user") {
+		t.Error("the account's name is written down")
+	}
+}
