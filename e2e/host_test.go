@@ -82,6 +82,7 @@ type services struct {
 	beforeIngest func(n int)
 
 	mu   sync.Mutex
+	now  time.Time                    // Qualys' clock
 	rows map[string][]json.RawMessage // by RowKey
 }
 
@@ -90,6 +91,8 @@ func startServices(t testing.TB, hosts, detections int) *services {
 	s := &services{t: t, storage: azurite.Start(t), rows: map[string][]json.RawMessage{}}
 	s.sub = simulation.NewSubscription(11, hosts, detections)
 	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)
+	s.now = time.Now().UTC().Truncate(time.Second)
+	s.qualys.Now = s.clock
 	s.azure = simulation.NewAzure()
 	s.azure.IdentityHeader, s.azure.Key = canary.IdentityToken, canary.WorkspaceKey
 	s.azure.SetSecret("qualys-password", canary.Password)
@@ -131,6 +134,20 @@ func startServices(t testing.TB, hosts, detections int) *services {
 	}
 	t.Cleanup(func() { s.dumpState() })
 	return s
+}
+
+// clock is Qualys' time. It stands still unless a test moves it, so that what
+// is expected of a window does not change while it is being carried over.
+func (s *services) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *services) advance(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = s.now.Add(d)
 }
 
 // keep remembers an arrived row by its key.

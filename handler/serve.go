@@ -73,6 +73,7 @@ func (a *app) tick(ctx context.Context, dataset *ingest.Dataset, in functions.In
 	}
 	// The destinations of the app hold nothing that has to be closed.
 	_, err = r.Do(ctx)
+	r.Log.Info("limits of the Qualys subscription", zap.Any("limits", c.client.Limits()))
 	return err
 }
 

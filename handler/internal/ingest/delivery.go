@@ -3,6 +3,7 @@ package ingest
 import (
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -45,6 +46,7 @@ type delivery struct {
 	lastDone uint64 // highest parent id handed over whole
 	query    record.Query
 	ordered  bool   // parents of the page came in ascending order
+	inHost   bool   // a record of the parent in work was seen
 	skip     string // parent that the page before has ended with
 	lastID   string
 	hostRows [2]int64 // repeated and cut rows of the host in work
@@ -56,12 +58,20 @@ type delivery struct {
 
 	mu       sync.Mutex
 	free     [][]byte
-	acked    map[int]uint64 // cursors of accepted batches, by sequence
-	settled  int            // sequence of the next batch to settle
+	acked    map[int]arrival // accepted batches, by sequence
+	settled  int             // sequence of the next batch to settle
 	saving   bool
 	err      error
 	accepted bool // any row ever was
 	refused  int
+	hintAt   time.Time     // when recent was saved last
+	hintTook time.Duration // and how long that took
+}
+
+// arrival is what an accepted batch moves.
+type arrival struct {
+	cursor uint64
+	recent []uint64
 }
 
 func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen *recent) *delivery {
@@ -75,7 +85,7 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 		max:      r.Destination.BatchBytes(),
 		slots:    make(chan struct{}, r.InFlight),
 		quit:     make(chan struct{}),
-		acked:    map[int]uint64{},
+		acked:    map[int]arrival{},
 		recent:   seen,
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
 		cutName:  cutName(r, 0),
@@ -118,6 +128,10 @@ func (d *delivery) Begin(at time.Time) error {
 
 // Record implements record.Sink: it appends the record to the batch.
 func (d *delivery) Record(rec *record.Record) error {
+	if !d.inHost {
+		d.inHost = true
+		d.checkOrder(rec)
+	}
 	if d.skip != "" {
 		if id := rec.Field(d.idColumn).Head(); string(id) == d.skip {
 			d.hostRows[0]++
@@ -182,11 +196,11 @@ func (d *delivery) sealWhole() error {
 // Done implements record.Sink: a host's records are all there.
 func (d *delivery) Done(id uint64) error {
 	if id <= d.lastDone {
-		// Out of order, or without an id: only whole pages are safe points.
-		d.ordered = false
+		d.disorder(id)
 	} else {
 		d.lastDone = id
 	}
+	d.inHost = false
 	d.lastID = strconv.FormatUint(id, 10)
 	d.skip = ""
 	d.mark = len(d.ends)
@@ -199,6 +213,23 @@ func (d *delivery) Done(id uint64) error {
 		return errPause
 	}
 	return context.Cause(d.ctx)
+}
+
+// checkOrder looks at the id of a host at its first record.
+func (d *delivery) checkOrder(rec *record.Record) {
+	id, err := strconv.ParseUint(string(rec.Field(d.idColumn).Head()), 10, 63)
+	if err != nil || id <= d.lastDone {
+		d.disorder(id)
+	}
+}
+
+// disorder notes that the page does not ascend by id, as the API's paging
+// needs it to. Only whole pages are safe points then.
+func (d *delivery) disorder(id uint64) {
+	if d.ordered {
+		d.run.Log.Warn("hosts out of order: no safe point before the end of the page", zap.Uint64("host", id), zap.Uint64("after", d.lastDone))
+	}
+	d.ordered = false
 }
 
 // Tally implements record.Sink.
@@ -215,6 +246,7 @@ func (d *delivery) rollback() uint64 {
 		}
 	}
 	d.recent.forget()
+	d.inHost = false
 	d.hostRows = [2]int64{}
 	if !d.ordered {
 		return d.query.From
@@ -232,6 +264,7 @@ func (d *delivery) seal() error {
 		cursor = d.lastDone + 1
 	}
 	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
+	arrived := arrival{cursor: cursor, recent: d.recent.take()}
 	sequence := d.sequence
 	d.sequence++
 	d.buf, d.ends, d.mark = nil, nil, 0
@@ -253,7 +286,7 @@ func (d *delivery) seal() error {
 			return
 		}
 		d.recycle(b.Body)
-		d.settle(sequence, cursor)
+		d.settle(sequence, arrived)
 	}()
 	return nil
 }
@@ -284,10 +317,10 @@ func (d *delivery) failure() error {
 // settle moves the checkpoint behind all batches that have arrived without a
 // gap. It is the only place where a cursor is saved, and it runs only after
 // deliver has returned nil.
-func (d *delivery) settle(sequence int, cursor uint64) {
+func (d *delivery) settle(sequence int, arrived arrival) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.acked[sequence] = cursor
+	d.acked[sequence] = arrived
 	if d.saving {
 		return // whoever saves takes this batch along
 	}
@@ -296,12 +329,13 @@ func (d *delivery) settle(sequence int, cursor uint64) {
 	for {
 		n := 0
 		for {
-			c, ok := d.acked[d.settled]
+			a, ok := d.acked[d.settled]
 			if !ok {
 				break
 			}
 			delete(d.acked, d.settled)
-			d.run.state.Window.NextHost = c
+			d.run.state.Window.NextHost = a.cursor
+			d.recent.delivered(a.recent)
 			d.settled++
 			n++
 		}
@@ -309,11 +343,20 @@ func (d *delivery) settle(sequence int, cursor uint64) {
 			return
 		}
 		doc, err := d.run.state.encode()
+		hint, due := d.dueHint()
 		d.mu.Unlock()
+		began := d.run.Clock.Now()
+		if due {
+			d.saveRecent(hint)
+		}
+		took := d.run.Clock.Now().Sub(began)
 		if err == nil {
 			err = d.run.lease.Save(d.ctx, doc)
 		}
 		d.mu.Lock()
+		if due {
+			d.hintTook = took
+		}
 		if err != nil {
 			d.failLocked(fmt.Errorf("save the checkpoint: %w", err))
 			return
@@ -324,6 +367,21 @@ func (d *delivery) settle(sequence int, cursor uint64) {
 	}
 }
 
+// hintInterval is how often at most the rows delivered lately are saved while a
+// window goes on: what was delivered since may be sent again after a kill. It
+// is longer where saving takes long, so that it takes a twentieth of the time.
+const hintInterval = time.Second
+
+// dueHint tells whether it is time to save them, and what.
+func (d *delivery) dueHint() (recentDoc, bool) {
+	now := d.run.Clock.Now()
+	if now.Sub(d.hintAt) < max(hintInterval, 20*d.hintTook) {
+		return recentDoc{}, false
+	}
+	d.hintAt = now
+	return d.recent.unfinished(), true
+}
+
 // drain sends what is complete and waits until all is settled or has failed.
 func (d *delivery) drain() error {
 	d.rollback()
@@ -331,6 +389,9 @@ func (d *delivery) drain() error {
 	d.wg.Wait()
 	if err := d.failure(); err != nil {
 		return err
+	}
+	if sealErr == nil {
+		d.recent.delivered(d.recent.take()) // hosts that brought no new row
 	}
 	return sealErr
 }
@@ -370,7 +431,12 @@ type shipment struct {
 // letter, and in any case how many were.
 func (d *delivery) deliver(b record.Batch, sequence int) (int, error) {
 	var s shipment
-	if err := d.sendAll(b, &s); err != nil {
+	err := d.sendAll(b, &s)
+	if errors.Is(err, errNothingTaken) && d.probe(b) {
+		s = shipment{} // it is the rows after all: part them to the last
+		err = d.sendAll(b, &s)
+	}
+	if err != nil {
 		return s.accepted, err
 	}
 	if len(s.letters) == 0 {
@@ -409,7 +475,7 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 		return err
 	case b.Rows() == 1:
 		if d.note(false) {
-			return fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows: check that table and data collection rule fit this version: %w", maxRefusedOnly, err)
+			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, err)
 		}
 		s.letters = append(s.letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})
 		return nil
@@ -426,6 +492,41 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 		rest[i] -= cut
 	}
 	return d.sendAll(record.Batch{Body: b.Body[cut:], Ends: rest}, s)
+}
+
+// errNothingTaken ends a run whose destination takes no row at all.
+var errNothingTaken = fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows", maxRefusedOnly)
+
+// probes is how many rows of a batch are tried by themselves before the
+// destination is given up.
+const probes = 16
+
+// probe tells whether any row of b is accepted by itself. The first that is
+// will be sent a second time, with the others.
+func (d *delivery) probe(b record.Batch) bool {
+	d.restore(b)
+	for n := range probes {
+		i := n * (b.Rows() - 1) / (probes - 1)
+		begin := 1
+		if i > 0 {
+			begin = b.Ends[i-1] + 1
+		}
+		row := append(append([]byte{'['}, b.Body[begin:b.Ends[i]]...), ']')
+		if _, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}}); err == nil {
+			d.note(true)
+			return true
+		}
+	}
+	return false
+}
+
+// restore makes one array again of a batch that was parted.
+func (d *delivery) restore(b record.Batch) {
+	b.Body[0] = '['
+	for _, end := range b.Ends[:len(b.Ends)-1] {
+		b.Body[end] = ','
+	}
+	b.Body[len(b.Body)-1] = ']'
 }
 
 // note counts refusals until the first row is accepted, and tells whether

@@ -32,12 +32,16 @@ const recentSlack = time.Hour
 // overlap of the next will bring again, by hash. It saves their price a second
 // time; when it is lost, rows are sent twice and nothing else happens.
 type recent struct {
-	last    map[uint64]struct{} // delivered by the window before
-	now     map[uint64]struct{} // delivered by this one
-	since   []byte              // youngest date from which a host's rows are remembered
-	times   []int               // columns that hold dates
-	host    []uint64            // rows of the host in work
-	young   bool                // any of them has such a date
+	// Of the reading goroutine.
+	last  map[uint64]struct{} // delivered by the window before
+	since []byte              // youngest date from which a host's rows are remembered
+	times []int               // columns that hold dates
+	host  []uint64            // rows of the host in work
+	young bool                // any of them has such a date
+	ready []uint64            // rows of whole hosts that no batch has taken along yet
+
+	// Of whoever settles batches.
+	now     map[uint64]struct{} // delivered by this window
 	dropped int
 }
 
@@ -65,19 +69,31 @@ func (r *recent) repeated(rec *record.Record, row record.Row) bool {
 	return ok
 }
 
-// done remembers the rows of a host that is whole, if the overlap of the next
-// window may bring it again.
+// done says that a host is whole. Its rows are worth remembering if the
+// overlap of the next window may bring it again.
 func (r *recent) done() {
 	if r.young {
-		for _, sum := range r.host {
-			if len(r.now) == maxRecent {
-				r.dropped++
-				continue
-			}
-			r.now[sum] = struct{}{}
-		}
+		r.ready = append(r.ready, r.host...)
 	}
 	r.forget()
+}
+
+// take hands the rows over to the batch that brings the last of them.
+func (r *recent) take() []uint64 {
+	sums := r.ready
+	r.ready = nil
+	return sums
+}
+
+// delivered remembers rows that have arrived.
+func (r *recent) delivered(sums []uint64) {
+	for _, sum := range sums {
+		if len(r.now) == maxRecent {
+			r.dropped++
+			continue
+		}
+		r.now[sum] = struct{}{}
+	}
 }
 
 // forget drops the rows of a host that broke off.

@@ -41,6 +41,10 @@ func TestRecent(t *testing.T) {
 	r.done()
 	r.repeated(young, row("3a"))
 	r.forget()
+	if err := r.finished().save(ctx, store, "early.gz"); err != nil || len(r.now) != 0 {
+		t.Errorf("%d rows are remembered before they have arrived, %v", len(r.now), err)
+	}
+	r.delivered(r.take())
 	if err := r.finished().save(ctx, store, "recent.gz"); err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +57,7 @@ func TestRecent(t *testing.T) {
 	r.begin(until.Add(time.Hour), 10*time.Minute)
 	r.repeated(hostRow(t, "2026-11-01T12:58:00Z"), row("9z"))
 	r.done()
+	r.delivered(r.take())
 	doc := r.unfinished()
 	if len(doc.Rows) != 16 || len(doc.Next) != 8 || len(newRecent(VM.Schema, doc).now) != 1 {
 		t.Errorf("%d and %d bytes handed over", len(doc.Rows), len(doc.Next))
@@ -74,6 +79,7 @@ func TestRecentIsBounded(t *testing.T) {
 		r.repeated(young, record.Row{Stable: fmt.Append(nil, n)})
 		r.done()
 	}
+	r.delivered(r.take())
 	if len(r.now) != maxRecent || r.dropped != 7 {
 		t.Errorf("%d remembered, %d dropped", len(r.now), r.dropped)
 	}

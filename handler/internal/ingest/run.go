@@ -381,7 +381,7 @@ func (r *Run) inTime(ctx context.Context) error {
 // did not say, twice as long each time. A wait beyond the deadline ends the run
 // with the reason.
 func (r *Run) wait(ctx context.Context, deadline time.Time, reason error, after time.Duration, tries int) error {
-	if after == 0 {
+	if after <= 0 {
 		after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
 		after += rand.N(after / 2) //nolint:gosec // spreads retries, guards nothing
 	}

@@ -21,6 +21,7 @@ import (
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
 )
 
 func TestWindowArrivesOnceAndTheNextIsNew(t *testing.T) {
@@ -258,6 +259,31 @@ func TestEveryRowRefused(t *testing.T) {
 	}
 	if w.checkpointExists() {
 		t.Errorf("the checkpoint moved: %+v", w.checkpoint())
+	}
+}
+
+// One host whose many rows are all bad must not stop the others.
+func TestManyBadRowsFirst(t *testing.T) {
+	w := newWorld(t, 12, 60)
+	w.dest.batch = 400_000
+	bad := ""
+	w.qualys.Subscription.Expected(time.Time{}, w.clock.Now(), func(h simulator.Host, _ simulator.Detection) {
+		if bad == "" {
+			bad = fmt.Sprintf(`"HostId_s":"%d"`, h.ID)
+		}
+	})
+	w.dest.before = func(_ int, b record.Batch) error {
+		if strings.Contains(string(b.Body), bad) {
+			return &problem{refused: true}
+		}
+		return nil
+	}
+	report := w.mustComplete()
+	if report.DeadLetters < 25 || report.Accepted == 0 || report.Decoded != report.Accepted+report.DeadLetters {
+		t.Errorf("%+v", report.Counts)
+	}
+	if got := len(w.dest.keys) + int(report.DeadLetters); got != len(w.expected(time.Time{})) {
+		t.Errorf("%d rows arrived or are dead letters, want %d", got, len(w.expected(time.Time{})))
 	}
 }
 
@@ -712,6 +738,35 @@ func TestOverlapAfterSeveralRuns(t *testing.T) {
 	w.before, w.budget = nil, 0
 	if report := w.mustComplete(); report.Accepted != 0 || report.Repeated == 0 {
 		t.Errorf("accepted again %d, recognised %d", report.Accepted, report.Repeated)
+	}
+}
+
+// After a kill, too, the overlap brings again only what was in flight.
+func TestOverlapAfterAKill(t *testing.T) {
+	w := newWorld(t, 60, 8)
+	now := w.clock.Now()
+	for index := range 60 {
+		w.qualys.Subscription.Rescan(index, now.Add(-time.Minute))
+	}
+	w.dest.batch = 20_000
+	killed := errors.New("killed")
+	most := 0
+	w.dest.before = func(n int, b record.Batch) error {
+		most = max(most, b.Rows())
+		w.clock.advance(2 * time.Second)
+		if n > 15 {
+			return killed
+		}
+		return nil
+	}
+	if _, err := w.do(); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	w.dest.before = nil
+	w.mustComplete()
+	w.mustComplete() // the overlap brings all hosts again
+	if dup := w.wantEach(time.Time{}); dup > (ingest.DefaultInFlight+1)*most {
+		t.Errorf("%d rows twice, at most %d were in flight", dup, (ingest.DefaultInFlight+1)*most)
 	}
 }
 

@@ -127,7 +127,7 @@ func (d *Collector) explain(resp *http.Response, body []byte) error {
 		e.Text = clip(string(body))
 	}
 	switch s := resp.StatusCode; {
-	case s == http.StatusBadRequest && (e.Code == "" || e.Code == "InvalidDataFormat"), s == http.StatusRequestEntityTooLarge:
+	case s == http.StatusBadRequest && e.Code == "InvalidDataFormat", s == http.StatusRequestEntityTooLarge:
 		e.Kind = Refused
 	case s == http.StatusForbidden:
 		e.Kind, e.Advice = Misconfigured, "check workspaceID and workspaceKey"

@@ -73,11 +73,14 @@ func (e *Error) Refused() bool { return e.Kind == Refused }
 // Limit tells that the error is a limit being kept, not a fault.
 func (e *Error) Limit() bool { return e.Kind == Throttled }
 
+// maxRetryAfter is the longest wait that is believed, in seconds: a day.
+const maxRetryAfter = 24 * 60 * 60
+
 // retryAfter reads Retry-After as seconds or as a date; zero if there is none.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if n, err := strconv.Atoi(value); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
+		return time.Duration(min(n, maxRetryAfter)) * time.Second
 	}
 	if at, err := http.ParseTime(value); err == nil && at.After(now) {
 		return at.Sub(now)

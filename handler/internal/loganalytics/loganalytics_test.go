@@ -226,7 +226,7 @@ func TestCollector(t *testing.T) {
 
 func TestCollectorErrors(t *testing.T) {
 	for status, want := range map[int]string{
-		400: "refused", 403: "stop", 404: "stop", 413: "refused", 429: "retry 9s limit=true", 500: "retry 9s limit=false", 503: "retry 9s limit=false", 302: "stop",
+		400: "stop", 403: "stop", 404: "stop", 413: "refused", 429: "retry 9s limit=true", 500: "retry 9s limit=false", 503: "retry 9s limit=false", 302: "stop",
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "9")

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -61,6 +62,7 @@ type Client struct {
 	Now func() time.Time
 
 	mu       sync.Mutex
+	limits   Limits
 	blocked  time.Time // no call before this: the last answer said so
 	rejected [2]string // the login that Qualys refused last
 }
@@ -245,17 +247,51 @@ func (c *Client) check(resp *http.Response, body io.Reader) error {
 	return nil
 }
 
+// Limits are the subscription's, as Qualys told last. A field is -1 where it
+// did not tell: any of the headers may be missing.
+type Limits struct {
+	Calls      int `json:"calls"`      // allowed in a window
+	Remaining  int `json:"remaining"`  // of them
+	WindowSec  int `json:"windowSec"`  // length of the window
+	Concurrent int `json:"concurrent"` // calls allowed at once
+	Running    int `json:"running"`    // calls going on, whoever's they are
+}
+
+// Limits tells what the headers of the last answer said.
+func (c *Client) Limits() Limits {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.limits
+}
+
 // note keeps what the headers say of the subscription's limits.
 func (c *Client) note(header http.Header) {
-	remaining := header.Get("X-RateLimit-Remaining")
-	if remaining == "" {
-		return
+	l := Limits{
+		Calls:      number(header, "X-RateLimit-Limit"),
+		Remaining:  number(header, "X-RateLimit-Remaining"),
+		WindowSec:  number(header, "X-RateLimit-Window-Sec"),
+		Concurrent: number(header, "X-Concurrency-Limit-Limit", "X-ConcurrencyLimit-Limit"),
+		Running:    number(header, "X-Concurrency-Limit-Running", "X-ConcurrencyLimit-Running"),
+	}
+	if l == (Limits{-1, -1, -1, -1, -1}) {
+		return // a proxy's answer, or a bad login's
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if toWait := limitHeader(header, "ToWait-Sec"); remaining == "0" && toWait > 0 {
-		c.blocked = c.now().Add(time.Duration(toWait) * time.Second)
+	c.limits = l
+	if toWait := number(header, "X-RateLimit-ToWait-Sec"); l.Remaining == 0 && toWait > 0 {
+		c.blocked = c.now().Add(seconds(toWait))
 	}
+}
+
+// number reads the first header of these that is there; -1 if none is a number.
+func number(header http.Header, names ...string) int {
+	for _, name := range names {
+		if n, err := strconv.Atoi(strings.TrimSpace(header.Get(name))); err == nil && n >= 0 {
+			return n
+		}
+	}
+	return -1
 }
 
 // withoutURL drops the URL from a transport error: it adds nothing but a query

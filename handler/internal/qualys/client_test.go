@@ -90,6 +90,10 @@ func TestErrorAnswers(t *testing.T) {
 		"409 of another kind":      {status: 409, body: simple("", "Something else"), kind: qualys.Refused},
 		"429 with Retry-After":     {status: 429, header: header("Retry-After", "13"), kind: qualys.Limited, after: 13 * time.Second},
 		"429 with nothing":         {status: 429, kind: qualys.Limited, after: qualys.DefaultLimitWait},
+		"unknown code of a limit":  {status: 429, header: header("Retry-After", "30"), body: simple("<CODE>TOO_MANY_REQUESTS</CODE>", "x"), kind: qualys.Limited, after: 30 * time.Second},
+		"unknown code of a login":  {status: 401, body: simple("<CODE>401</CODE>", "x"), kind: qualys.BadLogin},
+		"unknown code of a fault":  {status: 503, body: simple("<CODE>503</CODE>", "x"), kind: qualys.Unavailable},
+		"endless wait":             {status: 409, body: strings.Replace(simple("<CODE>1965</CODE>", "x"), "</TEXT>", "</TEXT><ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>10000000000</VALUE></ITEM></ITEM_LIST>", 1), kind: qualys.Limited, after: 7 * 24 * time.Hour},
 		"internal error":           {status: 501, body: simple("<CODE>999</CODE>", "Internal error"), kind: qualys.Unavailable},
 		"maintenance":              {status: 503, body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable},
 		"gateway timeout":          {status: 504, body: "<html>", kind: qualys.Unavailable},
@@ -394,6 +398,29 @@ func TestUsedUpWindowByItsText(t *testing.T) {
 	checkError(t, err, qualys.Limited, 18*time.Hour, "used up")
 	if calls != 1 {
 		t.Errorf("%d calls in a window that is used up", calls)
+	}
+}
+
+// Qualys spells the headers in two ways, and leaves some out.
+func TestLimits(t *testing.T) {
+	for name, c := range map[string]struct {
+		header map[string]string
+		want   qualys.Limits
+	}{
+		"recorded":       {map[string]string{"X-RateLimit-Limit": "300", "X-RateLimit-Window-Sec": "3600", "X-RateLimit-Remaining": "298", "X-Concurrency-Limit-Limit": "2", "X-Concurrency-Limit-Running": "0"}, qualys.Limits{Calls: 300, Remaining: 298, WindowSec: 3600, Concurrent: 2, Running: 0}},
+		"other spelling": {map[string]string{"x-concurrencylimit-limit": "5", "X-ConcurrencyLimit-Running": "1"}, qualys.Limits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: 5, Running: 1}},
+		"none":           {nil, qualys.Limits{}},
+		"odd":            {map[string]string{"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": " 7 "}, qualys.Limits{Calls: -1, Remaining: 7, WindowSec: -1, Concurrent: -1, Running: -1}},
+	} {
+		cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+			for k, v := range c.header {
+				w.Header().Set(k, v)
+			}
+			io.WriteString(w, page(""))
+		})
+		if _, _, err := ask(cl); err != nil || cl.Limits() != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, cl.Limits(), err, c.want)
+		}
 	}
 }
 

@@ -18,8 +18,7 @@ import (
 //
 // A page counts only if its root element was closed. Every leaf text below a
 // parent element reaches its rows: known elements in their columns, anything
-// else in the Extra column under its path. (Text between the children of a
-// known element is no leaf: it is dropped and counted.) Records are handed over with one
+// else in the Extra column under its path. Records are handed over with one
 // record's delay, so that parent elements which follow the list of records
 // still reach a row.
 type Decoder struct {
@@ -135,7 +134,7 @@ func NewDecoder(schema *record.Schema) *Decoder {
 		if level == schema.Item {
 			n = itemNode
 		}
-		n = n.at(rest)
+		n = n.at(upperAttr(rest))
 		switch c.Kind {
 		case record.Objects:
 			n.role, n.column = objectRole, i
@@ -152,6 +151,15 @@ func NewDecoder(schema *record.Schema) *Decoder {
 	}
 	d.parentID = schema.Index(schema.ParentID)
 	return d
+}
+
+// upperAttr puts the attribute at the end of a path into upper case, as the
+// scanner puts element names.
+func upperAttr(path string) string {
+	if i := strings.IndexByte(path, '@'); i >= 0 {
+		return path[:i] + strings.ToUpper(path[i:])
+	}
+	return path
 }
 
 // at returns the node at a path below n, making it where needed.
@@ -327,6 +335,9 @@ func (d *Decoder) openElement(n *node) error {
 		if err := d.emit(); err != nil {
 			return err
 		}
+		if d.parentID >= 0 && d.rec.Field(d.parentID).Size() == 0 {
+			return &Error{Kind: Broken, Text: "a " + d.schema.Parent + " does not tell its id before its list of " + d.schema.Item + ": the rows could not be told from those of others"}
+		}
 		d.inItem = true
 		d.pending = true
 		clear(d.keys[record.Item])
@@ -472,5 +483,9 @@ func validTime(s []byte) bool {
 	}
 	two := func(i int) int { return int(s[i]-'0')*10 + int(s[i+1]-'0') }
 	month, day := two(5), two(8)
-	return month >= 1 && month <= 12 && day >= 1 && day <= 31 && two(11) <= 23 && two(14) <= 59 && two(17) <= 59
+	if day > 28 { // only then does it matter which month it is
+		_, err := time.Parse(time.RFC3339, string(s))
+		return err == nil
+	}
+	return month >= 1 && month <= 12 && day >= 1 && two(11) <= 23 && two(14) <= 59 && two(17) <= 59
 }

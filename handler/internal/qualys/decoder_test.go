@@ -337,15 +337,15 @@ func TestHostElementsAfterTheDetections(t *testing.T) {
 
 func TestResultsAreExact(t *testing.T) {
 	for in, want := range map[string]any{
-		"<RESULTS><![CDATA[ a\tb\n c ]]></RESULTS>":                 " a\tb\n c ",
-		"<RESULTS>\n   <![CDATA[ a\n]]>\n   </RESULTS>":             " a\n",
-		"<RESULTS> plain &lt;b&gt; text </RESULTS>":                 " plain <b> text ",
-		"<RESULTS><![CDATA[a]]]]><![CDATA[>b]]></RESULTS>":          "a]]>b",
-		"<RESULTS><![CDATA[]]></RESULTS>":                           nil,
-		"<RESULTS></RESULTS>":                                       nil,
-		"<RESULTS><![CDATA[x\x0by\xff]]></RESULTS>":                 "x\uFFFDy\uFFFD",
-		"<RESULTS><![CDATA[&quot;-&gt;]]></RESULTS>":                "&quot;-&gt;",
-		"<RESULTS><![CDATA[a]]> <!-- c --> <![CDATA[b]]></RESULTS>": "ab",
+		"<RESULTS><![CDATA[ a\tb\n c ]]></RESULTS>":                   " a\tb\n c ",
+		"<RESULTS>\n   <![CDATA[ a\n]]>\n   </RESULTS>":               " a\n",
+		"<RESULTS> plain &lt;b&gt; text </RESULTS>":                   " plain <b> text ",
+		"<RESULTS><![CDATA[a]]]]><![CDATA[>b]]></RESULTS>":            "a]]>b",
+		"<RESULTS><![CDATA[]]></RESULTS>":                             nil,
+		"<RESULTS></RESULTS>":                                         nil,
+		"<RESULTS><![CDATA[x\x0by\xff]]></RESULTS>":                   "x\uFFFDy\uFFFD",
+		"<RESULTS><![CDATA[&quot;-&gt;]]></RESULTS>":                  "&quot;-&gt;",
+		"<RESULTS> <![CDATA[a]]> <!-- c --> <![CDATA[b]]> </RESULTS>": "a  b",
 	} {
 		r, _, err := decode(t, hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID>"+in+"</DETECTION></DETECTION_LIST></HOST>"))
 		if err != nil {
@@ -354,6 +354,58 @@ func TestResultsAreExact(t *testing.T) {
 		if got := field(t, r.lines[0], "Results_0_s"); got != want {
 			t.Errorf("%q: Results_0_s is %q, want %q", in, got, want)
 		}
+	}
+}
+
+// Text in an element that has children, and another spelling of attributes.
+func TestOddPlaces(t *testing.T) {
+	doc := hosts(`<HOST>in host<ID>1</ID><TAGS>no tags visible</TAGS><DNS_DATA>none</DNS_DATA><METADATA>off<EC2>x</EC2></METADATA><LAST_SCAN_DATETIME>2026-02-31T00:00:00Z</LAST_SCAN_DATETIME>
+	  <DETECTION_LIST><DETECTION><QID>5</QID><QDS SEVERITY="LOW">7</QDS><QDS_FACTORS>unavailable<QDS_FACTOR NAME="a">1</QDS_FACTOR></QDS_FACTORS></DETECTION></DETECTION_LIST></HOST>`)
+	r, _, err := decode(t, doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := values(t, r.lines[0])
+	for _, want := range []string{"in host", "no tags visible", "none", "off", "x", "unavailable", "2026-02-31T00:00:00Z"} {
+		if !got[want] {
+			t.Errorf("%q is nowhere in %s", want, r.lines[0])
+		}
+	}
+	if field(t, r.lines[0], "QDSSeverity_s") != "LOW" || field(t, r.lines[0], "QDSFactors_s") != `{"a":"1"}` {
+		t.Errorf("attributes in upper case: %s", r.lines[0])
+	}
+}
+
+// Rows without a host id would be taken for those of other hosts.
+func TestHostIDAfterTheDetections(t *testing.T) {
+	_, _, err := decode(t, hosts(`<HOST><DETECTION_LIST><DETECTION><QID>5</QID></DETECTION></DETECTION_LIST><ID>1</ID></HOST>`))
+	if err == nil || !strings.Contains(err.Error(), "does not tell its id") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Hostile sizes are bounded.
+func TestBounds(t *testing.T) {
+	var factors strings.Builder
+	for n := range 5000 {
+		fmt.Fprintf(&factors, `<QDS_FACTOR name="n%d">1</QDS_FACTOR>`, n)
+	}
+	for name, inner := range map[string]string{
+		"factors": "<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QDS_FACTORS>" + factors.String(),
+		"members": "<HOST><ID>1</ID><TAGS><TAG>" + strings.Repeat("<A>x</A>", 5000),
+	} {
+		if _, _, err := decode(t, hosts(inner)); err == nil || !strings.Contains(err.Error(), "not the document") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	blanks := strings.Repeat(" ", 1<<20)
+	r, _, err := decode(t, hosts("<HOST><ID>1</ID><OS>a"+blanks+"b"+blanks+"</OS><DETECTION_LIST><DETECTION><QID>5</QID></DETECTION></DETECTION_LIST></HOST>"))
+	if err != nil || !strings.HasPrefix(fmt.Sprint(field(t, r.lines[0], "OperatingSystem_s")), "a"+blanks[:1000]) {
+		t.Errorf("long blanks: %v", err)
+	}
+	long := "<WARNING><CODE>1980</CODE><URL>https://x/?ids=" + strings.Repeat("1,", 4083) + "&amp;id_min=5641285</URL></WARNING>"
+	if _, p, err := decode(t, page("<HOST_LIST><HOST><ID>41</ID></HOST></HOST_LIST>"+long)); err != nil || p.Next != 42 {
+		t.Errorf("a link that is too long: next %d, %v", p.Next, err)
 	}
 }
 

@@ -220,7 +220,12 @@ func classify(e *Error, header http.Header, items map[string]string) error {
 	case "":
 		e.Kind = kindOfStatus(e, header)
 	default:
-		e.Kind = Refused // another code: it will not change by asking again
+		e.Kind = Refused // another code will not change by asking again,
+		switch kind := kindOfStatus(e, header); {
+		case e.Status == http.StatusOK, e.Status == http.StatusConflict:
+		case kind != Refused:
+			e.Kind = kind // unless the status says so
+		}
 	}
 	if e.Kind == Limited {
 		e.After = wait(header, items, e.Text)
@@ -236,7 +241,7 @@ func kindOfStatus(e *Error, header http.Header) Kind {
 		return Forbidden
 	case s == http.StatusTooManyRequests:
 		return Limited
-	case s == http.StatusConflict && (strings.HasPrefix(e.Text, "This API cannot be run again") || limitHeader(header, "ToWait-Sec") > 0):
+	case s == http.StatusConflict && (strings.HasPrefix(e.Text, "This API cannot be run again") || number(header, "X-RateLimit-ToWait-Sec") > 0):
 		return Limited
 	case s >= 500 || s == http.StatusRequestTimeout:
 		return Unavailable
@@ -256,10 +261,10 @@ const DefaultLimitWait = 45 * time.Second
 // are right where its text is not, then headers, then text.
 func wait(header http.Header, items map[string]string, text string) time.Duration {
 	if n, err := strconv.Atoi(items["SECONDS_TO_WAIT"]); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
+		return seconds(n)
 	}
-	if n := limitHeader(header, "ToWait-Sec"); n > 0 {
-		return time.Duration(n) * time.Second
+	if n := number(header, "X-RateLimit-ToWait-Sec"); n > 0 {
+		return seconds(n)
 	}
 	if after := retryAfter(header); after > 0 {
 		return after
@@ -270,7 +275,8 @@ func wait(header http.Header, items map[string]string, text string) time.Duratio
 		if err != nil {
 			continue // more digits than any wait has
 		}
-		total += time.Duration(n) * map[string]time.Duration{"hour": time.Hour, "minute": time.Minute, "second": time.Second}[m[2]]
+		total += seconds(min(n, 200)) * map[string]time.Duration{"hour": 3600, "minute": 60, "second": 1}[m[2]]
+		total = min(total, maxWait)
 	}
 	if total > 0 {
 		return total
@@ -278,20 +284,20 @@ func wait(header http.Header, items map[string]string, text string) time.Duratio
 	return DefaultLimitWait
 }
 
-// limitHeader reads X-RateLimit-<name>; zero if it is missing or no number.
-func limitHeader(header http.Header, name string) int {
-	n, err := strconv.Atoi(strings.TrimSpace(header.Get("X-RateLimit-" + name)))
-	if err != nil {
-		return 0
-	}
-	return n
+// maxWait is the longest wait that is believed; the longest window known is a
+// day.
+const maxWait = 7 * 24 * time.Hour
+
+// seconds is n seconds, and no overflow.
+func seconds(n int) time.Duration {
+	return time.Duration(min(n, int(maxWait/time.Second))) * time.Second
 }
 
 // retryAfter reads Retry-After as seconds or as a date.
 func retryAfter(header http.Header) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if n, err := strconv.Atoi(value); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
+		return seconds(n)
 	}
 	at, err := http.ParseTime(value)
 	date, dateErr := http.ParseTime(header.Get("Date"))

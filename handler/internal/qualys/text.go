@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strconv"
+	"strings"
 
 	"qualys-sentinel/handler/internal/qualys/xmlstream"
 	"qualys-sentinel/handler/internal/record"
@@ -53,15 +54,17 @@ func (d *Decoder) chars(tok xmlstream.Token) error {
 			return nil
 		}
 		switch f := d.frames[len(d.frames)-1].node; {
-		case !d.inParent, f != nil && f.role != leafRole:
+		case !d.inParent:
 			d.tally.Stray++
 			return nil
-		case f == nil:
-			l.target = toExtra
-		default: // text goes on after an unexpected child element
+		case d.item.node != nil:
+			l.target = toMember
+		case f != nil && f.role == leafRole: // it goes on after an unexpected child
 			if err := d.setLeaf(f); err != nil {
 				return err
 			}
+		default:
+			l.target = toExtra
 		}
 	}
 	if l.exact {
@@ -95,18 +98,12 @@ func (d *Decoder) exactText(text []byte, cdata bool) error {
 		l.blanks = append(l.blanks, text...)
 		return nil
 	}
-	if len(l.blanks) > 0 {
-		keep := l.blanks
-		if cdata && !l.plain {
-			keep = nil
+	if !cdata || l.cdata || l.plain { // else it is the indentation before the value
+		if err := d.put(l.blanks); err != nil {
+			return err
 		}
-		if len(keep) > 0 {
-			if err := d.put(keep); err != nil {
-				return err
-			}
-		}
-		l.blanks = l.blanks[:0]
 	}
+	l.blanks = l.blanks[:0]
 	l.cdata = l.cdata || cdata
 	l.plain = l.plain || !cdata
 	return d.put(text)
@@ -204,7 +201,7 @@ func (d *Decoder) member(name []byte) error {
 		}
 	}
 	d.item.opened = true
-	if len(d.item.keys) == maxUnknown {
+	if len(d.item.keys) == maxUnknown || len(d.keys[d.level()]) == maxUnknown {
 		return &Error{Kind: Broken, Text: "more than " + strconv.Itoa(maxUnknown) + " members of one object: this is not the document that was asked for"}
 	}
 	b = record.AppendQuoted(b, d.uniqueMember(string(name)))
@@ -217,7 +214,6 @@ func (d *Decoder) uniqueMember(name string) string {
 	if d.item.node.role == bagRole {
 		// The object stays open over all its values: remember them by record.
 		keys, path := d.keys[d.level()], string(d.currentPath())+"/"+name
-		d.item.keys = append(d.item.keys, "")
 		keys[path]++
 		if n := keys[path]; n > 1 {
 			name += "[" + strconv.Itoa(n) + "]"
@@ -269,7 +265,7 @@ func (d *Decoder) attributes(n *node, raw []byte) error {
 			return
 		}
 		text := d.scan.AttrText(value)
-		if n != nil && n.role == bagRole && string(name) == d.schema.Columns[n.column].KeyAttr {
+		if n != nil && n.role == bagRole && strings.EqualFold(string(name), d.schema.Columns[n.column].KeyAttr) {
 			d.item.key = append(d.item.key, text...)
 			return
 		}
@@ -284,7 +280,7 @@ func (d *Decoder) attributes(n *node, raw []byte) error {
 func (d *Decoder) attribute(n *node, name, text []byte) error {
 	attr := "@" + string(name)
 	if n != nil {
-		if known := n.children[attr]; known != nil && known.column >= 0 && !d.rec.Field(known.column).Set() {
+		if known := n.children[upperAttr(attr)]; known != nil && known.column >= 0 && !d.rec.Field(known.column).Set() {
 			return d.rec.Append(known.column, d.level(), text)
 		}
 	}
@@ -337,6 +333,9 @@ const maxUnknown = 4096
 
 func (d *Decoder) endEnvelope(n *node) {
 	text := string(bytes.TrimSpace(d.text))
+	if len(d.text) == maxEnvelope && n.envelope == "WARNING/URL" {
+		text = "" // cut, perhaps inside the number that counts
+	}
 	switch n.envelope {
 	case "DATETIME":
 		if d.at == "" {

@@ -13,6 +13,9 @@ import (
 // temporary file.
 const DefaultMemory = 1 << 20
 
+// keptMemory is what a field keeps for the next record, in bytes.
+const keptMemory = 64 << 10
+
 // fieldMemory is what every field may keep in memory beside a huge one, in
 // bytes: ids, names and dates must be at hand.
 const fieldMemory = 4 << 10
@@ -150,6 +153,9 @@ func (r *Record) Drop(column int) error { return r.fields[column].reset() }
 
 func (f *Field) reset() error {
 	f.head = f.head[:0]
+	if cap(f.head) > keptMemory {
+		f.head = nil // one huge value must not be paid for ever
+	}
 	f.size = 0
 	f.set = false
 	if f.spill == nil {

@@ -156,7 +156,7 @@ func loopback(host string) bool {
 func setFilter(s *Settings, v string) error {
 	values, err := url.ParseQuery(strings.TrimLeft(v, "?& "))
 	if err != nil {
-		return fmt.Errorf("%q cannot be read: %w. Accepted: &name=value&name=value, with %%25 for %%", clip(v), err)
+		return fmt.Errorf("it cannot be read: %w. Accepted: &name=value&name=value, with %%25 for %%", err)
 	}
 	for name, list := range values {
 		if name == "" || list[0] == "" && len(list) == 1 {
@@ -204,7 +204,7 @@ var ruleForm = regexp.MustCompile(`^dcr-[0-9a-f]{32}$`)
 
 func setRule(s *Settings, v string) error {
 	if !ruleForm.MatchString(v) {
-		return fmt.Errorf("%q is no immutable id. Accepted: dcr- and 32 hexadecimal digits, from the JSON view of the data collection rule", clip(v))
+		return errors.New("it is no immutable id. Accepted: dcr- and 32 hexadecimal digits, from the JSON view of the data collection rule")
 	}
 	s.DCRImmutableID = v
 	return nil
@@ -318,7 +318,7 @@ var accountForm = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 
 func setAccount(s *Settings, v string) error {
 	if !accountForm.MatchString(v) {
-		return fmt.Errorf("%q is no storage account name. Accepted: 3 to 24 lower-case letters and digits", clip(v))
+		return errors.New("it is no storage account name. Accepted: 3 to 24 lower-case letters and digits")
 	}
 	s.account = v
 	return nil
@@ -326,8 +326,8 @@ func setAccount(s *Settings, v string) error {
 
 func setService(s *Settings, v string) error {
 	u, err := url.Parse(v)
-	if err != nil || u.Hostname() == "" || u.Scheme != "https" && !loopback(u.Hostname()) {
-		return fmt.Errorf("%q is no address of a blob service. Accepted: such as https://<account>.blob.core.windows.net", clip(v))
+	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.User != nil || u.Scheme != "https" && !loopback(u.Hostname()) {
+		return errors.New("it is no address of a blob service. Accepted: such as https://<account>.blob.core.windows.net, without a signature")
 	}
 	s.StorageService = strings.TrimRight(v, "/")
 	return nil

@@ -486,12 +486,18 @@ func (s *Scanner) skip(from int, end, what string) error {
 // doctype skips a document type declaration with its internal subset. Nothing
 // it declares is kept.
 func (s *Scanner) doctype() error {
-	brackets, quote := 0, byte(0)
+	const comment = 0x3c212d2d // "<!--"
+	brackets, quote, last := 0, byte(0), uint32(0)
 	for {
 		for s.pos < s.end {
 			c := s.buf[s.pos]
 			s.pos++
+			last = last<<8 | uint32(c)
 			switch {
+			case quote == 0 && last == comment:
+				if err := s.skip(0, "-->", "a comment"); err != nil {
+					return err
+				}
 			case quote != 0:
 				if c == quote {
 					quote = 0

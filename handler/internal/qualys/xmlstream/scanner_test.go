@@ -51,6 +51,7 @@ func TestTokens(t *testing.T) {
 		"blanks before declaration":   {in: "\n  <?xml version=\"1.0\"?><a/>", want: "<A></A>"},
 		"doctype over two lines":      {in: "<!DOCTYPE a SYSTEM\n \"https://x/y>z.dtd\"><a/>", want: "<A></A>"},
 		"doctype with a subset":       {in: "<!DOCTYPE a [<!ENTITY e \"]>boom\"> <!ELEMENT a ANY>]><a>&e;</a>", want: "<A>&e;</A>", repairs: Repairs{Entities: 1}},
+		"doctype with a comment":      {in: "<!DOCTYPE a [<!-- it's \"> -->]><a/>", want: "<A></A>"},
 		"comments anywhere":           {in: "<!-- a -- b //--><a>x<!-- </a> -->y</a><!-- keep-alive for <A> -->\n", want: "<A>xy</A>"},
 		"processing instruction":      {in: "<a>x<?php echo '</a>' ?>y</a>", want: "<A>xy</A>"},
 		"cdata":                       {in: "<a><![CDATA[<b>&amp;]]]]><![CDATA[>]]></a>", want: "<A><b>&amp;]]></A>"},
