@@ -64,8 +64,7 @@ type delivery struct {
 	err      error
 	accepted bool // any row ever was
 	refused  int
-	hintAt   time.Time     // when recent was saved last
-	hintTook time.Duration // and how long that took
+	hintAt   time.Time // when recent was saved last
 }
 
 // arrival is what an accepted batch moves.
@@ -345,18 +344,13 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		doc, err := d.run.state.encode()
 		hint, due := d.dueHint()
 		d.mu.Unlock()
-		began := d.run.Clock.Now()
 		if due {
 			d.saveRecent(hint)
 		}
-		took := d.run.Clock.Now().Sub(began)
 		if err == nil {
 			err = d.run.lease.Save(d.ctx, doc)
 		}
 		d.mu.Lock()
-		if due {
-			d.hintTook = took
-		}
 		if err != nil {
 			d.failLocked(fmt.Errorf("save the checkpoint: %w", err))
 			return
@@ -368,14 +362,14 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 }
 
 // hintInterval is how often at most the rows delivered lately are saved while a
-// window goes on: what was delivered since may be sent again after a kill. It
-// is longer where saving takes long, so that it takes a twentieth of the time.
-const hintInterval = time.Second
+// window goes on: those delivered since may be sent again after a kill. Saving
+// takes some 50 ms where there are as many as are remembered.
+const hintInterval = 2 * time.Second
 
 // dueHint tells whether it is time to save them, and what.
 func (d *delivery) dueHint() (recentDoc, bool) {
 	now := d.run.Clock.Now()
-	if now.Sub(d.hintAt) < max(hintInterval, 20*d.hintTook) {
+	if now.Sub(d.hintAt) < hintInterval {
 		return recentDoc{}, false
 	}
 	d.hintAt = now
