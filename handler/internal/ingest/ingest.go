@@ -2,8 +2,8 @@
 //
 // A checkpoint is saved only when every record before it was accepted by the
 // destination or stored as a dead letter: run.go reads page after page within
-// the budget, delivery.go batches and sends, and its settle is the only place
-// where a cursor moves. A run that is killed leaves the state of its last save;
+// the budget, batching.go packs rows, sending.go gets them accepted, and settle
+// in delivery.go is the only place where a cursor moves. A run that is killed leaves the state of its last save;
 // the next one repeats at most the batches that were in flight. Every record
 // read is counted, and a run whose counts disagree fails.
 //

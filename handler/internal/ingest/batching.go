@@ -1,0 +1,251 @@
+package ingest
+
+import (
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// cutName is where the whole fields of the n-th cut row are kept.
+func cutName(r *Run, n int) string {
+	return fmt.Sprintf("deadletter/%s/%s/cut-%06d.ndjson.gz", r.Dataset.Name, r.ID, n)
+}
+
+// beginPage says which page comes next.
+func (d *delivery) beginPage(q record.Query) {
+	d.query, d.ordered = q, true
+	d.lastDone = max(q.From, 1) - 1
+}
+
+// endPage says that a page ended and where the next begins.
+func (d *delivery) endPage(next uint64) {
+	// Whatever the order inside it was, behind a whole page it is safe.
+	d.ordered, d.lastDone = true, next-1
+	d.skip = d.lastID
+}
+
+// Begin implements record.Sink.
+func (d *delivery) Begin(at time.Time) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.run.state
+	if s.Window == nil {
+		q := d.query
+		s.Window = &Window{Until: at.UTC(), NextHost: q.From, Source: d.run.identity()}
+		if !q.After.IsZero() {
+			s.Window.After = &q.After
+		}
+	}
+	d.recent.begin(s.Window.Until, d.run.Overlap)
+	return nil
+}
+
+// Record implements record.Sink: it appends the record to the batch.
+func (d *delivery) Record(rec *record.Record) error {
+	if !d.inHost {
+		d.inHost = true
+		d.checkOrder(rec)
+	}
+	if d.skip != "" {
+		if id := rec.Field(d.idColumn).Head(); string(id) == d.skip {
+			d.host.repeated++
+			return nil // the page before has brought this host already
+		}
+	}
+	r := d.run
+	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: d.cutName}
+	if len(d.ends) == 0 {
+		d.buf = append(d.buffer(), '[')
+	}
+	before := len(d.buf)
+	if len(d.ends) > 0 {
+		d.buf = append(d.buf, ',')
+	}
+	var row record.Row
+	d.buf, row = d.enc.Append(d.buf, rec, meta)
+	if d.recent.repeated(rec, row) {
+		d.host.repeated++
+		d.buf = d.buf[:before]
+		if len(d.ends) == 0 {
+			d.recycle(d.buf)
+			d.buf = nil
+		}
+		return nil
+	}
+	if len(row.Cut) > 0 {
+		if err := d.keepWhole(rec, row.Cut); err != nil {
+			return err
+		}
+	}
+	for len(d.buf)+1 > d.max && len(d.ends) > 0 {
+		if err := d.sealWhole(); err != nil {
+			return err
+		}
+	}
+	d.ends = append(d.ends, len(d.buf))
+	r.counts.decoded.Add(1)
+	return nil
+}
+
+// sealWhole sends off the rows of the hosts that are whole. Those of the host
+// in work open the next batch: were its page to break now, they would be read
+// again. Only a host larger than a batch is parted.
+func (d *delivery) sealWhole() error {
+	rows := d.mark
+	if rows == 0 {
+		rows = len(d.ends)
+	}
+	end := d.ends[rows-1]
+	rest := append(append(d.buffer(), '['), d.buf[end+1:]...) // the comma is dropped
+	restEnds := slices.Clone(d.ends[rows:])
+	for i := range restEnds {
+		restEnds[i] -= end
+	}
+	d.buf, d.ends = d.buf[:end], d.ends[:rows]
+	err := d.seal()
+	d.buf, d.ends = rest, restEnds
+	return err
+}
+
+// Done implements record.Sink: a host's records are all there.
+func (d *delivery) Done(id uint64) error {
+	if id <= d.lastDone {
+		d.disorder(id)
+	} else {
+		d.lastDone = id
+	}
+	d.inHost = false
+	d.lastID = strconv.FormatUint(id, 10)
+	d.skip = ""
+	d.mark = len(d.ends)
+	d.recent.done()
+	d.run.counts.parents.Add(1)
+	d.run.counts.repeated.Add(d.host.repeated)
+	d.run.counts.cut.Add(d.host.cut)
+	d.host.repeated, d.host.cut = 0, 0
+	if !d.run.Clock.Now().Before(d.run.deadline) {
+		return errPause
+	}
+	return context.Cause(d.ctx)
+}
+
+// checkOrder looks at the id of a host at its first record.
+func (d *delivery) checkOrder(rec *record.Record) {
+	id, err := strconv.ParseUint(string(rec.Field(d.idColumn).Head()), 10, 63)
+	if err != nil || id <= d.lastDone {
+		d.disorder(id)
+	}
+}
+
+// disorder notes that the page does not ascend by id, as the API's paging
+// needs it to. Only whole pages are safe points then.
+func (d *delivery) disorder(id uint64) {
+	if d.ordered {
+		d.run.Log.Warn("hosts out of order: no safe point before the end of the page", zap.Uint64("host", id), zap.Uint64("after", d.lastDone))
+	}
+	d.ordered = false
+}
+
+// Tally implements record.Sink.
+func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
+
+// rollback drops the rows of a host that broke off, as far as they are not
+// under way, and returns the host to ask for next.
+func (d *delivery) rollback() uint64 {
+	if len(d.ends) > d.mark {
+		d.run.counts.decoded.Add(int64(d.mark - len(d.ends)))
+		d.ends = d.ends[:d.mark]
+		if d.mark > 0 {
+			d.buf = d.buf[:d.ends[d.mark-1]]
+		}
+	}
+	d.recent.forget()
+	d.inHost = false
+	d.host.repeated, d.host.cut = 0, 0
+	if !d.ordered {
+		return d.query.From
+	}
+	return d.lastDone + 1
+}
+
+// seal sends the batch off.
+func (d *delivery) seal() error {
+	if len(d.ends) == 0 {
+		return nil
+	}
+	cursor := d.query.From
+	if d.ordered {
+		cursor = d.lastDone + 1
+	}
+	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
+	arrived := arrival{cursor: cursor, recent: d.recent.take()}
+	sequence := d.sequence
+	d.sequence++
+	d.buf, d.ends, d.mark = nil, nil, 0
+	select {
+	case d.slots <- struct{}{}:
+	case <-d.quit:
+		d.run.counts.abandoned.Add(int64(b.Rows()))
+		return d.failure()
+	case <-d.ctx.Done():
+		d.run.counts.abandoned.Add(int64(b.Rows()))
+		return context.Cause(d.ctx)
+	}
+	d.wg.Add(1)
+	go func() {
+		defer d.wg.Done()
+		if delivered, err := d.deliver(b, sequence); err != nil {
+			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
+			d.fail(err)
+			return
+		}
+		d.recycle(b.Body)
+		d.settle(sequence, arrived)
+	}()
+	return nil
+}
+
+// keepWhole stores the fields of a row that its destination cuts.
+func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
+	name := d.cutName
+	d.cuts++
+	d.cutName = cutName(d.run, d.cuts)
+	d.host.cut++
+	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
+		gz := gzip.NewWriter(w)
+		for _, column := range columns {
+			if err := d.enc.WriteWhole(gz, rec, column); err != nil {
+				return err
+			}
+		}
+		return gz.Close()
+	})
+}
+
+// buffer returns an empty buffer for a batch.
+func (d *delivery) buffer() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.free); n > 0 {
+		b := d.free[n-1]
+		d.free = d.free[:n-1]
+		return b[:0]
+	}
+	return make([]byte, 0, d.max+d.max/8)
+}
+
+func (d *delivery) recycle(b []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.free) < 2 {
+		d.free = append(d.free, b)
+	}
+}

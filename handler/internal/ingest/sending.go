@@ -1,0 +1,180 @@
+package ingest
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// maxRefusedOnly is how many rows may be refused before any is accepted. Then
+// it is not the rows: the table or its rule does not fit, and every row of the
+// subscription would become a dead letter.
+const maxRefusedOnly = 20
+
+// shipment is what has become of a batch's rows so far.
+type shipment struct {
+	accepted int
+	letters  []letter
+}
+
+// deliver returns nil when every row of b was accepted or kept as a dead
+// letter, and in any case how many were.
+func (d *delivery) deliver(b record.Batch, sequence int) (int, error) {
+	var s shipment
+	err := d.sendAll(b, &s)
+	if errors.Is(err, errNothingTaken) && d.probe(b) {
+		s = shipment{} // it is the rows after all: part them to the last
+		err = d.sendAll(b, &s)
+	}
+	if err != nil {
+		return s.accepted, err
+	}
+	if len(s.letters) == 0 {
+		return s.accepted, nil
+	}
+	name := fmt.Sprintf("deadletter/%s/%s/rows-%06d.ndjson.gz", d.run.Dataset.Name, d.run.ID, sequence)
+	if err := d.keepLetters(name, s.letters); err != nil {
+		return s.accepted, err
+	}
+	d.run.counts.deadLetters.Add(int64(len(s.letters)))
+	d.run.Log.Error("rows refused for good: kept as dead letters", zap.Int("rows", len(s.letters)),
+		zap.String("deadLetter", name), zap.String("reason", s.letters[0].reason))
+	return s.accepted + len(s.letters), nil
+}
+
+// letter is a refused row.
+type letter struct {
+	row    []byte
+	reason string
+}
+
+// sendAll sends b, in halves where it is refused whole, down to the rows that
+// are refused by themselves.
+func (d *delivery) sendAll(b record.Batch, s *shipment) error {
+	sent, err := d.send(b)
+	switch {
+	case err == nil:
+		s.accepted += b.Rows()
+		d.run.counts.accepted.Add(int64(b.Rows()))
+		d.run.counts.batches.Add(1)
+		d.run.counts.bytesRows.Add(int64(len(b.Body)))
+		d.run.counts.bytesSent.Add(sent)
+		d.note(true)
+		return nil
+	case !isRefusal(err):
+		return err
+	case b.Rows() == 1:
+		if d.note(false) {
+			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, err)
+		}
+		s.letters = append(s.letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})
+		return nil
+	}
+	half := b.Rows() / 2
+	cut := b.Ends[half-1] // the comma between the halves closes one and opens the other
+	b.Body[cut] = ']'
+	if err := d.sendAll(record.Batch{Body: b.Body[:cut+1], Ends: b.Ends[:half]}, s); err != nil {
+		return err
+	}
+	b.Body[cut] = '['
+	rest := slices.Clone(b.Ends[half:])
+	for i := range rest {
+		rest[i] -= cut
+	}
+	return d.sendAll(record.Batch{Body: b.Body[cut:], Ends: rest}, s)
+}
+
+// errNothingTaken ends a run whose destination takes no row at all.
+var errNothingTaken = fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows", maxRefusedOnly)
+
+// probes is how many rows of a batch are tried by themselves before the
+// destination is given up.
+const probes = 16
+
+// probe tells whether any row of b is accepted by itself. The first that is
+// will be sent a second time, with the others.
+func (d *delivery) probe(b record.Batch) bool {
+	d.restore(b)
+	for n := range probes {
+		i := n * (b.Rows() - 1) / (probes - 1)
+		begin := 1
+		if i > 0 {
+			begin = b.Ends[i-1] + 1
+		}
+		row := append(append([]byte{'['}, b.Body[begin:b.Ends[i]]...), ']')
+		if _, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}}); err == nil {
+			d.note(true)
+			return true
+		}
+	}
+	return false
+}
+
+// restore makes one array again of a batch that was parted.
+func (d *delivery) restore(b record.Batch) {
+	b.Body[0] = '['
+	for _, end := range b.Ends[:len(b.Ends)-1] {
+		b.Body[end] = ','
+	}
+	b.Body[len(b.Body)-1] = ']'
+}
+
+// note counts refusals until the first row is accepted, and tells whether
+// there were too many.
+func (d *delivery) note(accepted bool) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if accepted {
+		d.accepted = true
+		return false
+	}
+	d.refused++
+	return !d.accepted && d.refused > maxRefusedOnly
+}
+
+// send sends b until it is accepted or refused for good.
+func (d *delivery) send(b record.Batch) (int64, error) {
+	began := d.run.Clock.Now()
+	for tries := 1; ; tries++ {
+		sent, err := d.run.Destination.Send(d.ctx, b)
+		if err == nil {
+			if tries > 1 {
+				d.run.Log.Info("accepted after all", zap.Int("tries", tries), zap.Duration("took", d.run.Clock.Now().Sub(began)))
+			}
+			return sent, nil
+		}
+		if cause := context.Cause(d.ctx); cause != nil {
+			return 0, cause
+		}
+		after, ok := retryAfter(err)
+		if !ok {
+			return 0, err
+		}
+		// Time to send lasts longer than time to read: the last batches want it.
+		if err := d.run.wait(d.ctx, d.run.deadline.Add(sendGrace), err, after, tries); err != nil {
+			return 0, fmt.Errorf("not accepted in %d tries: %w", tries, err)
+		}
+	}
+}
+
+func (d *delivery) keepLetters(name string, letters []letter) error {
+	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
+		gz := gzip.NewWriter(w)
+		for _, l := range letters {
+			line := record.AppendQuoted([]byte(`{"table":`), d.run.Dataset.Schema.Table)
+			line = record.AppendQuoted(append(line, `,"reason":`...), l.reason)
+			line = append(append(append(line, `,"row":`...), l.row...), "}\n"...)
+			if _, err := gz.Write(line); err != nil {
+				return err
+			}
+		}
+		return gz.Close()
+	})
+}
