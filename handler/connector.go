@@ -175,9 +175,9 @@ func (c *connector) target() string {
 	case c.rows != "":
 		return c.rows
 	case s.API == settings.DataCollector:
-		return s.LogAnalyticsURI.Host + " " + s.WorkspaceID
+		return s.LogAnalyticsURI.Hostname() + " " + s.WorkspaceID
 	}
-	return s.LogAnalyticsURI.Host + " " + s.DCRImmutableID
+	return s.LogAnalyticsURI.Hostname() + " " + s.DCRImmutableID
 }
 
 // closeRun frees what a run's destination holds.

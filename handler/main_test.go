@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"qualys-sentinel/handler/internal/ingest"
 )
@@ -79,6 +80,11 @@ func TestHostFile(t *testing.T) {
 // what it printed.
 func command(t *testing.T, args ...string) (int, string) {
 	t.Helper()
+	return commandContext(context.Background(), t, args...)
+}
+
+func commandContext(ctx context.Context, t *testing.T, args ...string) (int, string) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +96,7 @@ func command(t *testing.T, args ...string) (int, string) {
 		doc, _ := io.ReadAll(r)
 		out <- string(doc)
 	}()
-	code := run(context.Background(), args)
+	code := run(ctx, args)
 	os.Stdout, os.Stderr = stdout, stderr
 	w.Close()
 	return code, <-out
@@ -114,6 +120,44 @@ func TestDemo(t *testing.T) {
 	code, out = command(t, args...)
 	if after, err := os.ReadFile(filepath.Join(dir, "rows", "QualysHostDetectionV2_CL.ndjson")); err != nil || code != exitOK || len(after) > len(rows)+len(rows)/10 {
 		t.Errorf("the second run sent everything again: %d bytes after %d\n%s", len(after), len(rows), out)
+	}
+}
+
+// Ctrl-C stops the demo in good order, and the next one goes on.
+func TestDemoGoesOn(t *testing.T) {
+	t.Setenv("IDENTITY_ENDPOINT", "")
+	t.Setenv("IDENTITY_HEADER", "")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "rows", "QualysHostDetectionV2_CL.ndjson")
+	args := []string{"demo", "--dir", dir, "--hosts", "1500", "--detections", "30"}
+	ctx, interrupt := context.WithCancel(context.Background())
+	go func() {
+		for ctx.Err() == nil {
+			if info, err := os.Stat(path); err == nil && info.Size() > 1<<20 {
+				interrupt()
+			}
+			<-time.After(time.Millisecond)
+		}
+	}()
+	if code, out := commandContext(ctx, t, args...); code != exitPaused || !strings.Contains(out, "paused") {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	if code, out := command(t, args...); code != exitOK || strings.Contains(out, "beginning it again") {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	rows, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, key := range regexp.MustCompile(`"RowKey_s":"([^"]+)"`).FindAllStringSubmatch(string(rows), -1) {
+		if seen[key[1]] {
+			t.Fatalf("row %s arrived twice", key[1])
+		}
+		seen[key[1]] = true
+	}
+	if len(seen) < 20_000 {
+		t.Errorf("%d rows", len(seen))
 	}
 }
 

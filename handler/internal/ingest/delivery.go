@@ -152,15 +152,19 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	}
 }
 
-// hintInterval is how often at most the rows delivered lately are saved while a
-// window goes on: those delivered since may be sent again after a kill. Saving
-// takes some 50 ms where there are as many as are remembered.
-const hintInterval = 2 * time.Second
+// The rows delivered lately are saved while a window goes on, because those
+// delivered since may be sent again after a kill. Saving takes some 50 ms where
+// there are as many as are remembered: the interval grows with their number, so
+// that it takes a few hundredths of the time.
+const (
+	hintInterval = 100 * time.Millisecond
+	hintPerRow   = 10 * time.Microsecond
+)
 
 // dueHint tells whether it is time to save them, and what.
 func (d *delivery) dueHint() (recentDoc, bool) {
 	now := d.run.Clock.Now()
-	if now.Sub(d.hintAt) < hintInterval {
+	if now.Sub(d.hintAt) < hintInterval+time.Duration(len(d.recent.now))*hintPerRow {
 		return recentDoc{}, false
 	}
 	d.hintAt = now

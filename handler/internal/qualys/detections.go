@@ -94,7 +94,7 @@ func (s *Detections) Identity() string {
 	user, _ := s.Client.Credentials.Login()
 	// What an account sees is its own; its name is nothing to write down.
 	account := sha256.Sum256([]byte(user))
-	return fmt.Sprintf("%s %s by %s as %x", s.Client.Origin, p.Encode(), s.By, account[:4])
+	return fmt.Sprintf("%s %s by %s as %x", s.Client.Origin.Hostname(), p.Encode(), s.By, account[:4])
 }
 
 // Page reads one page and hands its records to sink.
