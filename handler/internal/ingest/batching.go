@@ -160,12 +160,10 @@ func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
 // rollback drops the rows of a host that broke off, as far as they are not
 // under way, and returns the host to ask for next.
 func (d *delivery) rollback() uint64 {
-	if len(d.ends) > d.mark {
-		d.run.counts.decoded.Add(int64(d.mark - len(d.ends)))
-		d.ends = d.ends[:d.mark]
-		if d.mark > 0 {
-			d.buf = d.buf[:d.ends[d.mark-1]]
-		}
+	d.run.counts.decoded.Add(int64(d.mark - len(d.ends)))
+	d.ends = d.ends[:d.mark]
+	if d.mark > 0 { // a row that could not be finished goes, too
+		d.buf = d.buf[:d.ends[d.mark-1]]
 	}
 	d.recent.forget()
 	d.inHost = false

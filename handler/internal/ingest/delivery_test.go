@@ -240,6 +240,32 @@ func TestHugeFieldIsKeptWhole(t *testing.T) {
 	}
 }
 
+// A field that cannot be kept ends the run; the rows before it still arrive.
+func TestHugeFieldThatCannotBeKept(t *testing.T) {
+	w := newWorld(t, 3, 3)
+	w.qualys.Subscription.HugeHost, w.qualys.Subscription.HugeBytes = 1, 3_000_000
+	w.dest.batch, w.dest.limits = 1_000_000, record.Limits{FieldBytes: 64_000}
+	full := errors.New("disk full")
+	w.store.beforeCreate = func(name string) error {
+		if strings.HasPrefix(name, "deadletter") {
+			return full
+		}
+		return nil
+	}
+	report, err := w.do()
+	if !errors.Is(err, full) || report.Outcome != ingest.Failed || report.Accepted == 0 || report.Accepted != report.Decoded {
+		t.Fatalf("%s: %v, %+v", report.Outcome, err, report.Counts)
+	}
+	if c := w.checkpoint(); c.Window == nil || c.Window.NextHost == 0 {
+		t.Errorf("checkpoint %+v: the first host has arrived", c)
+	}
+	w.store.beforeCreate = nil
+	w.mustComplete()
+	if dup := w.wantEach(time.Time{}); dup != 0 {
+		t.Errorf("%d rows twice", dup)
+	}
+}
+
 func TestStateThatIsNotOurs(t *testing.T) {
 	for doc, want := range map[string]string{
 		`{"version":2,"dataset":"vm"}`: "version 2",
