@@ -43,7 +43,7 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "demo-data", "`folder` for rows and state")
-	c.Flags().IntVar(&hosts, "hosts", 2000, "number of hosts")
+	c.Flags().IntVar(&hosts, "hosts", 1000, "number of hosts")
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
 	c.Flags().StringVar(&level, "log", "warn", "what to log: debug, info, warn or error")
@@ -70,7 +70,7 @@ func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) e
 	connector, err := open(ctx, []string{
 		"apiUsername=" + demoUser, "apiPassword=" + demoPassword, "uri=" + sim.address,
 		"logAnalyticsUri=" + sim.address, "logAnalyticsApi=logs-ingestion", "dcrImmutableId=" + azure.Rule,
-		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=500",
+		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=250",
 	}, "")
 	if err != nil {
 		return err

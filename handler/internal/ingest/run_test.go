@@ -8,7 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,11 +96,14 @@ func TestKillAtEveryStep(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			w := newWorld(t, 40, 10)
 			w.dest.batch = 20_000
-			var dead atomic.Bool
+			var mu sync.Mutex
+			var dead bool
 			var n, kills int
 			maxBatch := 0
 			die := func(at string) error {
-				if dead.Load() {
+				mu.Lock()
+				defer mu.Unlock()
+				if dead {
 					return errKilled // a dead process does nothing more
 				}
 				if at != step {
@@ -111,7 +114,7 @@ func TestKillAtEveryStep(t *testing.T) {
 				if n++; n%(ingest.DefaultInFlight+2) != 0 {
 					return nil
 				}
-				dead.Store(true)
+				dead = true
 				kills++
 				return errKilled
 			}
@@ -125,7 +128,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			w.store.beforeCreate = func(string) error { return die("before object") }
 			closed := false
 			for range 200 {
-				dead.Store(false)
+				dead = false
 				report, err := w.do()
 				if err == nil && report.Outcome == ingest.Complete {
 					closed = true
