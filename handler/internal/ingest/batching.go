@@ -44,6 +44,9 @@ func (d *delivery) Begin(at time.Time) error {
 			s.Window.After = &q.After
 		}
 	}
+	if d.hint == "" { // once, before there is a goroutine that reads it
+		d.hint = d.run.hintFor()
+	}
 	d.recent.begin(s.Window.Until, d.run.Overlap)
 	return nil
 }
@@ -125,6 +128,9 @@ func (d *delivery) Done(id uint64) error {
 	d.inHost = false
 	d.lastID = strconv.FormatUint(id, 10)
 	d.skip = ""
+	if len(d.ends) > d.mark {
+		d.hosts++
+	}
 	d.mark = len(d.ends)
 	d.recent.done()
 	d.run.counts.parents.Add(1)
@@ -185,6 +191,8 @@ func (d *delivery) seal() error {
 	}
 	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
 	arrived := arrival{cursor: cursor, recent: d.recent.take()}
+	oneHost := d.hosts < 2
+	d.hosts = 0
 	sequence := d.sequence
 	d.sequence++
 	d.buf, d.ends, d.mark = nil, nil, 0
@@ -200,7 +208,7 @@ func (d *delivery) seal() error {
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
-		if delivered, err := d.deliver(b, sequence); err != nil {
+		if delivered, err := d.deliver(b, sequence, oneHost); err != nil {
 			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 			d.fail(err)
 			return

@@ -44,7 +44,9 @@ type delivery struct {
 	cutName  string                        // of the next one
 	sequence int
 	recent   *recent
+	hint     string // the state that recent goes with
 	idColumn int
+	hosts    int // whole hosts with rows in buf
 
 	mu       sync.Mutex
 	free     [][]byte
@@ -205,6 +207,7 @@ func (d *delivery) finish() error {
 
 // saveRecent keeps what was delivered lately; see Run.loadRecent for a failure.
 func (d *delivery) saveRecent(doc recentDoc) {
+	doc.For = d.hint
 	if err := doc.save(d.ctx, d.run.Store, d.run.recentName()); err != nil {
 		d.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
 	}

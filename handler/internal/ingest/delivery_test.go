@@ -70,10 +70,17 @@ func TestEveryRowRefused(t *testing.T) {
 	}
 }
 
-// One host whose many rows are all bad must not stop the others.
+// One host whose many rows are all bad must not stop the others, whether they
+// share its batch or not.
 func TestManyBadRowsFirst(t *testing.T) {
+	for _, batch := range []int{20_000, 60_000, 400_000} {
+		t.Run(fmt.Sprint(batch), func(t *testing.T) { manyBadRowsFirst(t, batch) })
+	}
+}
+
+func manyBadRowsFirst(t *testing.T, batch int) {
 	w := newWorld(t, 12, 60)
-	w.dest.batch = 400_000
+	w.dest.batch = batch
 	bad := ""
 	w.qualys.Subscription.Expected(time.Time{}, w.clock.Now(), func(h simulator.Host, _ simulator.Detection) {
 		if bad == "" {
@@ -431,6 +438,34 @@ func TestOverlapAfterAKill(t *testing.T) {
 	w.mustComplete() // the overlap brings all hosts again
 	if dup := w.wantEach(time.Time{}); dup > (ingest.DefaultInFlight+1)*most {
 		t.Errorf("%d rows twice, at most %d were in flight", dup, (ingest.DefaultInFlight+1)*most)
+	}
+}
+
+// Rows that one destination took were never at another; rows of a checkpoint
+// that was begun anew are to be sent anew.
+func TestHintGoesWithItsState(t *testing.T) {
+	for name, change := range map[string]func(w *world, r *ingest.Run){
+		"another target": func(w *world, r *ingest.Run) { r.Target = "elsewhere" },
+		"begun anew": func(w *world, _ *ingest.Run) {
+			if err := os.Remove(filepath.Join(w.state, "checkpoints", "default", "vm.json")); err != nil {
+				w.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 10, 5)
+			for index := range 10 {
+				w.qualys.Subscription.Rescan(index, w.clock.Now().Add(-time.Minute))
+			}
+			w.mustComplete()
+			w.dest.keys = map[string]int{}
+			r := w.run()
+			change(w, r)
+			report, err := r.Do(context.Background())
+			if err != nil || report.Repeated != 0 || len(w.dest.keys) != len(w.expected(time.Time{})) {
+				t.Errorf("%v: %d rows skipped, %d arrived", err, report.Repeated, len(w.dest.keys))
+			}
+		})
 	}
 }
 

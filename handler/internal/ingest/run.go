@@ -248,7 +248,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return endOf(err), err
 	}
 	if readErr != nil {
-		if r.state.Window != nil {
+		if d.hint != "" {
 			d.saveRecent(d.recent.unfinished())
 		}
 		return endOf(readErr), readErr
@@ -281,7 +281,24 @@ func (r *Run) loadRecent(ctx context.Context) *recent {
 	if err != nil {
 		r.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
 	}
+	if doc.For != r.hintFor() {
+		doc = recentDoc{}
+	}
 	return newRecent(r.Dataset.Schema, doc)
+}
+
+// hintFor names the state that a hint belongs to: same source and destination,
+// and the window in work or the watermark. One that was rewound, begun anew or
+// turned elsewhere must not skip a row.
+func (r *Run) hintFor() string {
+	at := "the beginning"
+	switch s := r.state; {
+	case s.Window != nil:
+		at = "until " + s.Window.Until.Format(time.RFC3339)
+	case s.Watermark != nil:
+		at = "until " + s.Watermark.Format(time.RFC3339)
+	}
+	return r.identity() + " " + at
 }
 
 // identity is what a window is tied to.

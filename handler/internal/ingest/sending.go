@@ -20,14 +20,17 @@ const maxRefusedOnly = 20
 
 // shipment is what has become of a batch's rows so far.
 type shipment struct {
+	// oneHost tells that all rows are of one host. They may all be bad, and
+	// that says nothing of the destination.
+	oneHost  bool
 	accepted int
 	letters  []letter
 }
 
 // deliver returns nil when every row of b was accepted or kept as a dead
 // letter, and in any case how many were.
-func (d *delivery) deliver(b record.Batch, sequence int) (int, error) {
-	var s shipment
+func (d *delivery) deliver(b record.Batch, sequence int, oneHost bool) (int, error) {
+	s := shipment{oneHost: oneHost}
 	err := d.sendAll(b, &s)
 	if errors.Is(err, errNothingTaken) && d.probe(b) {
 		s = shipment{} // it is the rows after all: part them to the last
@@ -71,7 +74,7 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 	case !isRefusal(err):
 		return err
 	case b.Rows() == 1:
-		if d.note(false) {
+		if d.note(false) && !s.oneHost {
 			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, err)
 		}
 		s.letters = append(s.letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})

@@ -412,11 +412,24 @@ func (d *Decoder) endColumn(n *node) error {
 	if err != nil {
 		return err
 	}
-	value := record.AppendQuoted(key, f.Head())
-	if err := d.rec.AppendExtra(d.level(), value); err != nil {
+	if err := d.rec.AppendExtra(d.level(), append(key, '"')); err != nil {
+		return err
+	}
+	if _, err := f.WriteTo(extraText{d}); err != nil {
+		return fmt.Errorf("move a text that is no date: %w", err)
+	}
+	if err := d.rec.AppendExtra(d.level(), []byte{'"'}); err != nil {
 		return err
 	}
 	return d.rec.Drop(n.column)
+}
+
+// extraText appends text to the open member of the Extra column.
+type extraText struct{ d *Decoder }
+
+func (w extraText) Write(p []byte) (int, error) {
+	w.d.escaped = record.AppendEscaped(w.d.escaped[:0], p)
+	return len(p), w.d.rec.AppendExtra(w.d.level(), w.d.escaped)
 }
 
 // endParent hands over the last record and closes the parent.

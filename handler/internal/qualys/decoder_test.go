@@ -470,10 +470,11 @@ func TestPaging(t *testing.T) {
 func TestOtherDocuments(t *testing.T) {
 	for doc, want := range map[string]string{
 		"<SIMPLE_RETURN><RESPONSE><CODE>2001</CODE><TEXT>This account has expired.</TEXT></RESPONSE></SIMPLE_RETURN>": "code 2001: This account has expired.",
-		"<html><body>login</body></html>": "an HTML page",
-		"<OTHER/>":                        `"OTHER"`,
-		"":                                "empty document",
-		"{}":                              "no XML document",
+		"<html><body>login</body></html>":                                                 "an HTML page",
+		"<MAP_LIST><ERROR><CODE>1905</CODE><TEXT>why it failed</TEXT></ERROR></MAP_LIST>": "code 1905: why it failed",
+		"<OTHER/>": `"OTHER"`,
+		"":         "empty document",
+		"{}":       "no XML document",
 		"<GENERIC_RETURN><RETURN status=\"FAILED\" number=\"2\">Bad</RETURN></GENERIC_RETURN>": "code 2: Bad",
 	} {
 		_, _, err := decode(t, doc)

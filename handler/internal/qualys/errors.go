@@ -178,7 +178,9 @@ func readError(scan *xmlstream.Scanner, root string, status int, header http.Hea
 			case "CODE", "RESPONSECODE":
 				e.Code = value
 			case "TEXT", "ERRORMESSAGE", "RETURN", "ERROR":
-				e.Text = value
+				if value != "" { // the last two may hold the first
+					e.Text = value
+				}
 			case "KEY":
 				key = value
 			case "VALUE":

@@ -286,9 +286,10 @@ func (e *Encoder) appendContinued(dst []byte, c *column, r *Record, begin int) (
 	value := f.Head()
 	whole := f.Size() == int64(len(value))
 	if keep := e.keep(r); keep >= 0 && int64(keep) < f.Size() {
+		// What the policy leaves out is not wanted, what did not fit into memory is.
+		whole = whole || keep <= len(value)
 		value = escapedPrefix(value, keep, len(value)*6)
 		e.cut(c, "policy")
-		whole = true // what is left out is not wanted: nothing to keep elsewhere
 	}
 	for parts < c.Parts && len(value) > 0 {
 		room := e.room(dst, begin) - len(c.members[parts]) - 2

@@ -196,6 +196,15 @@ func TestHugeField(t *testing.T) {
 	}
 }
 
+// The policy wants more than is in memory: what is not in the row is kept whole.
+func TestPolicyBeyondMemory(t *testing.T) {
+	r := fill(t, fieldMemory, map[string]string{"I/LONG": strings.Repeat("x", 3*fieldMemory)})
+	m, row, _ := encode(t, NewEncoder(small, Limits{}, Policy{Bytes: 2 * fieldMemory}), r)
+	if m["Cut_s"] != "I/LONG (policy), I/LONG (limit)" || len(row.Cut) != 1 {
+		t.Errorf("cut %v, %v", m["Cut_s"], row.Cut)
+	}
+}
+
 func TestResetKeepsTheOtherLevel(t *testing.T) {
 	r := New(small)
 	for path, level := range map[string]Level{"P/ID": Parent, "I/N": Item} {
