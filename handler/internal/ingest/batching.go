@@ -44,8 +44,8 @@ func (d *delivery) Begin(at time.Time) error {
 			s.Window.After = &q.After
 		}
 	}
-	if d.hint == "" { // once, before there is a goroutine that reads it
-		d.hint = d.run.hintFor()
+	if d.recentFor == "" { // once, before there is a goroutine that reads it
+		d.recentFor = d.run.recentFor()
 	}
 	d.recent.begin(s.Window.Until, d.run.Overlap)
 	return nil

@@ -30,23 +30,23 @@ type delivery struct {
 	wg    sync.WaitGroup
 
 	// Of the reading goroutine.
-	buf      []byte
-	ends     []int
-	mark     int    // rows in buf up to the last whole parent
-	lastDone uint64 // highest parent id handed over whole
-	query    record.Query
-	ordered  bool   // parents of the page came in ascending order
-	inHost   bool   // a record of the parent in work was seen
-	skip     string // parent that the page before has ended with
-	lastID   string
-	host     struct{ repeated, cut int64 } // rows of the host in work
-	cuts     int                           // dead letters for cut rows
-	cutName  string                        // of the next one
-	sequence int
-	recent   *recent
-	hint     string // the state that recent goes with
-	idColumn int
-	hosts    int // whole hosts with rows in buf
+	buf       []byte
+	ends      []int
+	mark      int    // rows in buf up to the last whole parent
+	lastDone  uint64 // highest parent id handed over whole
+	query     record.Query
+	ordered   bool   // parents of the page came in ascending order
+	inHost    bool   // a record of the parent in work was seen
+	skip      string // parent that the page before has ended with
+	lastID    string
+	host      struct{ repeated, cut int64 } // rows of the host in work
+	cuts      int                           // dead letters for cut rows
+	cutName   string                        // of the next one
+	sequence  int
+	recent    *recent
+	recentFor string // the state that recent goes with
+	idColumn  int
+	hosts     int // whole hosts with rows in buf
 
 	mu       sync.Mutex
 	free     [][]byte
@@ -56,7 +56,7 @@ type delivery struct {
 	err      error
 	accepted bool // any row ever was
 	refused  int
-	hintAt   time.Time // when recent was saved last
+	recentAt time.Time // when recent was saved last
 }
 
 // arrival is what an accepted batch moves.
@@ -135,10 +135,10 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 			return
 		}
 		doc, err := d.run.state.encode()
-		hint, due := d.dueHint()
+		lately, due := d.dueRecent()
 		d.mu.Unlock()
 		if due {
-			d.saveRecent(hint)
+			d.saveRecent(lately)
 		}
 		if err == nil {
 			err = d.run.lease.Save(d.ctx, doc)
@@ -159,17 +159,17 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 // there are as many as are remembered: the interval grows with their number, so
 // that it takes a few hundredths of the time.
 const (
-	hintInterval = 100 * time.Millisecond
-	hintPerRow   = 10 * time.Microsecond
+	recentInterval = 100 * time.Millisecond
+	recentPerRow   = 10 * time.Microsecond
 )
 
-// dueHint tells whether it is time to save them, and what.
-func (d *delivery) dueHint() (recentDoc, bool) {
+// dueRecent tells whether it is time to save them, and what.
+func (d *delivery) dueRecent() (recentDoc, bool) {
 	now := d.run.Clock.Now()
-	if now.Sub(d.hintAt) < hintInterval+time.Duration(len(d.recent.now))*hintPerRow {
+	if now.Sub(d.recentAt) < recentInterval+time.Duration(len(d.recent.now))*recentPerRow {
 		return recentDoc{}, false
 	}
-	d.hintAt = now
+	d.recentAt = now
 	return d.recent.unfinished(), true
 }
 
@@ -207,7 +207,7 @@ func (d *delivery) finish() error {
 
 // saveRecent keeps what was delivered lately; see Run.loadRecent for a failure.
 func (d *delivery) saveRecent(doc recentDoc) {
-	doc.For = d.hint
+	doc.For = d.recentFor
 	if err := doc.save(d.ctx, d.run.Store, d.run.recentName()); err != nil {
 		d.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
 	}

@@ -114,7 +114,7 @@ func (r *recent) isYoung(rec *record.Record) bool {
 // big-endian, ascending.
 type recentDoc struct {
 	Version int `json:"version"`
-	// For is the checkpoint that the rows go with; see Run.hintFor. With any
+	// For is the checkpoint that the rows go with; see Run.recentFor. With any
 	// other, rows might be taken for delivered that never were.
 	For string `json:"for"`
 	// Rows were delivered by the last window that arrived whole.

@@ -248,7 +248,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return endOf(err), err
 	}
 	if readErr != nil {
-		if d.hint != "" {
+		if d.recentFor != "" {
 			d.saveRecent(d.recent.unfinished())
 		}
 		return endOf(readErr), readErr
@@ -281,16 +281,16 @@ func (r *Run) loadRecent(ctx context.Context) *recent {
 	if err != nil {
 		r.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
 	}
-	if doc.For != r.hintFor() {
+	if doc.For != r.recentFor() {
 		doc = recentDoc{}
 	}
 	return newRecent(r.Dataset.Schema, doc)
 }
 
-// hintFor names the state that a hint belongs to: same source and destination,
+// recentFor names the state that the recent rows go with: source and destination,
 // and the window in work or the watermark. One that was rewound, begun anew or
 // turned elsewhere must not skip a row.
-func (r *Run) hintFor() string {
+func (r *Run) recentFor() string {
 	at := "the beginning"
 	switch s := r.state; {
 	case s.Window != nil:
