@@ -119,7 +119,7 @@ func TestKilledInTheMiddleOfAPage(t *testing.T) {
 		case cp != nil && cp.Watermark != nil:
 			return nil
 		case cp != nil && cp.Window != nil:
-			cursors = append(cursors, cp.Window.NextHost)
+			cursors = append(cursors, cp.Window.NextID)
 		}
 		if err := h.trigger(); err != nil {
 			return err

@@ -37,6 +37,8 @@ type connector struct {
 	client   *qualys.Client
 	store    checkpoint.Store
 	identity identity
+	// knowledge is joined to detections, if the settings want it.
+	knowledge ingest.Joined
 	// rows, if not empty, is a local folder that rows go to instead.
 	rows string
 }
@@ -73,7 +75,7 @@ func (i *identity) credential() (azcore.TokenCredential, error) {
 
 // open reads the settings and makes a connector.
 func open(ctx context.Context, environ []string, rows string) (*connector, error) {
-	c := &connector{rows: rows}
+	c := &connector{rows: rows, knowledge: ingest.Joined{Dataset: ingest.KB}}
 	// Secrets are read with the same identity as everything else.
 	c.identity.clientID = settings.ClientID(environ)
 	s, err := settings.Load(ctx, settings.Options{
@@ -115,15 +117,20 @@ func (c *connector) openStore() (checkpoint.Store, error) {
 
 // source of a dataset's pages.
 func (c *connector) source(dataset *ingest.Dataset) (ingest.Source, error) {
-	if dataset != ingest.VM {
-		return nil, fmt.Errorf("dataset %s has no source", dataset.Name)
-	}
 	s := c.settings
-	d := qualys.NewDetections(c.client, dataset.Schema)
-	d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
-	d.By = qualys.IncrementalBy(s.IncrementalBy)
-	d.Results = s.ResultsBytes != 0
-	return d, nil
+	switch dataset {
+	case ingest.VM:
+		d := qualys.NewDetections(c.client, dataset.Schema)
+		d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
+		d.By = qualys.IncrementalBy(s.IncrementalBy)
+		d.Results = s.ResultsBytes != 0
+		return d, nil
+	case ingest.KB:
+		k := qualys.NewKnowledgeBase(c.client, dataset.Schema)
+		k.Version, k.PageSize = s.KBAPIVersion, s.KBPageSize
+		return k, nil
+	}
+	return nil, fmt.Errorf("dataset %s has no source", dataset.Name)
 }
 
 // destination of a dataset's rows.
@@ -154,8 +161,7 @@ func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, 
 	s := c.settings
 	r := &ingest.Run{
 		ID: strings.ToLower(rand.Text()[:16]), Dataset: dataset, Target: c.target(),
-		Store: c.store, Policy: record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"},
-		Lookback: s.Lookback, Overlap: s.Overlap, Budget: s.RunBudget, Clock: ingest.SystemClock{},
+		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: ingest.SystemClock{},
 	}
 	r.Log = log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
 	var err error
@@ -164,6 +170,20 @@ func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, 
 	}
 	if r.Destination, r.DestinationName, err = c.destination(dataset, r.ID); err != nil {
 		return nil, err
+	}
+	switch dataset {
+	case ingest.VM:
+		r.Lookback, r.Overlap = s.Lookback, s.Overlap
+		r.Policy = record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"}
+		if s.Enrich {
+			knowledge, err := c.source(ingest.KB)
+			if err != nil {
+				return nil, err
+			}
+			r.Joined, r.JoinedIdentity = &c.knowledge, ingest.Identity(knowledge, r.Target)
+		}
+	case ingest.KB:
+		r.Overlap, r.Refresh = s.KBOverlap, s.KBRefresh
 	}
 	return r, nil
 }

@@ -1,5 +1,5 @@
 // Package checkpoint is the contract of the places that keep state: the
-// checkpoints themselves, run records, dead letters. Package blob keeps them
+// checkpoints themselves, journals, run records, dead letters. Package blob keeps them
 // in a blob container, package folder in a local folder, and checkpointtest
 // holds both to this contract.
 //
@@ -27,6 +27,12 @@ type Store interface {
 	// Open opens an object for reading. The error for one that is not there is
 	// fs.ErrNotExist.
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
+	// Append adds p to the end of a journal, which is made where needed. When
+	// it returns nil p is there; an error leaves open whether it is, once or
+	// even twice. A journal is no object: Create must not be used for its name.
+	Append(ctx context.Context, name string, p []byte) error
+	// Delete removes an object or journal; one that is not there is no error.
+	Delete(ctx context.Context, name string) error
 }
 
 // A Lease is exclusive hold of one document. Load comes before the first Save;
@@ -50,6 +56,10 @@ var (
 	// not to be tried again: another run may be going on.
 	ErrLost = errors.New("the hold on the checkpoint is lost: another run has taken over, or somebody changed it")
 )
+
+// MaxAppend is the most that one Append takes, in bytes: 4 MiB by the Blob
+// service's rules.
+const MaxAppend = 4 << 20
 
 // MaxDocument bounds what Load reads, in bytes. A checkpoint has one kilobyte.
 const MaxDocument = 1 << 20

@@ -39,15 +39,12 @@ func (d *delivery) Begin(at time.Time) error {
 	s := d.run.state
 	if s.Window == nil {
 		q := d.query
-		s.Window = &Window{Until: at.UTC(), NextHost: q.From, Source: d.run.identity()}
+		s.Window = &Window{Until: at.UTC(), NextID: q.From, Source: d.run.identity()}
 		if !q.After.IsZero() {
 			s.Window.After = &q.After
 		}
 	}
-	if d.recentFor == "" { // once, before there is a goroutine that reads it
-		d.recentFor = d.run.recentFor()
-	}
-	d.recent.begin(s.Window.Until, d.run.Overlap)
+	d.ledger.begin(s.Window)
 	return nil
 }
 
@@ -64,6 +61,11 @@ func (d *delivery) Record(rec *record.Record) error {
 		}
 	}
 	r := d.run
+	if d.join != nil {
+		if err := d.join.fill(rec); err != nil {
+			return err
+		}
+	}
 	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: d.cutName}
 	if len(d.ends) == 0 {
 		d.buf = append(d.buffer(), '[')
@@ -74,7 +76,7 @@ func (d *delivery) Record(rec *record.Record) error {
 	}
 	var row record.Row
 	d.buf, row = d.enc.Append(d.buf, rec, meta)
-	if d.recent.repeated(rec, row) {
+	if d.ledger.repeated(rec, row) {
 		d.host.repeated++
 		d.buf = d.buf[:before]
 		if len(d.ends) == 0 {
@@ -132,7 +134,7 @@ func (d *delivery) Done(id uint64) error {
 		d.hosts++
 	}
 	d.mark = len(d.ends)
-	d.recent.done()
+	d.ledger.done()
 	d.run.counts.parents.Add(1)
 	d.run.counts.repeated.Add(d.host.repeated)
 	d.run.counts.cut.Add(d.host.cut)
@@ -155,13 +157,19 @@ func (d *delivery) checkOrder(rec *record.Record) {
 // needs it to. Only whole pages are safe points then.
 func (d *delivery) disorder(id uint64) {
 	if d.ordered {
-		d.run.Log.Warn("hosts out of order: no safe point before the end of the page", zap.Uint64("host", id), zap.Uint64("after", d.lastDone))
+		d.run.Log.Warn(d.run.Dataset.Parents+" out of order: no safe point before the end of the page", zap.Uint64("id", id), zap.Uint64("after", d.lastDone))
 	}
 	d.ordered = false
 }
 
 // Tally implements record.Sink.
 func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
+
+// beginRemovals says that records follow which no page has brought: their ids
+// lie behind the cursor, which stays where the last page ended.
+func (d *delivery) beginRemovals() {
+	d.query, d.ordered = record.Query{From: d.lastDone + 1}, false
+}
 
 // rollback drops the rows of a host that broke off, as far as they are not
 // under way, and returns the host to ask for next.
@@ -171,7 +179,7 @@ func (d *delivery) rollback() uint64 {
 	if d.mark > 0 { // a row that could not be finished goes, too
 		d.buf = d.buf[:d.ends[d.mark-1]]
 	}
-	d.recent.forget()
+	d.ledger.forget()
 	d.inHost = false
 	d.host.repeated, d.host.cut = 0, 0
 	if !d.ordered {
@@ -190,7 +198,7 @@ func (d *delivery) seal() error {
 		cursor = d.lastDone + 1
 	}
 	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
-	arrived := arrival{cursor: cursor, recent: d.recent.take()}
+	arrived := arrival{cursor: cursor, rows: d.ledger.take()}
 	oneHost := d.hosts < 2
 	d.hosts = 0
 	sequence := d.sequence

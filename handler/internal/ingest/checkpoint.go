@@ -19,6 +19,8 @@ type Checkpoint struct {
 	// Watermark is the end of the last window that arrived whole, by Qualys'
 	// clock. Null before the first.
 	Watermark *time.Time `json:"watermark"`
+	// LastFull is the end of the last window that began at the beginning.
+	LastFull *time.Time `json:"lastFull,omitempty"`
 	// Window is the one in work; null between windows.
 	Window *Window `json:"window"`
 	// LastRun is the id of the run that wrote this.
@@ -31,8 +33,8 @@ type Window struct {
 	After *time.Time `json:"after"`
 	// Until is its end: the time of the first page's answer.
 	Until time.Time `json:"until"`
-	// NextHost is the lowest host id that has not arrived yet.
-	NextHost uint64 `json:"nextHost"`
+	// NextID is the lowest host id or QID that has not arrived yet.
+	NextID uint64 `json:"nextId"`
 	// Source is the request that the window was begun with.
 	Source string `json:"source"`
 }

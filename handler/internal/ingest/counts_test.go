@@ -37,8 +37,8 @@ func TestCountsThatDisagree(t *testing.T) {
 }
 
 func TestCatalogue(t *testing.T) {
-	names := map[string]bool{}
 	for _, d := range Datasets() {
+		names := map[string]bool{}
 		for _, c := range d.Schema.TableColumns() {
 			if names[c.Name] || len(c.Name) > 45 || c.Doc == "" || slices.Contains(strings.Fields("id Title Type TenantId UniqueId BilledSize IsBillable"), c.Name) {
 				t.Errorf("%s: column %q is taken, reserved, too long or undocumented", d.Name, c.Name)
@@ -47,6 +47,24 @@ func TestCatalogue(t *testing.T) {
 		}
 		if len(names) > 500 {
 			t.Errorf("%d columns", len(names))
+		}
+		for _, c := range d.Schema.Columns {
+			if c.Joined != "" && !slices.Contains(KB.Indexed, c.Joined) {
+				t.Errorf("%s joins %s, which the index does not keep", c.Name, c.Joined)
+			}
+			if c.SameAs != "" && d.Schema.Column(c.SameAs) < 0 {
+				t.Errorf("%s is as %s, which there is not", c.Name, c.SameAs)
+			}
+		}
+		for _, name := range d.Schema.Versions {
+			if d.Schema.Column(name) < 0 {
+				t.Errorf("%s: version column %s is none", d.Name, name)
+			}
+		}
+		for _, path := range append(append([]string{d.Schema.ParentID}, d.Schema.NaturalKey...), d.Indexed...) {
+			if d.Schema.Index(path) < 0 {
+				t.Errorf("%s: no column holds %s", d.Name, path)
+			}
 		}
 	}
 }

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
-
-	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/record"
 )
@@ -30,23 +27,23 @@ type delivery struct {
 	wg    sync.WaitGroup
 
 	// Of the reading goroutine.
-	buf       []byte
-	ends      []int
-	mark      int    // rows in buf up to the last whole parent
-	lastDone  uint64 // highest parent id handed over whole
-	query     record.Query
-	ordered   bool   // parents of the page came in ascending order
-	inHost    bool   // a record of the parent in work was seen
-	skip      string // parent that the page before has ended with
-	lastID    string
-	host      struct{ repeated, cut int64 } // rows of the host in work
-	cuts      int                           // dead letters for cut rows
-	cutName   string                        // of the next one
-	sequence  int
-	recent    *recent
-	recentFor string // the state that recent goes with
-	idColumn  int
-	hosts     int // whole hosts with rows in buf
+	buf      []byte
+	ends     []int
+	mark     int    // rows in buf up to the last whole parent
+	lastDone uint64 // highest parent id handed over whole
+	query    record.Query
+	ordered  bool   // parents of the page came in ascending order
+	inHost   bool   // a record of the parent in work was seen
+	skip     string // parent that the page before has ended with
+	lastID   string
+	host     struct{ repeated, cut int64 } // rows of the host in work
+	cuts     int                           // dead letters for cut rows
+	cutName  string                        // of the next one
+	sequence int
+	ledger   ledger
+	join     *join // nil: nothing is joined
+	idColumn int
+	hosts    int // whole hosts with rows in buf
 
 	mu       sync.Mutex
 	free     [][]byte
@@ -56,16 +53,15 @@ type delivery struct {
 	err      error
 	accepted bool // any row ever was
 	refused  int
-	recentAt time.Time // when recent was saved last
 }
 
 // arrival is what an accepted batch moves.
 type arrival struct {
 	cursor uint64
-	recent []uint64
+	rows   []byte // of the ledger
 }
 
-func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen *recent) *delivery {
+func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen ledger) *delivery {
 	limits := r.Destination.Limits()
 	if most := r.Destination.BatchBytes() - 2; limits.RowBytes == 0 || limits.RowBytes > most {
 		limits.RowBytes = most
@@ -77,7 +73,7 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 		slots:    make(chan struct{}, r.InFlight),
 		quit:     make(chan struct{}),
 		acked:    map[int]arrival{},
-		recent:   seen,
+		ledger:   seen,
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
 		cutName:  cutName(r, 0),
 	}
@@ -126,8 +122,8 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 				break
 			}
 			delete(d.acked, d.settled)
-			d.run.state.Window.NextHost = a.cursor
-			d.recent.delivered(a.recent)
+			d.run.state.Window.NextID = a.cursor
+			d.ledger.delivered(a.rows)
 			d.settled++
 			n++
 		}
@@ -135,10 +131,10 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 			return
 		}
 		doc, err := d.run.state.encode()
-		lately, due := d.dueRecent()
+		keep := d.ledger.due(d.run.Clock.Now())
 		d.mu.Unlock()
-		if due {
-			d.saveRecent(lately)
+		if err == nil && keep != nil {
+			err = keep(d.ctx)
 		}
 		if err == nil {
 			err = d.run.lease.Save(d.ctx, doc)
@@ -154,25 +150,6 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	}
 }
 
-// The rows delivered lately are saved while a window goes on, because those
-// delivered since may be sent again after a kill. Saving takes some 50 ms where
-// there are as many as are remembered: the interval grows with their number, so
-// that it takes a few hundredths of the time.
-const (
-	recentInterval = 100 * time.Millisecond
-	recentPerRow   = 10 * time.Microsecond
-)
-
-// dueRecent tells whether it is time to save them, and what.
-func (d *delivery) dueRecent() (recentDoc, bool) {
-	now := d.run.Clock.Now()
-	if now.Sub(d.recentAt) < recentInterval+time.Duration(len(d.recent.now))*recentPerRow {
-		return recentDoc{}, false
-	}
-	d.recentAt = now
-	return d.recent.unfinished(), true
-}
-
 // drain sends what is complete and waits until all is settled or has failed.
 func (d *delivery) drain() error {
 	d.rollback()
@@ -182,18 +159,18 @@ func (d *delivery) drain() error {
 		return err
 	}
 	if sealErr == nil {
-		d.recent.delivered(d.recent.take()) // hosts that brought no new row
+		d.ledger.delivered(d.ledger.take()) // hosts that brought no new row
 	}
 	return sealErr
 }
 
 // finish closes the window: everything has arrived.
 func (d *delivery) finish() error {
-	d.saveRecent(d.recent.finished())
-	if d.recent.dropped > 0 {
-		d.run.Log.Warn("too many recent rows to remember: some may be sent twice by the next run", zap.Int("rows", d.recent.dropped))
-	}
+	d.ledger.end(d.ctx, true)
 	s := d.run.state
+	if s.Window.After == nil {
+		s.LastFull = &s.Window.Until
+	}
 	s.Watermark, s.Window = &s.Window.Until, nil
 	doc, err := s.encode()
 	if err != nil {
@@ -203,12 +180,4 @@ func (d *delivery) finish() error {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}
 	return nil
-}
-
-// saveRecent keeps what was delivered lately; see Run.loadRecent for a failure.
-func (d *delivery) saveRecent(doc recentDoc) {
-	doc.For = d.recentFor
-	if err := doc.save(d.ctx, d.run.Store, d.run.recentName()); err != nil {
-		d.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
-	}
 }

@@ -263,7 +263,7 @@ func TestHugeFieldThatCannotBeKept(t *testing.T) {
 	if !errors.Is(err, full) || report.Outcome != ingest.Failed || report.Accepted == 0 || report.Accepted != report.Decoded {
 		t.Fatalf("%s: %v, %+v", report.Outcome, err, report.Counts)
 	}
-	if c := w.checkpoint(); c.Window == nil || c.Window.NextHost == 0 {
+	if c := w.checkpoint(); c.Window == nil || c.Window.NextID == 0 {
 		t.Errorf("checkpoint %+v: the first host has arrived", c)
 	}
 	w.store.beforeCreate = nil

@@ -80,11 +80,15 @@ type world struct {
 	policy   record.Policy
 	page     int
 	lookback time.Duration
+	dataset  *ingest.Dataset
+	refresh  time.Duration
+	joined   *ingest.Joined
+	target   string
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
 	t.Helper()
-	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, state: t.TempDir(), page: 10, policy: record.KeepAll}
+	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, state: t.TempDir(), page: 10, policy: record.KeepAll, dataset: ingest.VM}
 	w.qualys = simulator.NewQualys(simulator.NewSubscription(5, hosts, detections), "u", "p")
 	w.qualys.Now = w.clock.Now
 	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -109,14 +113,21 @@ func (w *world) run() *ingest.Run {
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
 	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: transport}, UserAgent: "test", Now: w.clock.Now}
-	source := qualys.NewDetections(client, ingest.VM.Schema)
-	source.PageSize, source.Filter = w.page, w.filter
+	detections := qualys.NewDetections(client, ingest.VM.Schema)
+	detections.PageSize, detections.Filter = w.page, w.filter
+	knowledge := qualys.NewKnowledgeBase(client, ingest.KB.Schema)
+	knowledge.PageSize = w.page
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
-	return &ingest.Run{
-		ID: fmt.Sprintf("run%d", w.runs), Dataset: ingest.VM, Source: source, Destination: w.dest, DestinationName: "default",
-		Store: w.store, Policy: w.policy, Lookback: w.lookback, Budget: w.budget, Clock: w.clock, Log: zap.New(core),
+	r := &ingest.Run{
+		ID: fmt.Sprintf("run%d", w.runs), Dataset: w.dataset, Source: detections, Destination: w.dest, DestinationName: "default", Target: w.target,
+		Store: w.store, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, Clock: w.clock, Log: zap.New(core),
 	}
+	r.Joined, r.JoinedIdentity = w.joined, ingest.Identity(knowledge, w.target)
+	if w.dataset == ingest.KB {
+		r.Source, r.Overlap, r.Joined = knowledge, 24*time.Hour, nil
+	}
+	return r
 }
 
 func (w *world) do() (ingest.Report, error) {
@@ -135,7 +146,7 @@ func (w *world) mustComplete() ingest.Report {
 
 func (w *world) checkpoint() ingest.Checkpoint {
 	w.t.Helper()
-	doc, err := os.ReadFile(filepath.Join(w.state, "checkpoints", "default", "vm.json"))
+	doc, err := os.ReadFile(filepath.Join(w.state, "checkpoints", "default", w.dataset.Name+".json"))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -259,6 +270,8 @@ type faultStore struct {
 	checkpoint.Store
 	beforeSave, afterSave func(doc []byte) error
 	beforeCreate          func(name string) error
+	// beforeAppend and afterAppend decide about an append to a journal.
+	beforeAppend, afterAppend func() error
 	lost                  chan struct{}
 }
 
@@ -277,6 +290,21 @@ func (s *faultStore) Create(ctx context.Context, name string) (io.WriteCloser, e
 		}
 	}
 	return s.Store.Create(ctx, name)
+}
+
+func (s *faultStore) Append(ctx context.Context, name string, p []byte) error {
+	if s.beforeAppend != nil {
+		if err := s.beforeAppend(); err != nil {
+			return err
+		}
+	}
+	if err := s.Store.Append(ctx, name, p); err != nil {
+		return err
+	}
+	if s.afterAppend != nil {
+		return s.afterAppend()
+	}
+	return nil
 }
 
 type faultLease struct {
@@ -335,3 +363,11 @@ func (w *world) readLines(pattern string) (lines []map[string]any) {
 	}
 	return lines
 }
+
+// openFails is a store that gives nothing to read.
+type openFails struct {
+	checkpoint.Store
+	err error
+}
+
+func (s openFails) Open(context.Context, string) (io.ReadCloser, error) { return nil, s.err }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
@@ -28,42 +29,90 @@ const maxRecent = 200_000
 // date as a rule, but an older scan's where Qualys leaves it out.
 const recentSlack = time.Hour
 
+// The rows delivered lately are saved while a window goes on, because those
+// delivered since may be sent again after a kill. Saving takes some 50 ms where
+// there are as many as are remembered: the interval grows with their number, so
+// that it takes a few hundredths of the time.
+const (
+	recentInterval = 100 * time.Millisecond
+	recentPerRow   = 10 * time.Microsecond
+)
+
 // recent remembers the rows that the last window delivered and that the
 // overlap of the next will bring again, by hash. It saves their price a second
 // time; when it is lost, rows are sent twice and nothing else happens.
 type recent struct {
+	run     *Run
+	goesFor string // the state that it goes with; see goesWith
+
 	// Of the reading goroutine.
 	last  map[uint64]struct{} // delivered by the window before
 	since []byte              // youngest date from which a host's rows are remembered
 	times []int               // columns that hold dates
-	host  []uint64            // rows of the host in work
+	host  []byte              // rows of the host in work, 8 bytes each
 	young bool                // any of them has such a date
-	ready []uint64            // rows of whole hosts that no batch has taken along yet
+	ready []byte              // rows of whole hosts that no batch has taken along yet
 
 	// Of whoever settles batches.
 	now     map[uint64]struct{} // delivered by this window
 	dropped int
+	savedAt time.Time
 }
 
-func newRecent(schema *record.Schema, doc recentDoc) *recent {
-	r := &recent{last: unpack(doc.Rows), now: unpack(doc.Next)}
-	for i := range schema.Columns {
-		if schema.Columns[i].Kind == record.Time && schema.Columns[i].Path != "" {
+var _ ledger = (*recent)(nil)
+
+// openRecent reads what the runs before have delivered lately. It is a hint:
+// without it some rows are sent twice, and that is no reason to send none.
+func openRecent(ctx context.Context, run *Run) *recent {
+	r := newRecent(run, recentDoc{})
+	doc, err := loadRecent(ctx, run.Store, r.name())
+	if err != nil {
+		run.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
+	}
+	if doc.For == r.goesWith() {
+		r = newRecent(run, doc)
+	}
+	return r
+}
+
+func newRecent(run *Run, doc recentDoc) *recent {
+	r := &recent{run: run, last: unpack(doc.Rows), now: unpack(doc.Next)}
+	for i, c := range run.Dataset.Schema.Columns {
+		if c.Kind == record.Time && c.Path != "" {
 			r.times = append(r.times, i)
 		}
 	}
 	return r
 }
 
-// begin says when the window ends.
-func (r *recent) begin(until time.Time, overlap time.Duration) {
-	r.since = until.Add(-overlap-recentSlack).AppendFormat(nil, time.RFC3339)
+func (r *recent) name() string {
+	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", r.run.DestinationName, r.run.Dataset.Name)
 }
 
-// repeated tells whether the window before has delivered the row, unchanged.
+// goesWith names the state that the recent rows go with: source and
+// destination, and the window in work or the watermark. One that was rewound,
+// begun anew or turned elsewhere must not skip a row.
+func (r *recent) goesWith() string {
+	at := "the beginning"
+	switch s := r.run.state; {
+	case s.Window != nil:
+		at = "until " + s.Window.Until.Format(time.RFC3339)
+	case s.Watermark != nil:
+		at = "until " + s.Watermark.Format(time.RFC3339)
+	}
+	return r.run.identity() + " " + at
+}
+
+func (r *recent) begin(w *Window) {
+	r.since = w.Until.Add(-r.run.Overlap-recentSlack).AppendFormat(nil, time.RFC3339)
+	if r.goesFor == "" { // once, before there is a goroutine that reads it
+		r.goesFor = r.goesWith()
+	}
+}
+
 func (r *recent) repeated(rec *record.Record, row record.Row) bool {
 	sum := xxhash.Sum64(row.Stable)
-	r.host = append(r.host, sum)
+	r.host = binary.BigEndian.AppendUint64(r.host, sum)
 	r.young = r.young || r.isYoung(rec)
 	_, ok := r.last[sum]
 	return ok
@@ -78,26 +127,57 @@ func (r *recent) done() {
 	r.forget()
 }
 
-// take hands the rows over to the batch that brings the last of them.
-func (r *recent) take() []uint64 {
-	sums := r.ready
+func (r *recent) take() []byte {
+	rows := r.ready
 	r.ready = nil
-	return sums
+	return rows
 }
 
-// delivered remembers rows that have arrived.
-func (r *recent) delivered(sums []uint64) {
-	for _, sum := range sums {
+func (r *recent) delivered(rows []byte) {
+	for sum := range slices.Chunk(rows, 8) {
 		if len(r.now) == maxRecent {
 			r.dropped++
 			continue
 		}
-		r.now[sum] = struct{}{}
+		r.now[binary.BigEndian.Uint64(sum)] = struct{}{}
 	}
 }
 
-// forget drops the rows of a host that broke off.
 func (r *recent) forget() { r.host, r.young = r.host[:0], false }
+
+// due saves what is known now and then.
+func (r *recent) due(now time.Time) func(context.Context) error {
+	if now.Sub(r.savedAt) < recentInterval+time.Duration(len(r.now))*recentPerRow {
+		return nil
+	}
+	r.savedAt = now
+	doc := r.unfinished()
+	return func(ctx context.Context) error {
+		r.save(ctx, doc)
+		return nil // a hint; see openRecent
+	}
+}
+
+func (r *recent) end(ctx context.Context, whole bool) {
+	if r.goesFor == "" {
+		return // the run got no answer
+	}
+	if !whole {
+		r.save(ctx, r.unfinished())
+		return
+	}
+	r.save(ctx, r.finished())
+	if r.dropped > 0 {
+		r.run.Log.Warn("too many recent rows to remember: some may be sent twice by the next run", zap.Int("rows", r.dropped))
+	}
+}
+
+func (r *recent) save(ctx context.Context, doc recentDoc) {
+	doc.For = r.goesFor
+	if err := doc.save(ctx, r.run.Store, r.name()); err != nil {
+		r.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
+	}
+}
 
 // isYoung tells whether any date of the row is recent. Dates all have one form,
 // so they compare as text.
@@ -114,7 +194,7 @@ func (r *recent) isYoung(rec *record.Record) bool {
 // big-endian, ascending.
 type recentDoc struct {
 	Version int `json:"version"`
-	// For is the checkpoint that the rows go with; see Run.recentFor. With any
+	// For is the checkpoint that the rows go with; see goesWith. With any
 	// other, rows might be taken for delivered that never were.
 	For string `json:"for"`
 	// Rows were delivered by the last window that arrived whole.

@@ -23,6 +23,12 @@ func hostRow(t *testing.T, processed string) *record.Record {
 	return rec
 }
 
+func testRecent(doc recentDoc) *recent {
+	r := newRecent(&Run{Dataset: VM, Overlap: 10 * time.Minute}, doc)
+	r.goesFor = "a state"
+	return r
+}
+
 func TestRecent(t *testing.T) {
 	until := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	young, old := hostRow(t, "2026-11-01T11:55:00Z"), hostRow(t, "2026-10-01T11:55:00Z")
@@ -30,8 +36,8 @@ func TestRecent(t *testing.T) {
 	store := folder.New(t.TempDir())
 	ctx := context.Background()
 
-	r := newRecent(VM.Schema, recentDoc{})
-	r.begin(until, 10*time.Minute)
+	r := testRecent(recentDoc{})
+	r.begin(&Window{Until: until})
 	// Host 1 was just processed: all its rows count, old ones too.
 	r.repeated(old, row("1a"))
 	r.repeated(young, row("1b"))
@@ -53,17 +59,17 @@ func TestRecent(t *testing.T) {
 		t.Fatalf("%d remembered, %v; want 2", len(last.Rows)/8, err)
 	}
 	// A run that ends inside the next window hands over both.
-	r = newRecent(VM.Schema, last)
-	r.begin(until.Add(time.Hour), 10*time.Minute)
+	r = testRecent(last)
+	r.begin(&Window{Until: until.Add(time.Hour)})
 	r.repeated(hostRow(t, "2026-11-01T12:58:00Z"), row("9z"))
 	r.done()
 	r.delivered(r.take())
 	doc := r.unfinished()
-	if len(doc.Rows) != 16 || len(doc.Next) != 8 || len(newRecent(VM.Schema, doc).now) != 1 {
+	if len(doc.Rows) != 16 || len(doc.Next) != 8 || len(testRecent(doc).now) != 1 {
 		t.Errorf("%d and %d bytes handed over", len(doc.Rows), len(doc.Next))
 	}
-	r = newRecent(VM.Schema, last)
-	r.begin(until.Add(time.Hour), 10*time.Minute)
+	r = testRecent(last)
+	r.begin(&Window{Until: until.Add(time.Hour)})
 	for s, want := range map[string]bool{"1a": true, "1b": true, "2a": false, "3a": false, "1c": false} {
 		if got := r.repeated(young, row(s)); got != want {
 			t.Errorf("row %s repeated: %v, want %v", s, got, want)
@@ -72,8 +78,8 @@ func TestRecent(t *testing.T) {
 }
 
 func TestRecentIsBounded(t *testing.T) {
-	r := newRecent(VM.Schema, recentDoc{})
-	r.begin(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), time.Minute)
+	r := testRecent(recentDoc{})
+	r.begin(&Window{Until: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)})
 	young := hostRow(t, "2026-11-01T12:00:00Z")
 	for n := range maxRecent + 7 {
 		r.repeated(young, record.Row{Stable: fmt.Append(nil, n)})

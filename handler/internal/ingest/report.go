@@ -28,48 +28,50 @@ const (
 
 // A Report is what a run did. It is logged, and kept in the state container.
 type Report struct {
-	Version  int        `json:"version"`
-	Run      string     `json:"run"`
-	Dataset  string     `json:"dataset"`
-	Started  time.Time  `json:"started"`
-	Ended    time.Time  `json:"ended"`
-	Outcome  Outcome    `json:"outcome"`
-	Reason   string     `json:"reason,omitempty"`
-	After    *time.Time `json:"after"` // start of the window; null: from the beginning
-	Until    *time.Time `json:"until"` // end of the window, if it got as far as an answer
-	NextHost uint64     `json:"nextHost,omitempty"`
+	Version int        `json:"version"`
+	Run     string     `json:"run"`
+	Dataset string     `json:"dataset"`
+	Started time.Time  `json:"started"`
+	Ended   time.Time  `json:"ended"`
+	Outcome Outcome    `json:"outcome"`
+	Reason  string     `json:"reason,omitempty"`
+	After   *time.Time `json:"after"` // start of the window; null: from the beginning
+	Until   *time.Time `json:"until"` // end of the window, if it got as far as an answer
+	NextID  uint64     `json:"nextId,omitempty"`
 	Counts
 }
 
 // Counts is everything a run counts. Decoded = Accepted + DeadLetters +
 // Abandoned, always, and nothing is abandoned in a window that arrived whole.
 type Counts struct {
-	Pages       int64 `json:"pages"`       // answers read to their end
-	Parents     int64 `json:"parents"`     // hosts
-	Decoded     int64 `json:"decoded"`     // records that were new
-	Repeated    int64 `json:"repeated"`    // records that the overlap or the next page brought again, and that were not sent
-	Accepted    int64 `json:"accepted"`    // rows the destination took
-	DeadLetters int64 `json:"deadLetters"` // rows it refused, kept
-	Abandoned   int64 `json:"abandoned"`   // rows that a failure or the end of the time left behind: the next run reads them again
-	Cut         int64 `json:"cut"`         // rows with a field too long for the destination, kept whole elsewhere
-	Batches     int64 `json:"batches"`     // calls that the destination accepted
-	BytesRead   int64 `json:"bytesRead"`   // of documents, decompressed
-	BytesRows   int64 `json:"bytesRows"`   // of accepted rows, as JSON
-	BytesSent   int64 `json:"bytesSent"`   // of accepted calls, as sent
-	Requests    int64 `json:"requests"`    // to Qualys
-	Retries     int64 `json:"retries"`     // of either side
-	WaitSeconds int64 `json:"waitSeconds"` // before retries
-	Repairs     int64 `json:"repairs"`     // characters mended
-	Unknown     int64 `json:"unknown"`     // elements without a column
-	Stray       int64 `json:"stray"`       // pieces of text between elements
-	Late        int64 `json:"late"`        // host elements behind the first detection
+	Pages       int64 `json:"pages"`              // answers read to their end
+	Parents     int64 `json:"parents"`            // hosts, QIDs
+	Expected    int64 `json:"expected,omitempty"` // parents that the run's window still held when the run began, where Qualys tells
+	Decoded     int64 `json:"decoded"`            // records that were new
+	Repeated    int64 `json:"repeated"`           // records that the overlap or the next page brought again, and that were not sent
+	Accepted    int64 `json:"accepted"`           // rows the destination took
+	DeadLetters int64 `json:"deadLetters"`        // rows it refused, kept
+	Abandoned   int64 `json:"abandoned"`          // rows that a failure or the end of the time left behind: the next run reads them again
+	Cut         int64 `json:"cut"`                // rows with a field too long for the destination, kept whole elsewhere
+	Batches     int64 `json:"batches"`            // calls that the destination accepted
+	BytesRead   int64 `json:"bytesRead"`          // of documents, decompressed
+	BytesRows   int64 `json:"bytesRows"`          // of accepted rows, as JSON
+	BytesSent   int64 `json:"bytesSent"`          // of accepted calls, as sent
+	Requests    int64 `json:"requests"`           // to Qualys
+	Retries     int64 `json:"retries"`            // of either side
+	WaitSeconds int64 `json:"waitSeconds"`        // before retries
+	Repairs     int64 `json:"repairs"`            // characters mended
+	Unknown     int64 `json:"unknown"`            // elements without a column
+	Stray       int64 `json:"stray"`              // pieces of text between elements
+	Late        int64 `json:"late"`               // host elements behind the first detection
+	Unjoined    int64 `json:"unjoined,omitempty"` // rows whose QID the KnowledgeBase's index does not know
 }
 
 // counters are Counts while a run is going on; several goroutines add to them.
 type counters struct {
 	pages, parents, decoded, repeated, accepted, deadLetters atomic.Int64
 	abandoned, cut, batches, bytesRows, bytesSent            atomic.Int64
-	retries, waited                                          atomic.Int64
+	retries, waited, unjoined                                atomic.Int64
 
 	mu      sync.Mutex
 	tally   record.Tally
@@ -102,5 +104,6 @@ func (c *counters) snapshot() (Counts, string) {
 		Requests: t.Requests, Retries: c.retries.Load(),
 		WaitSeconds: int64(time.Duration(c.waited.Load()).Seconds()),
 		Repairs:     t.Repairs, Unknown: t.Unknown, Stray: t.Stray, Late: t.Late,
+		Expected: t.Expected, Unjoined: c.unjoined.Load(),
 	}, waiting
 }

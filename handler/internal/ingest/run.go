@@ -78,6 +78,12 @@ type Run struct {
 	Policy record.Policy
 	// Lookback is how far back the very first window begins; zero: everything.
 	Lookback time.Duration
+	// Refresh is after how long a window brings everything again; zero: never.
+	Refresh time.Duration
+	// Joined, if not nil, adds what the KnowledgeBase says to the rows;
+	// JoinedIdentity is that of its source and destination.
+	Joined         *Joined
+	JoinedIdentity string
 	// Overlap, Budget and InFlight; their defaults if zero.
 	Overlap  time.Duration
 	Budget   time.Duration
@@ -137,7 +143,7 @@ func (r *Report) check() error {
 func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error) (Report, error) {
 	report.Outcome = outcome
 	if r.state != nil && r.state.Window != nil {
-		report.After, report.Until, report.NextHost = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextHost
+		report.After, report.Until, report.NextID = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextID
 	} else if r.state != nil && outcome == Complete {
 		report.Until = r.state.Watermark
 	}
@@ -219,7 +225,10 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return Failed, err
 	}
 	r.state.LastRun = r.ID
-	seen := r.loadRecent(parent)
+	seen, err := r.openLedger(parent)
+	if err != nil {
+		return Failed, err
+	}
 
 	// Sending goes on for a while when reading has to stop.
 	sendCtx, stopSending := context.WithCancelCause(context.WithoutCancel(parent))
@@ -243,14 +252,21 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	defer context.AfterFunc(parent, func() { stopReading(errStop) })()
 
 	d := newDelivery(sendCtx, stopReading, r, seen)
+	if r.Joined != nil {
+		d.join = r.openJoin(parent)
+	}
 	readErr := r.pages(readCtx, d)
 	if err := d.drain(); err != nil {
 		return endOf(err), err
 	}
-	if readErr != nil {
-		if d.recentFor != "" {
-			d.saveRecent(d.recent.unfinished())
+	if x, ok := seen.(*index); ok && readErr == nil && r.state.Window.After == nil {
+		readErr = r.removals(readCtx, d, x)
+		if err := d.drain(); err != nil {
+			return endOf(err), err
 		}
+	}
+	if readErr != nil {
+		d.ledger.end(d.ctx, false)
 		return endOf(readErr), readErr
 	}
 	if err := d.finish(); err != nil {
@@ -270,56 +286,31 @@ func endOf(err error) Outcome {
 	return Failed
 }
 
-func (r *Run) recentName() string {
-	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", r.DestinationName, r.Dataset.Name)
-}
-
-// loadRecent reads what the runs before have delivered lately. It is a hint:
-// without it some rows are sent twice, and that is no reason to send none.
-func (r *Run) loadRecent(ctx context.Context) *recent {
-	doc, err := loadRecent(ctx, r.Store, r.recentName())
-	if err != nil {
-		r.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
-	}
-	if doc.For != r.recentFor() {
-		doc = recentDoc{}
-	}
-	return newRecent(r.Dataset.Schema, doc)
-}
-
-// recentFor names the state that the recent rows go with: source and destination,
-// and the window in work or the watermark. One that was rewound, begun anew or
-// turned elsewhere must not skip a row.
-func (r *Run) recentFor() string {
-	at := "the beginning"
-	switch s := r.state; {
-	case s.Window != nil:
-		at = "until " + s.Window.Until.Format(time.RFC3339)
-	case s.Watermark != nil:
-		at = "until " + s.Watermark.Format(time.RFC3339)
-	}
-	return r.identity() + " " + at
-}
-
 // identity is what a window is tied to.
-func (r *Run) identity() string { return r.Source.Identity() + " to " + r.Target }
+func (r *Run) identity() string { return Identity(r.Source, r.Target) }
+
+// Identity is what state is tied to: a source, and the service it goes to.
+func Identity(source Source, target string) string { return source.Identity() + " to " + target }
 
 // query is where reading begins: inside an unfinished window, or at the
 // watermark less the overlap.
 func (r *Run) query() record.Query {
 	if w := r.state.Window; w != nil {
 		if w.Source == r.identity() {
-			q := record.Query{From: w.NextHost}
+			q := record.Query{From: w.NextID}
 			if w.After != nil {
 				q.After = *w.After
 			}
-			r.Log.Info("going on with an unfinished window", zap.Timep("after", w.After), zap.Time("until", w.Until), zap.Uint64("nextHost", w.NextHost))
+			r.Log.Info("going on with an unfinished window", zap.Timep("after", w.After), zap.Time("until", w.Until), zap.Uint64("nextId", w.NextID))
 			return q
 		}
 		r.Log.Warn("the settings ask for other records than the unfinished window was begun with: beginning it again")
 		r.state.Window = nil
 	}
 	switch {
+	case r.refreshIsDue():
+		r.Log.Info("everything is sent again", zap.Timep("last", r.state.LastFull), zap.Duration("every", r.Refresh))
+		return record.Query{}
 	case r.state.Watermark != nil:
 		return record.Query{After: r.state.Watermark.Add(-r.Overlap).Truncate(time.Second)}
 	case r.Lookback > 0:
@@ -327,6 +318,12 @@ func (r *Run) query() record.Query {
 		return record.Query{After: r.Clock.Now().Add(-r.Lookback).UTC().Truncate(time.Second)}
 	}
 	return record.Query{}
+}
+
+// refreshIsDue compares watermarks: both are of Qualys' clock.
+func (r *Run) refreshIsDue() bool {
+	s := r.state
+	return r.Refresh > 0 && s.Watermark != nil && (s.LastFull == nil || s.Watermark.Sub(*s.LastFull) >= r.Refresh)
 }
 
 // pages reads page after page until the last, the end of the budget, or an

@@ -88,68 +88,82 @@ func TestLookback(t *testing.T) {
 	}
 }
 
+var errKilled = errors.New("killed")
+
 // The process dies at every step, again and again, until the window is closed:
 // nothing is missing, and only what was in flight arrives twice.
 func TestKillAtEveryStep(t *testing.T) {
-	errKilled := errors.New("killed")
 	for _, step := range []string{"before send", "after send", "before save", "after save", "before object"} {
 		t.Run(step, func(t *testing.T) {
 			w := newWorld(t, 40, 10)
 			w.dest.batch = 20_000
-			var mu sync.Mutex
-			var dead bool
-			var n, kills int
-			maxBatch := 0
-			die := func(at string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if dead {
-					return errKilled // a dead process does nothing more
-				}
-				if at != step {
-					return nil
-				}
-				// More than a run may have in flight, so that every life of the
-				// process gets something saved.
-				if n++; n%(ingest.DefaultInFlight+2) != 0 {
-					return nil
-				}
-				dead = true
-				kills++
-				return errKilled
-			}
-			w.dest.before = func(_ int, b record.Batch) error {
-				maxBatch = max(maxBatch, b.Rows())
-				return die("before send")
-			}
-			w.dest.after = func(int, record.Batch) error { return die("after send") }
-			w.store.beforeSave = func([]byte) error { return die("before save") }
-			w.store.afterSave = func([]byte) error { return die("after save") }
-			w.store.beforeCreate = func(string) error { return die("before object") }
-			closed := false
-			for range 200 {
-				dead = false
-				report, err := w.do()
-				if err == nil && report.Outcome == ingest.Complete {
-					closed = true
-					break
-				}
-				if !errors.Is(err, errKilled) {
-					t.Fatalf("%s: %v", report.Outcome, err)
-				}
-			}
-			dup := w.wantEach(time.Time{})
-			// In flight: the batches of all slots, and the one being filled
-			// with the host that it begins in.
-			if most := kills * (ingest.DefaultInFlight + 2) * maxBatch; !closed || dup > most {
-				t.Errorf("closed %v after %d kills; %d rows twice, at most %d were in flight", closed, kills, dup, most)
+			kills, most := w.killAt(step)
+			if dup := w.wantEach(time.Time{}); dup > most {
+				t.Errorf("%d kills, %d rows twice, at most %d were in flight", kills, dup, most)
 			}
 			if kills == 0 && step != "before object" {
 				t.Error("the step was never reached")
 			}
-			t.Logf("%d kills, %d rows twice", kills, dup)
+			t.Logf("%d kills", kills)
 		})
 	}
+}
+
+// killAt kills the process at every few occurrences of a step, and starts it
+// again, until the window is closed. It returns how often, and how many rows
+// may have been in flight.
+func (w *world) killAt(step string) (kills, most int) {
+	w.t.Helper()
+	var mu sync.Mutex
+	var dead bool
+	var n int
+	maxBatch := 0
+	die := func(at string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if dead {
+			return errKilled // a dead process does nothing more
+		}
+		if at != step {
+			return nil
+		}
+		// More than a run may have in flight, so that every life of the
+		// process gets something saved.
+		if n++; n%(ingest.DefaultInFlight+2) != 0 {
+			return nil
+		}
+		dead = true
+		kills++
+		return errKilled
+	}
+	w.dest.before = func(_ int, b record.Batch) error {
+		maxBatch = max(maxBatch, b.Rows())
+		return die("before send")
+	}
+	w.dest.after = func(int, record.Batch) error { return die("after send") }
+	w.store.beforeSave = func([]byte) error { return die("before save") }
+	w.store.afterSave = func([]byte) error { return die("after save") }
+	w.store.beforeCreate = func(string) error { return die("before object") }
+	w.store.beforeAppend = func() error { return die("before append") }
+	w.store.afterAppend = func() error { return die("after append") }
+	closed := false
+	for range 200 {
+		dead = false
+		report, err := w.do()
+		if err == nil && report.Outcome == ingest.Complete {
+			closed = true
+			break
+		}
+		if !errors.Is(err, errKilled) {
+			w.t.Fatalf("%s: %v", report.Outcome, err)
+		}
+	}
+	if !closed {
+		w.t.Errorf("the window is open after %d kills", kills)
+	}
+	// In flight: the batches of all slots, and the one being filled with the
+	// host that it begins in.
+	return kills, kills * (ingest.DefaultInFlight + 2) * maxBatch
 }
 
 func TestBrokenPageIsAskedAgainFromTheCursor(t *testing.T) {
@@ -198,7 +212,7 @@ func TestPageThatAlwaysBreaks(t *testing.T) {
 	}
 	// What arrived is kept: the next run goes on behind the first page.
 	c := w.checkpoint()
-	if c.Watermark != nil || c.Window == nil || c.Window.NextHost == 0 || report.Accepted != report.Decoded || report.Accepted == 0 {
+	if c.Watermark != nil || c.Window == nil || c.Window.NextID == 0 || report.Accepted != report.Decoded || report.Accepted == 0 {
 		t.Errorf("checkpoint %+v, report %+v", c, report.Counts)
 	}
 	w.before = nil

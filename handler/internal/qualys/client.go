@@ -120,6 +120,19 @@ func (c *Client) open(ctx context.Context, path string, params url.Values, sent 
 	return a, err
 }
 
+// read looks at the error of reading an answer's document: a refused login may
+// stand in one with status 200, and an end from outside shows as a broken one.
+func (c *Client) read(ctx context.Context, err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Kind == BadLogin {
+		c.reject()
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
 // gate refuses a call that Qualys is known to refuse: with a login that it has
 // refused before, unless that can be read anew, or with no call left.
 func (c *Client) gate(ctx context.Context) error {

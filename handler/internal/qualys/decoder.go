@@ -38,6 +38,7 @@ type Decoder struct {
 	path      []byte // of the open elements from the parent down
 	leaf      leaf
 	item      item
+	groups    map[int][]byte    // what each group's element says, by the column that tells it
 	keys      [2]map[string]int // Extra keys in use, by level
 	text      []byte            // of a short envelope element
 	escaped   []byte
@@ -56,6 +57,8 @@ type node struct {
 	children map[string]*node
 	column   int // -1: none
 	list     []int
+	groups   []int // Objects columns that tell this element's text
+	begins   []int // those for which a group begins with this element
 	role     role
 	envelope string
 }
@@ -83,6 +86,7 @@ type leaf struct {
 	target  target
 	column  int
 	lists   []int
+	groups  []int
 	exact   bool // keep blanks: the continued field
 	started bool // something was written
 	cdata   bool
@@ -112,7 +116,7 @@ type item struct {
 
 // NewDecoder prepares a decoder for the documents of a schema.
 func NewDecoder(schema *record.Schema) *Decoder {
-	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil)}
+	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil), groups: map[int][]byte{}}
 	d.keys[0], d.keys[1] = map[string]int{}, map[string]int{}
 	d.root = &node{column: -1}
 	response := d.root.at("RESPONSE")
@@ -122,25 +126,36 @@ func NewDecoder(schema *record.Schema) *Decoder {
 	}
 	parent := response.at(schema.List).at(schema.Parent)
 	parent.role = parentRole
-	itemNode := parent.at(schema.ItemList).at(schema.Item)
-	itemNode.role = itemRole
+	var itemNode *node
+	if schema.Item != "" {
+		itemNode = parent.at(schema.ItemList).at(schema.Item)
+		itemNode.role = itemRole
+	}
 	for i := range schema.Columns {
 		c := &schema.Columns[i]
 		if c.Path == "" {
 			continue
 		}
 		level, rest, _ := strings.Cut(c.Path, "/")
-		n := parent
+		owner := parent
 		if level == schema.Item {
-			n = itemNode
+			owner = itemNode
 		}
-		n = n.at(upperAttr(rest))
+		n := owner.at(upperAttr(rest))
+		if c.Group != "" {
+			_, rest, _ := strings.Cut(c.Group, "/")
+			g := owner.at(rest)
+			g.groups = append(g.groups, i)
+			g = owner.at(rest[:strings.LastIndexByte(rest, '/')])
+			g.begins = append(g.begins, i)
+			d.groups[i] = nil
+		}
 		switch c.Kind {
 		case record.Objects:
 			n.role, n.column = objectRole, i
 		case record.Bag:
 			n.role, n.column = bagRole, i
-		case record.List:
+		case record.List, record.Texts:
 			n.list = append(n.list, i)
 			if n.role == container {
 				n.role = leafRole
@@ -202,8 +217,15 @@ func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
 	d.item = item{keys: d.item.keys[:0], key: d.item.key[:0]}
 	clear(d.keys[0])
 	clear(d.keys[1])
+	d.forgetGroups()
 	d.warning = struct{ code, text, url string }{}
 	d.highest, d.tally, d.counted, d.countedRe = 0, record.Tally{}, 0, 0
+}
+
+func (d *Decoder) forgetGroups() {
+	for column, text := range d.groups {
+		d.groups[column] = text[:0]
+	}
 }
 
 func (d *Decoder) decode() (record.Page, error) {
@@ -252,7 +274,7 @@ func (d *Decoder) page() (record.Page, error) {
 	case more && d.highest > 0:
 		p.Next = d.highest + 1
 	case more:
-		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a host says where"}
+		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + d.schema.Parent + " says where"}
 	case w.code != "" || w.text != "":
 		p.Warning = strings.TrimSpace(w.code + " " + w.text)
 	}
@@ -330,17 +352,21 @@ func (d *Decoder) openElement(n *node) error {
 	if n == nil {
 		return nil
 	}
+	for _, column := range n.begins {
+		d.groups[column] = d.groups[column][:0]
+	}
 	switch n.role {
 	case itemRole:
 		if err := d.emit(); err != nil {
 			return err
 		}
-		if d.parentID >= 0 && d.rec.Field(d.parentID).Size() == 0 {
-			return &Error{Kind: Broken, Text: "a " + d.schema.Parent + " does not tell its id before its list of " + d.schema.Item + ": the rows could not be told from those of others"}
+		if err := d.needID(" before its list of " + d.schema.Item); err != nil {
+			return err
 		}
 		d.inItem = true
 		d.pending = true
 		clear(d.keys[record.Item])
+		d.forgetGroups()
 		return d.rec.Reset(record.Item)
 	case objectRole:
 		d.item = item{node: n, base: len(d.path), keys: d.item.keys[:0], key: d.item.key[:0]}
@@ -349,7 +375,7 @@ func (d *Decoder) openElement(n *node) error {
 			d.item = item{node: n, base: len(d.path), keys: d.item.keys[:0], key: d.item.key[:0]}
 		}
 	}
-	if d.inParent && !d.inItem && d.pending && n.role != container {
+	if d.inParent && !d.inItem && d.pending && n.role != container && !d.isRecord() {
 		d.tally.Late++
 	}
 	return nil
@@ -360,10 +386,15 @@ func (d *Decoder) startParent() error {
 		return err
 	}
 	d.inParent = true
+	d.pending = d.isRecord()
 	d.path = d.path[:0]
 	clear(d.keys[record.Parent])
+	d.forgetGroups()
 	return d.rec.Reset(record.Parent)
 }
+
+// isRecord tells that a parent is a record by itself.
+func (d *Decoder) isRecord() bool { return d.schema.Item == "" }
 
 func (d *Decoder) end() error {
 	if err := d.endLeaf(); err != nil {
@@ -432,8 +463,21 @@ func (w extraText) Write(p []byte) (int, error) {
 	return len(p), w.d.rec.AppendExtra(w.d.level(), w.d.escaped)
 }
 
+// needID checks that the parent has told its id.
+func (d *Decoder) needID(when string) error {
+	if d.parentID < 0 || d.rec.Field(d.parentID).Size() > 0 {
+		return nil
+	}
+	return &Error{Kind: Broken, Text: "a " + d.schema.Parent + " does not tell its id" + when + ": its rows could not be told from those of others"}
+}
+
 // endParent hands over the last record and closes the parent.
 func (d *Decoder) endParent() error {
+	if d.isRecord() {
+		if err := d.needID(""); err != nil {
+			return err
+		}
+	}
 	if err := d.emit(); err != nil {
 		return err
 	}

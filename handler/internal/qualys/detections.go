@@ -109,15 +109,8 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page, err := s.decoder.Decode(body, body.at, sink)
-	var e *Error
-	if errors.As(err, &e) && e.Kind == BadLogin {
-		s.Client.reject() // told in a document with status 200
-	}
 	_ = body.Close() // read to its end, or given up: nothing can be lost here
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return record.Page{}, cause // why it stopped, not what that looks like from inside
-		}
+	if err := s.Client.read(ctx, err); err != nil {
 		return record.Page{}, fmt.Errorf("read detections: %w", err)
 	}
 	if page.Next != 0 && page.Next <= q.From {

@@ -39,6 +39,7 @@ type Error struct {
 	Code   string // of Qualys, such as 1965; may be empty
 	Text   string
 	After  time.Duration // how long Qualys wants us to wait; zero: it did not say
+	Advice string        // what a person can do, where the endpoint knows better than advice
 	Err    error
 }
 
@@ -84,6 +85,8 @@ func (e *Error) Limit() bool { return e.Kind == Limited }
 // advice says what a person can do about it.
 func (e *Error) advice() string {
 	switch {
+	case e.Advice != "":
+		return e.Advice
 	case e.Kind == BadLogin:
 		return "check apiUsername and apiPassword; nothing is tried again until they change, because repeated bad logins lock the account"
 	case e.Code == "2003":
@@ -95,7 +98,7 @@ func (e *Error) advice() string {
 	case e.Kind == Forbidden:
 		return "the account needs role Reader or above with API access, and the subscription a licence for this API"
 	case e.Status == http.StatusNotFound || e.Status == http.StatusGone:
-		return "the API version may have reached its end of life, or uri is not an API server: see detectionApiVersion and uri"
+		return "the API version may have reached its end of life, or uri is not an API server: see uri, detectionApiVersion and kbApiVersion"
 	case e.Code == "1901":
 		return "check filterParameters; the account or the API version may not know a parameter"
 	}

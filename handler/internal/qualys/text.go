@@ -2,6 +2,7 @@ package qualys
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,12 @@ const maxEnvelope = 8 << 10
 func (d *Decoder) setLeaf(n *node) error {
 	l := &d.leaf
 	*l = leaf{blanks: l.blanks[:0]}
+	if n != nil && d.inParent {
+		l.groups = n.groups
+		for _, column := range n.groups {
+			d.groups[column] = d.groups[column][:0]
+		}
+	}
 	switch {
 	case n != nil && n.role == envelopeRole:
 		l.target = toEnvelope
@@ -115,20 +122,18 @@ func (d *Decoder) put(text []byte) error {
 	first := !l.started
 	l.started = true
 	for _, column := range l.lists {
-		if first && d.rec.Field(column).Size() > 0 {
-			if err := d.rec.Append(column, d.level(), []byte(", ")); err != nil {
-				return err
-			}
-		}
-		if err := d.rec.Append(column, d.level(), text); err != nil {
+		if err := d.putInList(column, text, first); err != nil {
 			return err
 		}
+	}
+	for _, column := range l.groups {
+		d.groups[column] = appendEnvelope(d.groups[column], text)
 	}
 	switch l.target {
 	case toColumn:
 		return d.rec.Append(l.column, d.level(), text)
 	case toEnvelope:
-		d.text = append(d.text, text[:min(len(text), maxEnvelope-len(d.text))]...)
+		d.text = appendEnvelope(d.text, text)
 		return nil
 	case toMember:
 		if first {
@@ -152,22 +157,56 @@ func (d *Decoder) put(text []byte) error {
 	return nil
 }
 
+// appendEnvelope appends as much of a short text as is kept.
+func appendEnvelope(dst, text []byte) []byte {
+	return append(dst, text[:min(len(text), maxEnvelope-len(dst))]...)
+}
+
+// putInList writes text of one of a column's values.
+func (d *Decoder) putInList(column int, text []byte, first bool) error {
+	array := d.schema.Columns[column].Kind == record.Texts
+	if first {
+		var opening string
+		switch empty := d.rec.Field(column).Size() == 0; {
+		case array && empty:
+			opening = `"`
+		case array:
+			opening = `,"`
+		case !empty:
+			opening = ", "
+		}
+		if err := d.rec.Append(column, d.level(), []byte(opening)); err != nil {
+			return err
+		}
+	}
+	if array {
+		d.escaped = record.AppendEscaped(d.escaped[:0], text)
+		text = d.escaped
+	}
+	return d.rec.Append(column, d.level(), text)
+}
+
 // endLeaf closes what the innermost element's text opened.
 func (d *Decoder) endLeaf() error {
 	l := &d.leaf
 	var err error
 	if l.started {
+		for _, column := range l.lists {
+			if d.schema.Columns[column].Kind == record.Texts {
+				err = errors.Join(err, d.rec.Append(column, d.level(), []byte{'"'}))
+			}
+		}
 		switch l.target {
 		case toMember:
-			err = d.rec.Append(d.item.node.column, d.level(), []byte{'"'})
+			err = errors.Join(err, d.rec.Append(d.item.node.column, d.level(), []byte{'"'}))
 		case toExtra:
-			err = d.rec.AppendExtra(d.level(), []byte{'"'})
+			err = errors.Join(err, d.rec.AppendExtra(d.level(), []byte{'"'}))
 		}
 	}
 	if l.exact && !l.cdata && len(l.blanks) > 0 && l.target == toColumn {
 		err = d.rec.Append(l.column, d.level(), l.blanks)
 	}
-	l.target, l.started, l.exact, l.lists = nowhere, false, false, nil
+	l.target, l.started, l.exact, l.lists, l.groups = nowhere, false, false, nil, nil
 	return err
 }
 
@@ -197,6 +236,10 @@ func (d *Decoder) member(name []byte) error {
 			b = append(b, '{')
 			if wild := d.wildcard(); len(wild) > 0 {
 				b = append(record.AppendQuoted(append(b, `"PROVIDER":`...), wild), ',')
+			}
+			if group := d.groups[column]; len(group) > 0 {
+				b = append(append(record.AppendQuoted(b, lastName(d.schema.Columns[column].Group)), ':'), record.AppendQuoted(nil, group)...)
+				b = append(b, ',')
 			}
 		}
 	}
@@ -276,6 +319,9 @@ func (d *Decoder) attributes(n *node, raw []byte) error {
 	}
 	return failed
 }
+
+// lastName is the name of the element at a path.
+func lastName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 func (d *Decoder) attribute(n *node, name, text []byte) error {
 	attr := "@" + string(name)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"qualys-sentinel/handler/internal/record/plaintext"
 )
 
 // Naming is how a destination wants the members of a row named.
@@ -65,7 +67,8 @@ type Encoder struct {
 	only      int
 	unique    int
 	natural   []int
-	version   int
+	versions  []int
+	plain     plaintext.Converter
 }
 
 // column is a Column with its member names spelt out: `,"Name":`.
@@ -90,11 +93,7 @@ func NewEncoder(schema *Schema, limits Limits, policy Policy) *Encoder {
 		}
 		col := column{Column: c, source: i, name: name}
 		if c.SameAs != "" {
-			for j := range schema.Columns {
-				if schema.Columns[j].Name == c.SameAs {
-					col.source = j
-				}
-			}
+			col.source = schema.Column(c.SameAs)
 		}
 		if c.Parts == 0 {
 			col.members = [][]byte{member(name)}
@@ -108,7 +107,9 @@ func NewEncoder(schema *Schema, limits Limits, policy Policy) *Encoder {
 		e.only = schema.Index(policy.OnlyPath)
 	}
 	e.unique = schema.Index(schema.UniqueKey)
-	e.version = schema.Index(schema.Version)
+	for _, name := range schema.Versions {
+		e.versions = append(e.versions, schema.Column(name))
+	}
 	for _, path := range schema.NaturalKey {
 		e.natural = append(e.natural, schema.Index(path))
 	}
@@ -164,6 +165,9 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 				continue
 			}
 			dst = e.appendValue(dst, c, r, begin)
+			if c.Joined != "" {
+				stable = len(dst)
+			}
 		default:
 			// Known only when all values are written: see below.
 		}
@@ -225,13 +229,18 @@ func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byt
 		return dst
 	}
 	value := f.Head()
-	structured := c.Kind == Objects || c.Kind == Bag
-	if structured {
-		e.scratch = append(e.scratch[:0], open(c.Kind))
-		e.scratch = append(append(e.scratch, value...), closing(c.Kind))
+	whole := f.Size() == int64(len(value))
+	structured := open[c.Kind] != ""
+	switch {
+	case structured:
+		e.scratch = append(append(append(e.scratch[:0], open[c.Kind]...), value...), closing[c.Kind]...)
 		value = e.scratch
+	case c.Kind == PlainText:
+		e.scratch = e.plain.Append(e.scratch[:0], value)
+		if value = e.scratch; len(value) == 0 {
+			return dst
+		}
 	}
-	whole := f.Size() == int64(len(f.Head()))
 	room := e.room(dst, begin)
 	fits := escapedPrefix(value, e.fieldLimit(len(value)), room-len(c.members[0])-2)
 	switch {
@@ -335,8 +344,12 @@ func (e *Encoder) cut(c *column, why string) {
 	if len(e.cutText) > 0 {
 		e.cutText = append(e.cutText, ", "...)
 	}
-	e.cutText = append(append(append(append(e.cutText, e.FieldName(c.source)...), " ("...), why...), ')')
-	if why == "limit" {
+	name := e.FieldName(c.source)
+	if c.Kind == PlainText {
+		name = c.Name
+	}
+	e.cutText = append(append(append(append(e.cutText, name...), " ("...), why...), ')')
+	if why == "limit" && c.Kind != PlainText { // its HTML is kept whole, here or there
 		e.cuts = append(e.cuts, c.source)
 	}
 }
@@ -367,8 +380,10 @@ func (e *Encoder) AppendKey(dst []byte, r *Record) []byte {
 			}
 		}
 	}
-	if e.version >= 0 && r.Field(e.version).Size() > 0 {
-		dst = append(append(dst, '@'), r.Field(e.version).Head()...)
+	for _, column := range e.versions {
+		if column >= 0 && r.Field(column).Size() > 0 {
+			dst = append(append(dst, '@'), r.Field(column).Head()...)
+		}
 	}
 	if key := dst[begin:]; len(key) > maxKey {
 		sum := sha256.Sum256(key)
@@ -395,10 +410,8 @@ func (e *Encoder) WriteWhole(w io.Writer, r *Record, column int) error {
 			}
 		}
 		begin, end = `,"value":{`, "}}\n"
-	case Objects:
-		begin, end = `,"value":[`, "]}\n"
-	case Bag:
-		begin, end = `,"value":{`, "}}\n"
+	case Objects, Bag, Texts:
+		begin, end = `,"value":`+open[c.Kind], closing[c.Kind]+"}\n"
 	}
 	if _, err := w.Write(append(line, begin...)); err != nil {
 		return fmt.Errorf("write a whole field: %w", err)
@@ -423,16 +436,8 @@ func (e *Encoder) WriteWhole(w io.Writer, r *Record, column int) error {
 	return nil
 }
 
-func open(k Kind) byte {
-	if k == Objects {
-		return '['
-	}
-	return '{'
-}
-
-func closing(k Kind) byte {
-	if k == Objects {
-		return ']'
-	}
-	return '}'
-}
+// What stands around the values of columns that hold JSON.
+var (
+	open    = [...]string{Objects: "[", Texts: "[", Bag: "{", Number: ""}
+	closing = [...]string{Objects: "]", Texts: "]", Bag: "}", Number: ""}
+)

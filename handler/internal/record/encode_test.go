@@ -13,7 +13,7 @@ import (
 
 // small is a schema with one column of each kind.
 var small = &Schema{
-	Table: "Small_CL", UniqueKey: "I/KEY", NaturalKey: []string{"P/ID", "I/N"}, Version: "I/AT", Continued: "I/LONG",
+	Table: "Small_CL", UniqueKey: "I/KEY", NaturalKey: []string{"P/ID", "I/N"}, Versions: []string{"At_t"}, Continued: "I/LONG",
 	Columns: []Column{
 		{Name: "TimeGenerated", Made: MadeTime, Kind: Time},
 		{Name: "RunId_s", Key: "RunId", Made: MadeRun},

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
+
+	"qualys-sentinel/handler/internal/scratch"
 )
 
 // DefaultMemory is how many bytes of one record's values stay in memory. It
@@ -95,18 +95,11 @@ func (r *Record) append(f *Field, level Level, p []byte) error {
 		f.head = append(f.head, p[:room]...)
 		r.inUse[level] += room
 		p = p[room:]
-		file, err := os.CreateTemp("", "qualys-field-*")
+		file, err := scratch.New()
 		if err != nil {
 			return fmt.Errorf("keep a field of over %d bytes: %w", r.Memory, err)
 		}
-		f.spill = file
-		if runtime.GOOS != "windows" {
-			// Without its name now, the file is gone with the process, however
-			// that ends.
-			if err := os.Remove(file.Name()); err != nil {
-				return fmt.Errorf("keep a field of over %d bytes: %w", r.Memory, err)
-			}
-		}
+		f.spill = &file
 	}
 	if _, err := f.spill.Write(p); err != nil {
 		return fmt.Errorf("keep a field of %d bytes: %w", f.size, err)
@@ -124,7 +117,7 @@ func (r *Record) Extra(level Level) *Field { return &r.extra[level] }
 // there is one, in a temporary file.
 type Field struct {
 	head  []byte
-	spill *os.File
+	spill *scratch.File
 	size  int64
 	set   bool
 }
@@ -162,9 +155,6 @@ func (f *Field) reset() error {
 		return nil
 	}
 	err := f.spill.Close()
-	if runtime.GOOS == "windows" {
-		err = errors.Join(err, os.Remove(f.spill.Name()))
-	}
 	f.spill = nil
 	return err
 }

@@ -27,6 +27,11 @@ const (
 	Objects
 	// Bag is a string column that holds a JSON object: a value for each name.
 	Bag
+	// Texts is a string column that holds a JSON array of the texts of an
+	// element that repeats.
+	Texts
+	// PlainText is a string column made from another one's HTML: see SameAs.
+	PlainText
 	// Extra is the one dynamic column that keeps unknown elements: a JSON
 	// object of document path and text.
 	Extra
@@ -66,11 +71,19 @@ type Column struct {
 	// the type itself. Empty: not sent there.
 	Key string
 	// Path in the document, from the parent or record element down, such as
-	// "HOST/OS" or "DETECTION/QDS/@severity". Objects and Bag name the
-	// element that repeats.
+	// "HOST/OS" or "DETECTION/QDS/@severity". Objects, Bag and Texts name the
+	// element that repeats. Without a path the run fills the column, or nobody
+	// does.
 	Path string
 	Kind Kind
 	Made Made
+	// Group is the path of an element that stands once above several Objects
+	// and is told in each of them, such as the source of exploits.
+	Group string
+	// Joined is the path of a KnowledgeBase entry's value that the run adds to
+	// the row. It is no part of the row's state: it may change while the
+	// finding does not.
+	Joined string
 	// SameAs names a column whose value this one repeats.
 	SameAs string
 	// Parts is the number of columns over which a long value continues.
@@ -87,7 +100,8 @@ type Schema struct {
 	// Table in Log Analytics, with its suffix _CL.
 	Table string
 	// Root, Parent and Item are elements of the document: the root, the one
-	// that owns the records (HOST), and the record itself (DETECTION).
+	// that owns the records (HOST), and the record itself (DETECTION). Without
+	// an Item the parent is the record (VULN).
 	Root, List, Parent, ItemList, Item string
 	// ParentID is the path of the parent's id, which pages are cut by.
 	ParentID string
@@ -95,8 +109,8 @@ type Schema struct {
 	// NaturalKey are the paths that identify it where that is missing.
 	UniqueKey  string
 	NaturalKey []string
-	// Version is the path that tells states of a record apart.
-	Version string
+	// Versions are the columns that tell states of a record apart, by name.
+	Versions []string
 	// Continued is the path of the field that may be of any size.
 	Continued string
 	Columns   []Column
@@ -112,6 +126,16 @@ func (s *Schema) LogType() string { return strings.TrimSuffix(s.Table, "_CL") }
 func (s *Schema) Index(path string) int {
 	for i := range s.Columns {
 		if s.Columns[i].Path == path {
+			return i
+		}
+	}
+	return -1
+}
+
+// Column finds a column by its name, or -1.
+func (s *Schema) Column(name string) int {
+	for i := range s.Columns {
+		if s.Columns[i].Name == name {
 			return i
 		}
 	}

@@ -60,14 +60,20 @@ var definitions = []Definition{
 	{Name: "workspaceID", Destination: true, Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
 	{Name: "workspaceKey", Destination: true, Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
 	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. Such as `0 */5 * * * *`. The Functions host reads it itself: without it the function stays off.", Example: "0 */5 * * * *", set: setSchedule},
+	{Name: "kbSchedule", Doc: "When the KnowledgeBase runs, likewise. Such as `0 0 * * * *`: every hour.", Example: "0 0 * * * *", set: setSchedule},
 	{Name: "initialLookbackDays", Doc: "How many days the very first run looks back. 0: everything.", Default: "30", set: setLookback},
 	{Name: "timeInterval", Doc: "Minutes; kept from the old function app: how far the very first run looks back where `initialLookbackDays` is not set.", set: setInterval},
 	{Name: "resultsPolicy", Doc: "How much of RESULTS, the scan output, to send: `full`, `none`, or a number of bytes. The row says when it was cut.", Default: "full", set: setResults},
 	{Name: "resultQIDs", Doc: "Send RESULTS for these QIDs only, separated by comma. Empty: all.", set: setQIDs},
 	{Name: "incrementalBy", Doc: "`host`: all detections of every host processed since. `detection`: only detections updated since, far fewer rows, but Qualys counts only changes of status as updates.", Default: "host", set: setIncremental},
 	{Name: "overlap", Doc: "How far a window reaches back behind the last one, for what Qualys shows late. Unchanged rows that it brings again are not sent again.", Default: "10m", set: duration(func(s *Settings) *time.Duration { return &s.Overlap }, time.Second, 24*time.Hour)},
-	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, 10*time.Second, 24*time.Hour)},
-	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: setVersion},
+	{Name: "kbOverlap", Doc: "The same for the KnowledgeBase, whose changes show up 8 to 10 hours after their date.", Default: "24h", set: duration(func(s *Settings) *time.Duration { return &s.KBOverlap }, time.Second, 30*24*time.Hour)},
+	{Name: "kbFullRefreshDays", Doc: "After how many days the whole KnowledgeBase is sent again, so that the workspace's retention does not make a join lose old entries: less than that retention. 0: never.", Default: "30", set: setRefresh},
+	{Name: "kbPageSize", Doc: "How many QIDs to ask for at once. Fewer, if Qualys answers 504.", Default: "5000", set: setKBPage},
+	{Name: "enrichDetections", Doc: "`true`: each detection carries title, severity level, CVEs, CVSS base scores and patchable flag of its QID, from the KnowledgeBase as QualysKB has loaded it.", Default: "false", set: setEnrich},
+	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, time.Second, 24*time.Hour)},
+	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: version(func(s *Settings) *string { return &s.DetectionAPIVersion })},
+	{Name: "kbApiVersion", Doc: "Version of Qualys' KnowledgeBase API.", Default: "4.0", set: version(func(s *Settings) *string { return &s.KBAPIVersion })},
 	{Name: "stateContainer", Doc: "Blob container for checkpoints, run records and dead letters.", Default: "qualys-connector", set: setContainer},
 	{Name: "stateFolder", Doc: "Keep the state in this local folder instead. Not for Azure.", set: text(func(s *Settings) *string { return &s.StateFolder })},
 	{Name: "logLevel", Doc: "`debug`, `info`, `warn` or `error`.", Default: "info", set: setLevel},
@@ -287,12 +293,50 @@ func setIncremental(s *Settings, v string) error {
 
 var versionForm = regexp.MustCompile(`^[1-9][0-9]?\.[0-9]$`)
 
-func setVersion(s *Settings, v string) error {
-	if !versionForm.MatchString(v) {
-		return fmt.Errorf("%q is no API version. Accepted: such as 5.0", clip(v))
+func version(field func(*Settings) *string) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		if !versionForm.MatchString(v) {
+			return fmt.Errorf("%q is no API version. Accepted: such as 5.0", clip(v))
+		}
+		*field(s) = v
+		return nil
 	}
-	s.DetectionAPIVersion = v
+}
+
+func setRefresh(s *Settings, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 || n > 3650 {
+		return fmt.Errorf("%q is no number of days. Accepted: 0 (never) to 3650", clip(v))
+	}
+	s.KBRefresh = time.Duration(n) * 24 * time.Hour
 	return nil
+}
+
+// Bounds of kbPageSize, in QIDs: a whole load within the calls of an hour, and
+// an answer within half an hour.
+const (
+	minKBPage = 100
+	maxKBPage = 50_000
+)
+
+func setKBPage(s *Settings, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < minKBPage || n > maxKBPage {
+		return fmt.Errorf("%q is no page size. Accepted: %d to %d", clip(v), minKBPage, maxKBPage)
+	}
+	s.KBPageSize = n
+	return nil
+}
+
+func setEnrich(s *Settings, v string) error {
+	switch strings.ToLower(v) {
+	case "true":
+		s.Enrich = true
+		return nil
+	case "false":
+		return nil
+	}
+	return fmt.Errorf("%q is unknown. Accepted: true, false", clip(v))
 }
 
 var containerForm = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)

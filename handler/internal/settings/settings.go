@@ -36,6 +36,14 @@ type Settings struct {
 	DetectionAPIVersion string
 	IncrementalBy       string
 
+	// KBPageSize in QIDs, KBOverlap and KBRefresh (zero: never) of the
+	// KnowledgeBase; Enrich joins it to the detections.
+	KBAPIVersion string
+	KBPageSize   int
+	KBOverlap    time.Duration
+	KBRefresh    time.Duration
+	Enrich       bool
+
 	API             API
 	LogAnalyticsURI *url.URL
 	DCRImmutableID  string

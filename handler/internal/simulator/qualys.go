@@ -20,8 +20,8 @@ type Qualys struct {
 	Subscription *Subscription
 	User         string
 	Password     string
-	// Version of the detection endpoint that is alive.
-	Version string
+	// Version and KnowledgeVersion of the endpoints that are alive.
+	Version, KnowledgeVersion string
 	// CallsPerHour and Concurrent are the subscription's limits.
 	CallsPerHour, Concurrent int
 	// Now is the clock.
@@ -30,17 +30,23 @@ type Qualys struct {
 	// answers, as with Qualys.
 	LinkHost string
 
-	mu      sync.Mutex
+	mu           sync.Mutex
+	endpoints    map[string]*endpoint
+	log          []url.Values
+	knowledgeLog []url.Values
+}
+
+// endpoint is what counts against the limits, each API's by itself.
+type endpoint struct {
 	calls   []time.Time
 	running int
-	log     []url.Values
 }
 
 // NewQualys returns a server with a standard subscription's limits.
 func NewQualys(s *Subscription, user, password string) *Qualys {
 	return &Qualys{
 		Subscription: s, User: user, Password: password,
-		Version: "5.0", CallsPerHour: 300, Concurrent: 2,
+		Version: "5.0", KnowledgeVersion: "4.0", CallsPerHour: 300, Concurrent: 2,
 		Now: time.Now, LinkHost: "qualysapi.p99.internal.example",
 	}
 }
@@ -50,6 +56,13 @@ func (q *Qualys) Calls() []url.Values {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.log)
+}
+
+// KnowledgeCalls lists the parameters of all KnowledgeBase calls so far.
+func (q *Qualys) KnowledgeCalls() []url.Values {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.knowledgeLog)
 }
 
 const detectionPath = "/fo/asset/host/vm/detection/"
@@ -80,50 +93,62 @@ func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.fail(w, http.StatusUnauthorized, "2000", "Bad Login/Password", nil)
 		return
 	}
-	if r.URL.Path != "/api/"+q.Version+detectionPath {
+	answer := map[string]http.HandlerFunc{
+		"/api/" + q.Version + detectionPath:          q.detections,
+		"/api/" + q.KnowledgeVersion + knowledgePath: q.knowledge,
+	}[r.URL.Path]
+	if answer == nil {
 		http.NotFound(w, r)
 		return
 	}
-	done, ok := q.admit(w)
+	done, ok := q.admit(w, r.URL.Path)
 	if !ok {
 		return
 	}
 	defer done()
-	q.detections(w, r)
+	answer(w, r)
 }
 
 // admit keeps the limits: concurrency first, as its error wins.
-func (q *Qualys) admit(w http.ResponseWriter) (done func(), ok bool) {
+func (q *Qualys) admit(w http.ResponseWriter, path string) (done func(), ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.endpoints == nil {
+		q.endpoints = map[string]*endpoint{}
+	}
+	e := q.endpoints[path]
+	if e == nil {
+		e = &endpoint{}
+		q.endpoints[path] = e
+	}
 	now := q.Now()
-	q.calls = slices.DeleteFunc(q.calls, func(t time.Time) bool { return now.Sub(t) >= time.Hour })
+	e.calls = slices.DeleteFunc(e.calls, func(t time.Time) bool { return now.Sub(t) >= time.Hour })
 	h := w.Header()
 	h.Set("X-RateLimit-Limit", strconv.Itoa(q.CallsPerHour))
 	h.Set("X-RateLimit-Window-Sec", "3600")
 	h.Set("X-Concurrency-Limit-Limit", strconv.Itoa(q.Concurrent))
-	h.Set("X-Concurrency-Limit-Running", strconv.Itoa(q.running))
-	if q.running >= q.Concurrent {
-		q.fail(w, http.StatusConflict, "1960", fmt.Sprintf("This API cannot be run again until %d currently running API instance has finished.", q.running-q.Concurrent+1),
-			map[string]string{"CALLS_TO_FINISH": strconv.Itoa(q.running - q.Concurrent + 1)})
+	h.Set("X-Concurrency-Limit-Running", strconv.Itoa(e.running))
+	if e.running >= q.Concurrent {
+		q.fail(w, http.StatusConflict, "1960", fmt.Sprintf("This API cannot be run again until %d currently running API instance has finished.", e.running-q.Concurrent+1),
+			map[string]string{"CALLS_TO_FINISH": strconv.Itoa(e.running - q.Concurrent + 1)})
 		return nil, false
 	}
-	if len(q.calls) >= q.CallsPerHour {
-		wait := int(q.calls[0].Add(time.Hour).Sub(now).Seconds()) + 1
+	if len(e.calls) >= q.CallsPerHour {
+		wait := int(e.calls[0].Add(time.Hour).Sub(now).Seconds()) + 1
 		h.Set("X-RateLimit-Remaining", "0")
 		h.Set("X-RateLimit-ToWait-Sec", strconv.Itoa(wait))
 		q.fail(w, http.StatusConflict, "1965", fmt.Sprintf("This API cannot be run again for another %d hours, %d minutes and %d seconds.", wait/3600, wait/60%60, wait%60),
 			map[string]string{"SECONDS_TO_WAIT": strconv.Itoa(wait)})
 		return nil, false
 	}
-	q.calls = append(q.calls, now)
-	q.running++
-	h.Set("X-RateLimit-Remaining", strconv.Itoa(q.CallsPerHour-len(q.calls)))
+	e.calls = append(e.calls, now)
+	e.running++
+	h.Set("X-RateLimit-Remaining", strconv.Itoa(q.CallsPerHour-len(e.calls)))
 	h.Set("X-RateLimit-ToWait-Sec", "0")
 	return func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.running--
+		e.running--
 	}, true
 }
 
@@ -155,18 +180,27 @@ func (q *Qualys) fail(w http.ResponseWriter, status int, code, text string, item
 	x.flush()
 }
 
-func (q *Qualys) detections(w http.ResponseWriter, r *http.Request) {
+// params reads the parameters; of a repeated one the last value counts.
+func (q *Qualys) params(w http.ResponseWriter, r *http.Request) (url.Values, bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		q.fail(w, http.StatusBadRequest, "1908", "method not allowed", nil)
-		return
+		return nil, false
 	}
 	if err := r.ParseForm(); err != nil {
 		q.fail(w, http.StatusBadRequest, "1905", "malformed parameters", nil)
-		return
+		return nil, false
 	}
 	params := url.Values{}
 	for name, values := range r.Form {
 		params.Set(name, values[len(values)-1])
+	}
+	return params, true
+}
+
+func (q *Qualys) detections(w http.ResponseWriter, r *http.Request) {
+	params, ok := q.params(w, r)
+	if !ok {
+		return
 	}
 	q.mu.Lock()
 	q.log = append(q.log, params)
@@ -246,28 +280,11 @@ func parseFilter(p url.Values) (Filter, *refusal) {
 	f.qds, f.factors = p.Get("show_qds") == "1", p.Get("show_qds_factors") == "1"
 	f.cloudTags, f.metadata = p.Get("show_cloud_tags") == "1", p.Get("host_metadata") != ""
 	f.includeIgnored, f.disabled = p.Get("include_ignored") == "1", p.Get("include_disabled") == "1"
-	for name, to := range map[string]*time.Time{"vm_processed_after": &f.processedAfter, "vm_processed_before": &f.processedBefore, "detection_updated_since": &f.updatedSince} {
-		v := p.Get(name)
-		if v == "" {
-			continue
-		}
-		t, err := time.Parse(timeForm, v)
-		if err != nil {
-			t, err = time.Parse(time.DateOnly, v)
-		}
-		if err != nil || !dateForm.MatchString(v) {
-			return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (invalid date)", name, v)}
-		}
-		*to = t
+	if bad := parseDates(p, map[string]*time.Time{"vm_processed_after": &f.processedAfter, "vm_processed_before": &f.processedBefore, "detection_updated_since": &f.updatedSince}); bad != nil {
+		return f, bad
 	}
-	for name, to := range map[string]*uint64{"id_min": &f.idMin, "id_max": &f.idMax} {
-		if v := p.Get(name); v != "" {
-			n, err := strconv.ParseUint(v, 10, 63)
-			if err != nil || n == 0 {
-				return f, &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (not a positive integer)", name, v)}
-			}
-			*to = n
-		}
+	if bad := parseIDs(p, map[string]*uint64{"id_min": &f.idMin, "id_max": &f.idMax}); bad != nil {
+		return f, bad
 	}
 	if v := p.Get("truncation_limit"); v != "" {
 		n, err := strconv.Atoi(v)
@@ -277,6 +294,37 @@ func parseFilter(p url.Values) (Filter, *refusal) {
 		f.limit = n
 	}
 	return f.lists(p)
+}
+
+func parseDates(p url.Values, params map[string]*time.Time) *refusal {
+	for name, to := range params {
+		v := p.Get(name)
+		if v == "" {
+			continue
+		}
+		t, err := time.Parse(timeForm, v)
+		if err != nil {
+			t, err = time.Parse(time.DateOnly, v)
+		}
+		if err != nil || !dateForm.MatchString(v) {
+			return &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (invalid date)", name, v)}
+		}
+		*to = t
+	}
+	return nil
+}
+
+func parseIDs(p url.Values, params map[string]*uint64) *refusal {
+	for name, to := range params {
+		if v := p.Get(name); v != "" {
+			n, err := strconv.ParseUint(v, 10, 63)
+			if err != nil || n == 0 {
+				return &refusal{"1905", fmt.Sprintf("parameter %s has invalid value: %s (not a positive integer)", name, v)}
+			}
+			*to = n
+		}
+	}
+	return nil
 }
 
 // lists reads the parameters that are lists.

@@ -32,6 +32,9 @@ type Subscription struct {
 	// HugeHost, if not negative, is the index of a host whose first detection
 	// has RESULTS of HugeBytes.
 	HugeHost, HugeBytes int
+	// Knowledge is the KnowledgeBase, from which detections take their QIDs; nil
+	// for a subscription that may not download it.
+	Knowledge *Knowledge
 
 	mu      sync.Mutex
 	rescans map[int]time.Time
@@ -177,6 +180,9 @@ func (h Host) detection(n int) Detection {
 	r := rand.New(rand.NewPCG(h.seed, uint64(n)))
 	scan := uint64(h.Processed.Unix()) / uint64(scanPeriod/time.Second)
 	d := Detection{UniqueID: h.ID*10_000 + uint64(n), QID: 38_000 + r.IntN(60_000), SSL: "0"}
+	if k := h.sub.Knowledge; k != nil {
+		d.QID = k.QID(d.QID % k.Size)
+	}
 	d.Type = []string{"Confirmed", "Confirmed", "Confirmed", "Potential"}[r.IntN(4)]
 	d.Severity = fmt.Sprint(1 + r.IntN(5))
 	d.FirstFound = h.Processed.AddDate(0, 0, -30-r.IntN(700)).Add(-time.Duration(r.IntN(86400)) * time.Second)

@@ -7,6 +7,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/appendblob"
 	azblobblob "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
@@ -171,6 +173,42 @@ func (s *Store) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 		return nil, explain("read "+name, err)
 	}
 	return resp.Body, nil
+}
+
+// Append implements checkpoint.Store by an append blob.
+func (s *Store) Append(ctx context.Context, name string, p []byte) error {
+	if err := s.ensure(ctx); err != nil {
+		return err
+	}
+	client := s.container.NewAppendBlobClient(name)
+	appendBlock := func() error {
+		_, err := client.AppendBlock(ctx, streaming.NopCloser(bytes.NewReader(p)), nil)
+		return err
+	}
+	err := appendBlock()
+	if bloberror.HasCode(err, bloberror.BlobNotFound) {
+		_, err = client.Create(ctx, &appendblob.CreateOptions{
+			AccessConditions: &azblobblob.AccessConditions{
+				ModifiedAccessConditions: &azblobblob.ModifiedAccessConditions{IfNoneMatch: to.Ptr(azcore.ETagAny)},
+			},
+		})
+		if err == nil || bloberror.HasCode(err, bloberror.BlobAlreadyExists) {
+			err = appendBlock()
+		}
+	}
+	if err != nil {
+		return explain("append to "+name, err)
+	}
+	return nil
+}
+
+// Delete implements checkpoint.Store.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	_, err := s.container.NewBlobClient(name).Delete(ctx, nil)
+	if err != nil && !bloberror.HasCode(err, bloberror.BlobNotFound, bloberror.ContainerNotFound) {
+		return explain("delete "+name, err)
+	}
+	return nil
 }
 
 // object is a blob being written. It appears when its block list is committed.

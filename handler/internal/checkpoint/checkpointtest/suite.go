@@ -85,6 +85,38 @@ func Run(t *testing.T, open func() checkpoint.Store) {
 			}
 		}
 	})
+	t.Run("journals grow", func(t *testing.T) {
+		const journal = "checkpoints/default/kb.journal"
+		want := ""
+		for _, part := range []string{"one\n", strings.Repeat("x", 300_000) + "\n", "three\n"} {
+			if err := open().Append(ctx, journal, []byte(part)); err != nil {
+				t.Fatal(err)
+			}
+			want += part
+			if got := read(t, open(), journal); string(got) != want {
+				t.Fatalf("%d bytes came back of %d", len(got), len(want))
+			}
+		}
+		for range 2 { // the second time there is nothing to delete
+			if err := open().Delete(ctx, journal); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open().Open(ctx, journal); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("open a deleted journal: %v, want fs.ErrNotExist", err)
+			}
+		}
+		if err := open().Append(ctx, journal, []byte("anew")); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, open(), journal); string(got) != "anew" {
+			t.Errorf("a new journal holds %q", got)
+		}
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := open().Append(ended, journal, []byte("late")); err == nil {
+			t.Error("append after the end of its context: no error")
+		}
+	})
 	t.Run("an abandoned object is absent", func(t *testing.T) {
 		abandon, cancel := context.WithCancel(ctx)
 		w, err := open().Create(abandon, "runs/half.json")

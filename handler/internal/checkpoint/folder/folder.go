@@ -78,6 +78,38 @@ func (s *Store) Open(_ context.Context, name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
+// Append implements checkpoint.Store.
+func (s *Store) Append(ctx context.Context, name string, p []byte) error {
+	path, err := s.path(name)
+	if err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	_, err = f.Write(p)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("append to %s: %w", path, err)
+	}
+	return nil
+}
+
+// Delete implements checkpoint.Store.
+func (s *Store) Delete(_ context.Context, name string) error {
+	path, err := s.path(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}
+
 type lease struct {
 	path string
 	lock *flock.Flock

@@ -1,0 +1,135 @@
+package ingest
+
+import "qualys-sentinel/handler/internal/record"
+
+// KB is the KnowledgeBase: what Qualys knows of each vulnerability. Old column
+// names are those of the function app that this connector replaces
+// (Azure-Sentinel, Solutions/Qualys VM Knowledgebase), with several values
+// joined by comma; the columns of JSON beside them keep what belongs together.
+var KB = &Dataset{
+	Name:     "kb",
+	Function: "QualysKB",
+	Title:    "KnowledgeBase",
+	Records:  "entries",
+	Parents:  "QIDs",
+	Indexed: []string{
+		"VULN/TITLE", "VULN/SEVERITY_LEVEL", "VULN/CVE_LIST/CVE/ID",
+		"VULN/CVSS/BASE", "VULN/CVSS_V3/BASE", "VULN/PATCHABLE",
+	},
+	Schema: &record.Schema{
+		Table:      "QualysKB_CL",
+		Root:       "KNOWLEDGE_BASE_VULN_LIST_OUTPUT",
+		List:       "VULN_LIST",
+		Parent:     "VULN",
+		ParentID:   "VULN/QID",
+		NaturalKey: []string{"VULN/QID"},
+		Versions:   []string{"Last_Service_Modification_DateTime_t", "Last_Customization_DateTime_t", removedColumn},
+		Columns: []record.Column{
+			{Name: "TimeGenerated", Made: record.MadeTime, Kind: record.Time, Doc: "When the connector made the row. Qualys' own times are columns of their own."},
+			{Name: "RunId_s", Key: "RunId", Made: record.MadeRun, Doc: "The connector's run that sent the row."},
+			{Name: "RowKey_s", Key: "RowKey", Made: record.MadeKey, Doc: "Stable key of the entry in this state: QID, then '@' and its last modification by Qualys, by the customer, and removal, as far as there are any."},
+
+			{Name: "QID_s", Key: "QID", Path: "VULN/QID", Doc: "Qualys id of the vulnerability."},
+			{Name: "Title_s", Key: "Title", Path: "VULN/TITLE", Doc: "Title."},
+			{Name: "Category", Key: "Category", Path: "VULN/CATEGORY", Doc: "Category, under the name that Microsoft's parser QualysKB reads."},
+			{Name: "Category_s", SameAs: "Category", Doc: "As Category."},
+			{Name: "Vuln_Type_s", Key: "Vuln_Type", Path: "VULN/VULN_TYPE", Doc: "Vulnerability, Potential Vulnerability, Vulnerability or Potential Vulnerability, or Information Gathered."},
+			{Name: "Severity_Level_s", Key: "Severity_Level", Path: "VULN/SEVERITY_LEVEL", Doc: "1 to 5."},
+			{Name: "Last_Service_Modification_DateTime_t", Key: "Last_Service_Modification_DateTime", Path: "VULN/LAST_SERVICE_MODIFICATION_DATETIME", Kind: record.Time, Doc: "Last change by Qualys."},
+			{Name: "Published_DateTime_t", Key: "Published_DateTime", Path: "VULN/PUBLISHED_DATETIME", Kind: record.Time, Doc: "When Qualys published it."},
+			{Name: "Patchable_s", Key: "Patchable", Path: "VULN/PATCHABLE", Doc: "1: the vendor has a patch."},
+			{Name: "PCI_Flag_s", Key: "PCI_Flag", Path: "VULN/PCI_FLAG", Doc: "1: has to be fixed to pass PCI."},
+			{Name: "CVE_ID_s", Key: "CVE_ID", Path: "VULN/CVE_LIST/CVE/ID", Kind: record.List, Doc: "All CVE ids, joined by comma and blank."},
+			{Name: "CVE_URL_s", Key: "CVE_URL", Path: "VULN/CVE_LIST/CVE/URL", Kind: record.List, Doc: "Their addresses."},
+			{Name: "Vendor_Reference_ID_s", Key: "Vendor_Reference_ID", Path: "VULN/VENDOR_REFERENCE_LIST/VENDOR_REFERENCE/ID", Kind: record.List, Doc: "All vendor references, joined by comma and blank."},
+			{Name: "Vendor_Reference_URL_s", Key: "Vendor_Reference_URL", Path: "VULN/VENDOR_REFERENCE_LIST/VENDOR_REFERENCE/URL", Kind: record.List, Doc: "Their addresses."},
+			{Name: "Software_Product_s", Key: "Software_Product", Path: "VULN/SOFTWARE_LIST/SOFTWARE/PRODUCT", Kind: record.List, Doc: "Affected products."},
+			{Name: "Software_Vendor_s", Key: "Software_Vendor", Path: "VULN/SOFTWARE_LIST/SOFTWARE/VENDOR", Kind: record.List, Doc: "Their vendors."},
+			{Name: "Discovery_Remote_s", Key: "Discovery_Remote", Path: "VULN/DISCOVERY/REMOTE", Doc: "1: can be found without login."},
+			{Name: "Discovery_Auth_Type_s", Key: "Discovery_Auth_Type", Path: "VULN/DISCOVERY/AUTH_TYPE_LIST/AUTH_TYPE", Kind: record.List, Doc: "Kinds of login that find it."},
+			{Name: "Discovery_Additional_Info_s", Key: "Discovery_Additional_Info", Path: "VULN/DISCOVERY/ADDITIONAL_INFO", Doc: "Such as Patch Available, Exploit Available."},
+			{Name: "THREAT_INTELLIGENCE_s", Key: "THREAT_INTELLIGENCE", Path: "VULN/THREAT_INTELLIGENCE/THREAT_INTEL", Kind: record.Objects, Doc: "Threat intelligence as JSON array: @id, #text."},
+			{Name: "Diagnosis_s", Key: "Diagnosis", SameAs: "Diagnosis_HTML_s", Kind: record.PlainText, Doc: "What it is, as plain text."},
+			{Name: "Consequence_s", Key: "Consequence", SameAs: "Consequence_HTML_s", Kind: record.PlainText, Doc: "What may happen, as plain text."},
+			{Name: "Solution_s", Key: "Solution", SameAs: "Solution_HTML_s", Kind: record.PlainText, Doc: "What to do, as plain text."},
+
+			{Name: removedColumn, Key: "Removed_DateTime", Kind: record.Time, Doc: "Set when the QID has left the KnowledgeBase: when the connector first saw it missing, by Qualys' clock. The row holds little else."},
+			{Name: "Is_Disabled_s", Key: "Is_Disabled", Path: "VULN/IS_DISABLED", Doc: "1: disabled in Qualys."},
+			{Name: "Technology_s", Key: "Technology", Path: "VULN/TECHNOLOGY", Doc: "Technology it concerns."},
+			{Name: "Detection_Info_s", Key: "Detection_Info", Path: "VULN/DETECTION_INFO", Doc: "How it is detected."},
+			{Name: "Supported_Modules_s", Key: "Supported_Modules", Path: "VULN/SUPPORTED_MODULES", Doc: "Qualys modules that detect it."},
+			{Name: "Code_Modified_DateTime_t", Key: "Code_Modified_DateTime", Path: "VULN/CODE_MODIFIED_DATETIME", Kind: record.Time, Doc: "Last change of the detection's code."},
+			{Name: "Patch_Published_Date_t", Key: "Patch_Published_Date", Path: "VULN/PATCH_PUBLISHED_DATE", Kind: record.Time, Doc: "When the vendor published the patch."},
+			{Name: "Last_Customization_DateTime_t", Key: "Last_Customization_DateTime", Path: "VULN/LAST_CUSTOMIZATION/DATETIME", Kind: record.Time, Doc: "Last change by a user of the subscription."},
+			{Name: "Last_Customization_User_s", Key: "Last_Customization_User", Path: "VULN/LAST_CUSTOMIZATION/USER_LOGIN", Doc: "That user."},
+			{Name: "CVEs_s", Key: "CVEs", Path: "VULN/CVE_LIST/CVE", Kind: record.Objects, Doc: "CVEs as JSON array: ID, URL."},
+			{Name: "Vendor_References_s", Key: "Vendor_References", Path: "VULN/VENDOR_REFERENCE_LIST/VENDOR_REFERENCE", Kind: record.Objects, Doc: "Vendor references as JSON array: ID, URL."},
+			{Name: "Bugtraqs_s", Key: "Bugtraqs", Path: "VULN/BUGTRAQ_LIST/BUGTRAQ", Kind: record.Objects, Doc: "Bugtraq entries as JSON array: ID, URL."},
+			{Name: "Software_s", Key: "Software", Path: "VULN/SOFTWARE_LIST/SOFTWARE", Kind: record.Objects, Doc: "Affected software as JSON array: PRODUCT, VENDOR."},
+			{Name: "Compliance_s", Key: "Compliance", Path: "VULN/COMPLIANCE_LIST/COMPLIANCE", Kind: record.Objects, Doc: "Compliance rules it concerns, as JSON array: TYPE, SECTION, DESCRIPTION."},
+			{Name: "Discovery_Auth_Types_s", Key: "Discovery_Auth_Types", Path: "VULN/DISCOVERY/AUTH_TYPE_LIST/AUTH_TYPE", Kind: record.Texts, Doc: "Kinds of login that find it, as JSON array."},
+			{Name: "Threat_Intel_s", Key: "Threat_Intel", Path: "VULN/THREAT_INTELLIGENCE/THREAT_INTEL", Kind: record.List, Doc: "Names of the threat intelligence, such as Exploit_Public, Cisa_Known_Exploited_Vulns, joined by comma and blank."},
+			{Name: "Exploits_s", Key: "Exploits", Path: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/EXPLT_LIST/EXPLT", Kind: record.Objects, Group: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/SRC_NAME", Doc: "Known exploits as JSON array: SRC_NAME, REF, DESC, LINK."},
+			{Name: "Exploit_Sources_s", Key: "Exploit_Sources", Path: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/SRC_NAME", Kind: record.List, Doc: "Who knows exploits."},
+			{Name: "Malware_s", Key: "Malware", Path: "VULN/CORRELATION/MALWARE/MW_SRC/MW_LIST/MW_INFO", Kind: record.Objects, Group: "VULN/CORRELATION/MALWARE/MW_SRC/SRC_NAME", Doc: "Malware that uses it, as JSON array: SRC_NAME, MW_ID, MW_TYPE, MW_PLATFORM, MW_ALIAS, MW_RATING, MW_LINK."},
+			{Name: "Malware_Sources_s", Key: "Malware_Sources", Path: "VULN/CORRELATION/MALWARE/MW_SRC/SRC_NAME", Kind: record.List, Doc: "Who knows malware."},
+
+			{Name: "CVSS_Base_s", Key: "CVSS_Base", Path: "VULN/CVSS/BASE", Doc: "CVSS version 2: base score. Empty where the subscription has CVSS switched off."},
+			{Name: "CVSS_Base_Source_s", Key: "CVSS_Base_Source", Path: "VULN/CVSS/BASE/@source", Doc: "Whose base score it is: service, or nothing for NVD's."},
+			{Name: "CVSS_Temporal_s", Key: "CVSS_Temporal", Path: "VULN/CVSS/TEMPORAL", Doc: "CVSS version 2: temporal score."},
+			{Name: "CVSS_Vector_s", Key: "CVSS_Vector", Path: "VULN/CVSS/VECTOR_STRING", Doc: "CVSS version 2: vector."},
+			{Name: "CVSS_Access_Vector_s", Key: "CVSS_Access_Vector", Path: "VULN/CVSS/ACCESS/VECTOR", Doc: "Access vector."},
+			{Name: "CVSS_Access_Complexity_s", Key: "CVSS_Access_Complexity", Path: "VULN/CVSS/ACCESS/COMPLEXITY", Doc: "Access complexity."},
+			{Name: "CVSS_Impact_Confidentiality_s", Key: "CVSS_Impact_Confidentiality", Path: "VULN/CVSS/IMPACT/CONFIDENTIALITY", Doc: "Impact on confidentiality."},
+			{Name: "CVSS_Impact_Integrity_s", Key: "CVSS_Impact_Integrity", Path: "VULN/CVSS/IMPACT/INTEGRITY", Doc: "Impact on integrity."},
+			{Name: "CVSS_Impact_Availability_s", Key: "CVSS_Impact_Availability", Path: "VULN/CVSS/IMPACT/AVAILABILITY", Doc: "Impact on availability."},
+			{Name: "CVSS_Authentication_s", Key: "CVSS_Authentication", Path: "VULN/CVSS/AUTHENTICATION", Doc: "Authentication."},
+			{Name: "CVSS_Exploitability_s", Key: "CVSS_Exploitability", Path: "VULN/CVSS/EXPLOITABILITY", Doc: "Exploitability."},
+			{Name: "CVSS_Remediation_Level_s", Key: "CVSS_Remediation_Level", Path: "VULN/CVSS/REMEDIATION_LEVEL", Doc: "Remediation level."},
+			{Name: "CVSS_Report_Confidence_s", Key: "CVSS_Report_Confidence", Path: "VULN/CVSS/REPORT_CONFIDENCE", Doc: "Report confidence."},
+			{Name: "CVSS3_Base_s", Key: "CVSS3_Base", Path: "VULN/CVSS_V3/BASE", Doc: "CVSS version 3: base score."},
+			{Name: "CVSS3_Base_Source_s", Key: "CVSS3_Base_Source", Path: "VULN/CVSS_V3/BASE/@source", Doc: "Whose base score it is."},
+			{Name: "CVSS3_Temporal_s", Key: "CVSS3_Temporal", Path: "VULN/CVSS_V3/TEMPORAL", Doc: "CVSS version 3: temporal score."},
+			{Name: "CVSS3_Vector_s", Key: "CVSS3_Vector", Path: "VULN/CVSS_V3/VECTOR_STRING", Doc: "CVSS version 3: vector."},
+			{Name: "CVSS3_Version_s", Key: "CVSS3_Version", Path: "VULN/CVSS_V3/CVSS3_VERSION", Doc: "3.0 or 3.1."},
+			{Name: "CVSS3_Attack_Vector_s", Key: "CVSS3_Attack_Vector", Path: "VULN/CVSS_V3/ATTACK/VECTOR", Doc: "Attack vector."},
+			{Name: "CVSS3_Attack_Complexity_s", Key: "CVSS3_Attack_Complexity", Path: "VULN/CVSS_V3/ATTACK/COMPLEXITY", Doc: "Attack complexity."},
+			{Name: "CVSS3_Impact_Confidentiality_s", Key: "CVSS3_Impact_Confidentiality", Path: "VULN/CVSS_V3/IMPACT/CONFIDENTIALITY", Doc: "Impact on confidentiality."},
+			{Name: "CVSS3_Impact_Integrity_s", Key: "CVSS3_Impact_Integrity", Path: "VULN/CVSS_V3/IMPACT/INTEGRITY", Doc: "Impact on integrity."},
+			{Name: "CVSS3_Impact_Availability_s", Key: "CVSS3_Impact_Availability", Path: "VULN/CVSS_V3/IMPACT/AVAILABILITY", Doc: "Impact on availability."},
+			{Name: "CVSS3_Privileges_Required_s", Key: "CVSS3_Privileges_Required", Path: "VULN/CVSS_V3/PRIVILEGES_REQUIRED", Doc: "Privileges required."},
+			{Name: "CVSS3_User_Interaction_s", Key: "CVSS3_User_Interaction", Path: "VULN/CVSS_V3/USER_INTERACTION", Doc: "User interaction."},
+			{Name: "CVSS3_Scope_s", Key: "CVSS3_Scope", Path: "VULN/CVSS_V3/SCOPE", Doc: "Scope."},
+			{Name: "CVSS3_Exploit_Code_Maturity_s", Key: "CVSS3_Exploit_Code_Maturity", Path: "VULN/CVSS_V3/EXPLOIT_CODE_MATURITY", Doc: "Exploit code maturity."},
+			{Name: "CVSS3_Remediation_Level_s", Key: "CVSS3_Remediation_Level", Path: "VULN/CVSS_V3/REMEDIATION_LEVEL", Doc: "Remediation level."},
+			{Name: "CVSS3_Report_Confidence_s", Key: "CVSS3_Report_Confidence", Path: "VULN/CVSS_V3/REPORT_CONFIDENCE", Doc: "Report confidence."},
+			{Name: "Automatic_PCI_Fail_s", Key: "Automatic_PCI_Fail", Path: "VULN/AUTOMATIC_PCI_FAIL", Doc: "1: fails PCI by itself."},
+			{Name: "PCI_Reasons_s", Key: "PCI_Reasons", Path: "VULN/PCI_REASONS/PCI_REASON", Kind: record.Texts, Doc: "Why it passes or fails PCI, as JSON array."},
+			{Name: "Change_Log_s", Key: "Change_Log", Path: "VULN/CHANGE_LOG_LIST/CHANGE_LOG_INFO", Kind: record.Objects, Doc: "History of changes as JSON array: CHANGE_DATE, COMMENTS."},
+
+			{Name: "Diagnosis_HTML_s", Key: "Diagnosis_HTML", Path: "VULN/DIAGNOSIS", Doc: "What it is, as Qualys wrote it."},
+			{Name: "Diagnosis_Comment_s", Key: "Diagnosis_Comment", Path: "VULN/DIAGNOSIS_COMMENT", Doc: "The subscription's comment on it."},
+			{Name: "Consequence_HTML_s", Key: "Consequence_HTML", Path: "VULN/CONSEQUENCE", Doc: "What may happen, as Qualys wrote it."},
+			{Name: "Consequence_Comment_s", Key: "Consequence_Comment", Path: "VULN/CONSEQUENCE_COMMENT", Doc: "The subscription's comment on it."},
+			{Name: "Solution_HTML_s", Key: "Solution_HTML", Path: "VULN/SOLUTION", Doc: "What to do, as Qualys wrote it."},
+			{Name: "Solution_Comment_s", Key: "Solution_Comment", Path: "VULN/SOLUTION_COMMENT", Doc: "The subscription's comment on it."},
+
+			{Name: "Cut_s", Key: "Cut", Made: record.MadeCut, Doc: "Fields that are not whole in this row, because the destination takes no more."},
+			{Name: "DeadLetter_s", Key: "DeadLetter", Made: record.MadeDeadLetter, Doc: "Blob of the state container that holds those fields, whole."},
+			{Name: "AdditionalFields", Key: "AdditionalFields", Kind: record.Extra, Doc: "Elements that have no column yet, as JSON object of path and text."},
+
+			// Microsoft's parser QualysKB names these without asking whether they
+			// exist: without them it does not resolve.
+			{Name: "SourceSystem", Doc: unfilled},
+			{Name: "MG", Doc: unfilled},
+			{Name: "ManagementGroupName", Doc: unfilled},
+			{Name: "Computer", Doc: unfilled},
+			{Name: "RawData", Doc: unfilled},
+		},
+	},
+}
+
+// removedColumn tells that an entry has left the KnowledgeBase.
+const removedColumn = "Removed_DateTime_t"
+
+const unfilled = "Always empty; Microsoft's parser QualysKB needs the column."

@@ -1,0 +1,536 @@
+package ingest_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// newKBWorld is a world whose runs carry the KnowledgeBase.
+func newKBWorld(t *testing.T, size int) *world {
+	w := newWorld(t, 1, 1)
+	w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 3, Size: size}
+	w.dataset, w.page = ingest.KB, 50
+	return w
+}
+
+func (w *world) knowledge() *simulator.Knowledge { return w.qualys.Subscription.Knowledge }
+
+// entryKey is the key of an entry's row.
+func entryKey(e simulator.Entry) string {
+	return fmt.Sprintf("%d@%s", e.QID, e.Modified.Format(time.RFC3339))
+}
+
+// wantEntries checks that every entry of the KnowledgeBase has arrived in its
+// latest state, and how often rows arrived in all.
+func (w *world) wantEntries(rows int) {
+	w.t.Helper()
+	k := w.knowledge()
+	for index := range k.Entries() {
+		e, ok := k.Entry(index, w.clock.Now())
+		if !ok {
+			continue
+		}
+		found := false
+		for key, row := range w.dest.rows {
+			if strings.HasPrefix(key, entryKey(e)) {
+				found = row["Title_s"] == e.Title && row["Diagnosis_HTML_s"] == strings.TrimSpace(e.Diagnosis) && row["Is_Disabled_s"] == map[bool]string{true: "1", false: "0"}[e.Disabled]
+				break
+			}
+		}
+		if !found {
+			w.t.Errorf("QID %d is missing, or another state of it arrived", e.QID)
+		}
+	}
+	if got := w.arrived(); got != rows {
+		w.t.Errorf("%d rows arrived, want %d", got, rows)
+	}
+}
+
+// arrived counts rows, again and again the same one too.
+func (w *world) arrived() (n int) {
+	for _, times := range w.dest.keys {
+		n += times
+	}
+	return n
+}
+
+func TestKnowledgeBaseLoadsOnceAndThenItsChanges(t *testing.T) {
+	w := newKBWorld(t, 230)
+	report := w.mustComplete()
+	w.wantEntries(230)
+	if calls := w.qualys.KnowledgeCalls(); len(calls) != 6 || calls[0].Get("details") != "None" || calls[1].Get("id_max") == "" || calls[5].Has("id_max") || report.Requests != 6 || report.Expected != 230 || report.Parents != 230 {
+		t.Errorf("%d calls: %v\n%+v", len(calls), calls, report.Counts)
+	}
+
+	// Nothing has changed: one request, no row.
+	w.clock.advance(30 * time.Hour)
+	calls := len(w.qualys.KnowledgeCalls())
+	if report := w.mustComplete(); report.Requests != 1 || report.Decoded != 0 || len(w.qualys.KnowledgeCalls()) != calls+1 {
+		t.Errorf("an empty window: %+v", report.Counts)
+	}
+
+	// Changes, some of which show up nine hours after their date, one entry new.
+	now := w.clock.Now()
+	late := now.Add(9 * time.Hour)
+	w.knowledge().Edit(
+		simulator.Edit{Index: 3, At: now, Visible: now},
+		simulator.Edit{Index: 4, At: now, Visible: late},
+		simulator.Edit{Index: 230, Kind: simulator.Published, At: now, Visible: late},
+		simulator.Edit{Index: 9, Kind: simulator.Disabled, At: now, Visible: now},
+	)
+	for range 30 { // every half hour
+		w.clock.advance(30 * time.Minute)
+		w.mustComplete()
+	}
+	w.wantEntries(234)
+	for _, c := range w.qualys.KnowledgeCalls()[calls+1:] {
+		if !c.Has("last_modified_after") {
+			t.Errorf("everything was asked for again: %v", c)
+		}
+	}
+}
+
+// The account's customer edits an entry without a new date of Qualys: its
+// content tells.
+func TestChangedContentWithTheSameDate(t *testing.T) {
+	w := newKBWorld(t, 20)
+	w.mustComplete()
+	at := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 3, At: at, Visible: at})
+	w.clock.advance(time.Minute)
+	w.mustComplete()
+	w.knowledge().Edit(simulator.Edit{Index: 3, At: at, Visible: at.Add(2 * time.Minute)})
+	w.clock.advance(2 * time.Minute)
+	w.mustComplete()
+	w.wantEntries(22)
+}
+
+func TestKnowledgeBaseInManyRuns(t *testing.T) {
+	w := newKBWorld(t, 300)
+	w.budget = time.Minute
+	w.before = func(http.ResponseWriter, *http.Request) bool {
+		w.clock.advance(25 * time.Second)
+		return false
+	}
+	runs := 0
+	for report, err := w.do(); report.Outcome != ingest.Complete; report, err = w.do() {
+		if runs++; err != nil || report.Outcome != ingest.Paused || runs > 20 {
+			t.Fatalf("%s: %v", report.Outcome, err)
+		}
+	}
+	if runs < 2 {
+		t.Errorf("%d runs", runs)
+	}
+	w.before = nil
+	w.wantEntries(300)
+	w.clock.advance(time.Hour)
+	w.mustComplete()
+	w.wantEntries(300)
+}
+
+// Killed at every step of the first load, and of the changes after it.
+func TestKnowledgeBaseKilledAtEveryStep(t *testing.T) {
+	for _, step := range []string{"before send", "after send", "before append", "after append", "before save", "after save", "before object"} {
+		t.Run(step, func(t *testing.T) {
+			w := newKBWorld(t, 120)
+			kills, most := w.killAt(step)
+			if dup := w.arrived() - len(w.dest.keys); dup > most || step == "after append" && dup > 0 && kills == 0 {
+				t.Errorf("%d kills, %d rows twice, at most %d were in flight", kills, dup, most)
+			}
+			w.wantEntries(w.arrived())
+			if kills == 0 && step != "before object" {
+				t.Error("the step was never reached")
+			}
+			now := w.clock.Now()
+			for index := range 60 {
+				w.knowledge().Edit(simulator.Edit{Index: index * 2, At: now, Visible: now})
+			}
+			w.clock.advance(time.Minute)
+			more, _ := w.killAt(step)
+			w.wantEntries(w.arrived())
+			before := w.arrived()
+			w.dest.before, w.dest.after = nil, nil
+			w.store = &faultStore{Store: w.store.Store}
+			w.clock.advance(time.Hour)
+			w.mustComplete()
+			if got := w.arrived(); got != before {
+				t.Errorf("%d rows more from an overlap that brings nothing new", got-before)
+			}
+			t.Logf("%d and %d kills, %d rows for %d", kills, more, before, 180)
+		})
+	}
+}
+
+// indexLines reads the index's lines, without the header.
+func (w *world) indexLines() []string {
+	w.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(w.state, "checkpoints", "default", "kb.index.gz"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	gz, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	text, err := io.ReadAll(gz)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")[1:]
+}
+
+func TestFullRefresh(t *testing.T) {
+	w := newKBWorld(t, 220)
+	w.refresh = 30 * 24 * time.Hour
+	w.mustComplete()
+	now := w.clock.Now().Add(10 * 24 * time.Hour)
+	w.knowledge().Edit(
+		simulator.Edit{Index: 0, Kind: simulator.Removed, At: now, Visible: now},
+		simulator.Edit{Index: 100, Kind: simulator.Removed, At: now, Visible: now},
+		simulator.Edit{Index: 219, Kind: simulator.Removed, At: now, Visible: now},
+		simulator.Edit{Index: 7, Kind: simulator.Disabled, At: now, Visible: now},
+	)
+	for range 29 {
+		w.clock.advance(24 * time.Hour)
+		w.mustComplete()
+	}
+	w.wantEntries(221) // the disabled one; who is gone shows only in a refresh
+	gone, _ := simulatorEntry(w, 100, time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
+	for _, refreshed := range []time.Duration{0, 30 * 24 * time.Hour} {
+		// The refresh is due at the window after the one that reaches the date.
+		w.clock.advance(refreshed)
+		for range 2 {
+			w.clock.advance(24 * time.Hour)
+			w.mustComplete()
+		}
+		rows := 0
+		for key, row := range w.dest.rows {
+			if at := row["Removed_DateTime_t"]; at != nil {
+				rows++
+				if row["QID_s"] == fmt.Sprint(gone.QID) && (row["Title_s"] != gone.Title || !strings.HasPrefix(key, entryKey(gone)+"@") || row["Severity_Level_s"] != gone.Severity) {
+					t.Errorf("the row of a removed QID: %v", row)
+				}
+			}
+		}
+		if rows != 3 {
+			t.Errorf("%d removed QIDs, want 3, under the same keys each time", rows)
+		}
+	}
+	w.wantEntries(221 + 2*220) // 217 that are there and 3 that are not, twice
+	if lines := w.indexLines(); len(lines) != 220 {
+		t.Errorf("%d lines in the index", len(lines))
+	}
+	// It comes back.
+	now = w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 100, Kind: simulator.Published, At: now, Visible: now})
+	w.clock.advance(time.Hour)
+	w.mustComplete()
+	w.wantEntries(221 + 2*220 + 1)
+}
+
+func simulatorEntry(w *world, index int, at time.Time) (simulator.Entry, bool) {
+	return w.knowledge().Entry(index, at)
+}
+
+// A refresh that is killed, or out of time, goes on; nobody is taken for gone
+// who was sent by an earlier run of it.
+func TestRefreshInManyRuns(t *testing.T) {
+	w := newKBWorld(t, 150)
+	w.refresh = 24 * time.Hour
+	w.mustComplete()
+	at := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 30, Kind: simulator.Removed, At: at, Visible: at}, simulator.Edit{Index: 149, Kind: simulator.Removed, At: at, Visible: at})
+	w.clock.advance(25 * time.Hour)
+	w.mustComplete()
+	before := w.arrived()
+	w.clock.advance(time.Hour)
+	kills, most := w.killAt("after append")
+	removed := 0
+	for key, row := range w.dest.rows {
+		if row["Removed_DateTime_t"] != nil {
+			removed++
+			if w.dest.keys[key] > 1+kills {
+				t.Errorf("%s arrived %d times", key, w.dest.keys[key])
+			}
+		}
+	}
+	if got := w.arrived() - before; kills == 0 || removed != 2 || got < 150 || got > 150+most {
+		t.Errorf("%d kills, %d removed, %d rows", kills, removed, got)
+	}
+}
+
+// An account that suddenly sees much less is not a mass removal.
+func TestShrunkenKnowledgeBase(t *testing.T) {
+	w := newKBWorld(t, 400)
+	w.refresh = 24 * time.Hour
+	w.mustComplete()
+	at := w.clock.Now()
+	for index := range 150 {
+		w.knowledge().Edit(simulator.Edit{Index: index, Kind: simulator.Removed, At: at, Visible: at})
+	}
+	w.clock.advance(25 * time.Hour)
+	w.mustComplete()
+	w.clock.advance(time.Hour)
+	w.mustComplete()
+	for _, row := range w.dest.rows {
+		if row["Removed_DateTime_t"] != nil {
+			t.Fatal("reported as removed")
+		}
+	}
+	if w.logs.FilterLevelExact(zap.ErrorLevel).FilterMessageSnippet("too many are missing").Len() != 1 {
+		t.Error("nobody was told")
+	}
+}
+
+// Without its index the KnowledgeBase is loaded again: the join would miss
+// entries for ever.
+func TestIndexThatIsLost(t *testing.T) {
+	index := func(w *world) string { return filepath.Join(w.state, "checkpoints", "default", "kb.index.gz") }
+	journal := func(w *world) string { return filepath.Join(w.state, "checkpoints", "default", "kb.journal") }
+	for name, lose := range map[string]func(t *testing.T, w *world) error{
+		"deleted":           func(_ *testing.T, w *world) error { return os.Remove(index(w)) },
+		"damaged":           func(_ *testing.T, w *world) error { return os.WriteFile(index(w), []byte("no gzip"), 0o600) },
+		"cut":               func(_ *testing.T, w *world) error { return os.Truncate(index(w), 500) },
+		"empty":             func(_ *testing.T, w *world) error { return os.Truncate(index(w), 0) },
+		"damaged journal":   func(_ *testing.T, w *world) error { return os.WriteFile(journal(w), []byte("{\"version\":1}\nx\ty\n"), 0o600) },
+		"another workspace": func(_ *testing.T, w *world) error { w.target = "dcr-2"; return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newKBWorld(t, 60)
+			w.mustComplete()
+			w.clock.advance(time.Hour)
+			if err := lose(t, w); err != nil {
+				t.Fatal(err)
+			}
+			want := 120
+			if name == "damaged journal" { // it names another destination: nobody's
+				want = 60
+			}
+			w.mustComplete()
+			w.wantEntries(want)
+			if want == 120 && w.logs.FilterMessageSnippet("loading everything again").Len() != 1 {
+				t.Error("nobody was told")
+			}
+			w.clock.advance(time.Hour)
+			w.mustComplete()
+			w.wantEntries(want)
+			if got := len(w.indexLines()); got != 60 {
+				t.Errorf("%d lines in the index", got)
+			}
+		})
+	}
+	t.Run("of a newer program", func(t *testing.T) {
+		w := newKBWorld(t, 60)
+		w.mustComplete()
+		var b bytes.Buffer
+		gz := gzip.NewWriter(&b)
+		fmt.Fprintln(gz, `{"version":2,"for":"x"}`)
+		gz.Close()
+		if err := os.WriteFile(index(w), b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := w.do(); err == nil || report.Outcome != ingest.Failed || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("%s: %v", report.Outcome, err)
+		}
+	})
+	t.Run("cannot be opened", func(t *testing.T) {
+		w := newKBWorld(t, 60)
+		w.mustComplete()
+		down := errors.New("storage is down")
+		w.store.Store = openFails{w.store.Store, down}
+		if report, err := w.do(); !errors.Is(err, down) || report.Outcome != ingest.Failed {
+			t.Errorf("%s: %v: everything would be loaded again", report.Outcome, err)
+		}
+	})
+}
+
+func TestKnowledgeBaseRefused(t *testing.T) {
+	w := newKBWorld(t, 10)
+	w.knowledge().Refused = true
+	for _, status := range []int{http.StatusForbidden, http.StatusOK} { // a 200 may hide a refusal
+		w.before = func(rw http.ResponseWriter, _ *http.Request) bool {
+			if status == http.StatusOK {
+				io.WriteString(rw, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>2012</CODE><TEXT>no</TEXT></RESPONSE></SIMPLE_RETURN>")
+			}
+			return status == http.StatusOK
+		}
+		report, err := w.do()
+		if err == nil || report.Outcome != ingest.Failed || report.Requests != 1 || !strings.Contains(err.Error(), "may not download the KnowledgeBase") {
+			t.Errorf("%d: %s after %d requests: %v", status, report.Outcome, report.Requests, err)
+		}
+	}
+	w.before, w.knowledge().Refused, w.knowledge().Size = nil, false, 0
+	if _, err := w.do(); err == nil || !strings.Contains(err.Error(), "no QID at all") {
+		t.Errorf("an empty KnowledgeBase: %v", err)
+	}
+}
+
+// Slow answers keep themselves alive by comments.
+func TestKeepAlive(t *testing.T) {
+	w := newKBWorld(t, 60)
+	pauses := 0
+	w.knowledge().Pause = func() { pauses++ }
+	w.knowledge().WithoutCVSS = true
+	w.mustComplete()
+	w.wantEntries(60)
+	if pauses < 6 {
+		t.Errorf("%d pauses", pauses)
+	}
+	for _, row := range w.dest.rows {
+		if row["CVSS_Base_s"] != nil || row["CVSS3_Base_s"] != nil {
+			t.Fatal("a score from nowhere")
+		}
+	}
+}
+
+func TestJoin(t *testing.T) {
+	w := newKBWorld(t, 500)
+	w.mustComplete()
+	kb := w.knowledge()
+	w.qualys.Subscription.Hosts, w.qualys.Subscription.Detections = 60, 30
+	w.dataset, w.joined, w.page = ingest.VM, &ingest.Joined{Dataset: ingest.KB}, 20
+	w.dest.keys, w.dest.rows = map[string]int{}, map[string]map[string]any{}
+	if report := w.mustComplete(); report.Unjoined != 0 || report.Decoded < 1000 {
+		t.Errorf("%+v", report.Counts)
+	}
+	w.wantEach(time.Time{})
+	byQID := map[string]simulator.Entry{}
+	for index := range kb.Entries() {
+		e, _ := kb.Entry(index, w.clock.Now())
+		byQID[strconv.Itoa(e.QID)] = e
+	}
+	check := func(revised string) {
+		t.Helper()
+		for _, row := range w.dest.rows {
+			e := byQID[row["QID_s"].(string)]
+			for name, want := range map[string]string{
+				"Title_s": e.Title, "Severity_Level_s": e.Severity, "CVE_ID_s": strings.Join(e.CVEs, ", "),
+				"CVSS_Base_s": e.CVSS, "CVSS3_Base_s": e.CVSS3, "Patchable_s": map[bool]string{true: "1", false: "0"}[e.Patchable],
+			} {
+				if got, _ := row[name].(string); got != want && (name != "Title_s" || got != want+revised) {
+					t.Fatalf("QID %d: %s is %q, want %q", e.QID, name, got, want)
+				}
+			}
+		}
+	}
+	check("")
+
+	// The KnowledgeBase changes; the findings do not: nothing is sent again, and
+	// what is new carries the new title.
+	now := w.clock.Now()
+	for index := range 500 {
+		kb.Edit(simulator.Edit{Index: index, At: now, Visible: now})
+	}
+	w.clock.advance(time.Minute)
+	w.dataset = ingest.KB
+	w.mustComplete()
+	w.dataset = ingest.VM
+	w.dest.keys, w.dest.rows = map[string]int{}, map[string]map[string]any{}
+	if report := w.mustComplete(); report.Decoded != 0 {
+		// Within the overlap of ten minutes only hosts that were just processed.
+		t.Logf("%d decoded, %d repeated", report.Decoded, report.Repeated)
+	}
+	check(", revision 1")
+	w.clock.advance(20 * time.Hour)
+	w.mustComplete()
+	if len(w.dest.rows) == 0 {
+		t.Fatal("no host was scanned in 20 hours")
+	}
+	check(", revision 1")
+}
+
+// Findings do not wait for the KnowledgeBase.
+func TestJoinWithoutIndex(t *testing.T) {
+	w := newWorld(t, 10, 10)
+	w.joined = &ingest.Joined{Dataset: ingest.KB}
+	report := w.mustComplete()
+	w.wantEach(time.Time{})
+	if report.Unjoined != report.Decoded || w.logs.FilterMessageSnippet("not loaded yet").Len() != 1 {
+		t.Errorf("%+v", report.Counts)
+	}
+	if err := os.WriteFile(filepath.Join(w.state, "checkpoints", "default", "kb.index.gz"), []byte("no gzip"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.advance(20 * time.Hour)
+	w.mustComplete()
+	if w.logs.FilterMessageSnippet("cannot be read").Len() != 1 {
+		t.Error("nobody was told")
+	}
+}
+
+// What a killed run has left in the journal is joined, too.
+func TestJoinReadsTheJournal(t *testing.T) {
+	w := newKBWorld(t, 100)
+	w.mustComplete()
+	now := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 5, At: now, Visible: now})
+	w.clock.advance(time.Minute)
+	w.store.beforeSave = func([]byte) error { return errKilled }
+	w.store.beforeCreate = func(string) error { return errKilled }
+	if _, err := w.do(); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	w.store.beforeSave, w.store.beforeCreate = nil, nil
+	w.qualys.Subscription.Hosts, w.qualys.Subscription.Detections = 30, 30
+	w.dataset, w.joined = ingest.VM, &ingest.Joined{Dataset: ingest.KB}
+	w.mustComplete()
+	e, _ := w.knowledge().Entry(5, w.clock.Now())
+	found := false
+	for _, row := range w.dest.rows {
+		if row["TrackingMethod_s"] != nil && row["QID_s"] == strconv.Itoa(e.QID) {
+			if found = true; row["Title_s"] != e.Title {
+				t.Errorf("title %v, want %s", row["Title_s"], e.Title)
+			}
+		}
+	}
+	if !found {
+		t.Error("no detection of the QID")
+	}
+}
+
+func TestJournalCutByAKill(t *testing.T) {
+	w := newKBWorld(t, 50)
+	w.mustComplete()
+	now := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 5, At: now, Visible: now})
+	w.clock.advance(time.Minute)
+	path := filepath.Join(w.state, "checkpoints", "default", "kb.journal")
+	for _, left := range []string{`{"version":1,"for":"`, "{\"version\":1,\"for\":\"127.0.0.1 KnowledgeBase to \"}\n10005\t2026"} {
+		if err := os.WriteFile(path, []byte(left), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.mustComplete()
+		w.wantEntries(51)
+		if got := len(w.indexLines()); got != 50 {
+			t.Errorf("%d lines in the index", got)
+		}
+	}
+}
+
+func TestKnowledgeBaseLog(t *testing.T) {
+	w := newKBWorld(t, 60)
+	r := w.run()
+	if report, err := r.Do(context.Background()); err != nil || report.Dataset != "kb" {
+		t.Fatal(err)
+	}
+	pages := w.logs.FilterMessage("page read").All()
+	if len(pages) != 2 || pages[0].ContextMap()["QIDs"] != int64(50) {
+		t.Errorf("%v", pages)
+	}
+}

@@ -1,0 +1,52 @@
+package ingest
+
+import (
+	"context"
+	"time"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// A ledger remembers rows that were delivered, so that an overlap sends
+// nothing twice: recent those of the last window, index the last of every
+// record.
+//
+// begin to take belong to the reading goroutine, delivered and due to whoever
+// settles batches, one at a time.
+type ledger interface {
+	// begin says which window is being carried over.
+	begin(w *Window)
+	// repeated tells whether the row has been delivered, unchanged, and need
+	// not be sent.
+	repeated(rec *record.Record, row record.Row) bool
+	// done says that a parent is whole, forget that it broke off.
+	done()
+	forget()
+	// take hands the rows of whole parents over to the batch that brings the
+	// last of them.
+	take() []byte
+	// delivered takes them back when the batch has arrived.
+	delivered(rows []byte)
+	// due returns what is to be done before the checkpoint moves behind rows
+	// that were delivered; nil for nothing. An error of it stops the run.
+	due(now time.Time) func(ctx context.Context) error
+	// end keeps what is known when the run ends, with the window whole or not.
+	end(ctx context.Context, whole bool)
+}
+
+// openLedger opens the dataset's ledger. Where an index should be and is not,
+// the window begins anew with everything.
+func (r *Run) openLedger(ctx context.Context) (ledger, error) {
+	if len(r.Dataset.Indexed) == 0 {
+		return openRecent(ctx, r), nil
+	}
+	x, err := openIndex(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if !x.exists && (r.state.Watermark != nil || r.state.Window != nil) {
+		r.Log.Warn("the index of what was delivered is missing, or belongs to another destination: loading everything again")
+		r.state.Watermark, r.state.Window = nil, nil
+	}
+	return x, nil
+}

@@ -1,0 +1,158 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// A Confirmer is a Source that can tell which records are gone.
+type Confirmer interface {
+	// Gone returns those of ids that Qualys does not have any more. count is
+	// called with the requests it takes.
+	Gone(ctx context.Context, ids []uint64, count func(record.Tally)) ([]uint64, error)
+}
+
+const (
+	// maxRemovedPart is how much of the index may be gone at once: a tenth.
+	// More than that is no removal but an account that sees less than before.
+	maxRemovedPart = 10
+	// minRemoved may be gone in any case.
+	minRemoved = 100
+)
+
+// removals sends a row for each record that is in the index and that a whole
+// window, which brings everything, has not brought. It runs behind the
+// window's last page, when all of it has arrived.
+func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
+	source, ok := r.Source.(Confirmer)
+	if !ok {
+		return nil
+	}
+	if len(x.journal) > 0 || !x.exists {
+		if err := x.merge(ctx); err != nil {
+			return fmt.Errorf("index of what was delivered: %w", err)
+		}
+	}
+	missing, err := x.missing(ctx)
+	if err != nil || len(missing.ids) == 0 {
+		return err
+	}
+	if missing.news > max(minRemoved, missing.of/maxRemovedPart) {
+		r.Log.Error("too many are missing at once: they are not reported as removed. Does the account see less than before?",
+			zap.Int(r.Dataset.Parents, missing.news), zap.Int("of", missing.of))
+		return nil
+	}
+	gone, err := r.confirm(ctx, source, missing.ids)
+	if err != nil {
+		return fmt.Errorf("ask what became of %d %s: %w", len(missing.ids), r.Dataset.Parents, err)
+	}
+	rec := record.New(r.Dataset.Schema)
+	defer rec.Close() //nolint:errcheck // such a record has no temporary file
+	d.beginRemovals()
+	for line := range bytes.Lines(missing.lines) {
+		var e indexEntry
+		if err := e.parse(line[:len(line)-1]); err != nil {
+			return err
+		}
+		if _, isGone := slices.BinarySearch(gone, e.id); !isGone {
+			continue
+		}
+		if err := x.fillRemoved(rec, &e); err != nil {
+			return err
+		}
+		if err := d.Record(rec); err != nil {
+			return err
+		}
+		if err := d.Done(e.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// absentees is what a whole window has not brought.
+type absentees struct {
+	ids   []uint64
+	lines []byte // their lines in the index
+	news  int    // those that were there so far
+	of    int    // records in the index
+}
+
+// missing lists what the window in work has not sent. Beyond the most that may
+// be gone it only counts.
+func (x *index) missing(ctx context.Context) (absentees, error) {
+	var m absentees
+	var e indexEntry
+	most := max(minRemoved, len(x.ids)/maxRemovedPart)
+	err := x.each(ctx, func(line []byte) error {
+		if err := e.parse(line); err != nil {
+			return err
+		}
+		m.of++
+		if string(e.sent) == x.until {
+			return nil
+		}
+		if len(e.removed) == 0 {
+			m.news++
+		}
+		if m.news <= most {
+			m.ids = append(m.ids, e.id)
+			m.lines = append(append(m.lines, line...), '\n')
+		}
+		return nil
+	})
+	return m, err
+}
+
+// fillRemoved makes the record of an entry that is gone.
+func (x *index) fillRemoved(rec *record.Record, e *indexEntry) error {
+	if err := rec.Reset(record.Parent); err != nil {
+		return err
+	}
+	since := e.removed
+	if len(since) == 0 {
+		since = []byte(x.until)
+	}
+	errs := []error{
+		rec.Append(x.idColumn, record.Parent, fmt.Appendf(nil, "%d", e.id)),
+		rec.Append(x.modified, record.Parent, e.modified),
+		rec.Append(x.removed, record.Parent, since),
+	}
+	for i, column := range x.columns {
+		if i < len(e.values) {
+			errs = append(errs, rec.Append(column, record.Parent, e.values[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// confirm asks the source which are gone, as patiently as for a page.
+func (r *Run) confirm(ctx context.Context, source Confirmer, ids []uint64) ([]uint64, error) {
+	for tries := 1; ; tries++ {
+		if err := r.inTime(ctx); err != nil {
+			return nil, err
+		}
+		gone, err := source.Gone(ctx, ids, r.counts.addTally)
+		if err == nil {
+			slices.Sort(gone)
+			return gone, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		after, ok := retryAfter(err)
+		if !ok || tries == maxTries {
+			return nil, err
+		}
+		if err := r.wait(ctx, r.deadline, err, after, tries); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package qualys
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/qualys/xmlstream"
+)
+
+// maxIDs bounds the ids of a set: ten times the KnowledgeBase of 2026. More
+// are no list of QIDs, and would not be kept in memory either.
+const maxIDs = 2_000_000
+
+// An idRange is ids from low to high, both included.
+type idRange struct{ low, high uint64 }
+
+// An idSet is ids in ascending ranges.
+type idSet struct {
+	at     time.Time // of the answer, by Qualys' clock
+	ranges []idRange
+	count  uint64
+}
+
+// readIDSet reads a list document that holds ID_SET instead of records: ids
+// and ranges of ids, in any order. fallback is the time for a document without
+// DATETIME. A document without an ID_SET is an empty set.
+func readIDSet(r io.Reader, root string, fallback time.Time) (idSet, int64, error) {
+	scan := xmlstream.New(r)
+	s, err := scanIDSet(scan, root, fallback)
+	return s, scan.Offset(), err
+}
+
+func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time) (idSet, error) {
+	tok, err := scan.Next()
+	if err != nil {
+		return idSet{}, documentError(err)
+	}
+	if string(tok.Name) != root {
+		return idSet{}, readError(scan, string(tok.Name), 200, nil)
+	}
+	s := idSet{at: fallback}
+	var stack []string
+	var text []byte
+	for {
+		tok, err := scan.Next()
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return idSet{}, documentError(err)
+		}
+		switch tok.Kind {
+		case xmlstream.Start:
+			stack = append(stack, string(tok.Name))
+			text = text[:0]
+		case xmlstream.Text:
+			text = appendEnvelope(text, tok.Text)
+		case xmlstream.End:
+			if len(stack) == 0 {
+				continue // the root's
+			}
+			path := strings.Join(stack, "/")
+			stack = stack[:len(stack)-1]
+			if err := s.take(path, strings.TrimSpace(string(text))); err != nil {
+				return idSet{}, err
+			}
+			text = text[:0]
+		}
+	}
+	if s.at.IsZero() {
+		return idSet{}, &Error{Kind: Broken, Text: "the answer does not tell its time: neither DATETIME nor a Date header"}
+	}
+	return s, s.normalise()
+}
+
+// take takes the text of an element.
+func (s *idSet) take(path, text string) error {
+	switch path {
+	case "RESPONSE/DATETIME":
+		if at, err := time.Parse(time.RFC3339, text); err == nil {
+			s.at = at.UTC()
+		}
+	case "RESPONSE/ID_SET/ID":
+		return s.add(text, text)
+	case "RESPONSE/ID_SET/ID_RANGE":
+		low, high, _ := strings.Cut(text, "-")
+		return s.add(strings.TrimSpace(low), strings.TrimSpace(high))
+	case "RESPONSE/WARNING/CODE":
+		if text == "1980" {
+			return &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
+		}
+	}
+	return nil
+}
+
+func (s *idSet) add(low, high string) error {
+	a, errLow := strconv.ParseUint(low, 10, 63)
+	b, errHigh := strconv.ParseUint(high, 10, 63)
+	if errLow != nil || errHigh != nil || a > b || a == 0 {
+		return &Error{Kind: Broken, Text: fmt.Sprintf("a list of ids holds %.40q to %.40q", low, high)}
+	}
+	if b-a >= maxIDs || len(s.ranges) == maxIDs {
+		return &Error{Kind: Broken, Text: fmt.Sprintf("a list of more than %d ids", maxIDs)}
+	}
+	s.ranges = append(s.ranges, idRange{a, b})
+	return nil
+}
+
+// normalise sorts the ranges, joins those that touch, and counts the ids.
+func (s *idSet) normalise() error {
+	slices.SortFunc(s.ranges, func(a, b idRange) int { return cmp.Compare(a.low, b.low) })
+	joined := s.ranges[:0]
+	for _, r := range s.ranges {
+		if last := len(joined) - 1; last >= 0 && r.low <= joined[last].high+1 {
+			joined[last].high = max(joined[last].high, r.high)
+			continue
+		}
+		joined = append(joined, r)
+	}
+	s.ranges, s.count = slices.Clip(joined), 0
+	for _, r := range s.ranges {
+		s.count += r.high - r.low + 1
+	}
+	if s.count > maxIDs {
+		return &Error{Kind: Broken, Text: fmt.Sprintf("a list of more than %d ids", maxIDs)}
+	}
+	return nil
+}
+
+// from counts the ids from low on.
+func (s *idSet) from(low uint64) (n uint64) {
+	for _, r := range s.ranges {
+		if r.high >= low {
+			n += r.high - max(r.low, low) + 1
+		}
+	}
+	return n
+}
+
+// after returns the id that stands n places behind the first one from low on;
+// zero if there is none.
+func (s *idSet) after(low uint64, n int) uint64 {
+	skip := uint64(n) //nolint:gosec // a page size
+	for _, r := range s.ranges {
+		if r.high < low {
+			continue
+		}
+		begin := max(r.low, low)
+		if size := r.high - begin + 1; skip >= size {
+			skip -= size
+			continue
+		}
+		return begin + skip
+	}
+	return 0
+}
+
+func (s *idSet) has(id uint64) bool {
+	_, ok := slices.BinarySearchFunc(s.ranges, id, func(r idRange, id uint64) int {
+		switch {
+		case id < r.low:
+			return 1
+		case id > r.high:
+			return -1
+		}
+		return 0
+	})
+	return ok
+}
