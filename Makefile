@@ -51,7 +51,10 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, a
 fuzz: ## every fuzz test for a minute
 	go test -run '^$$' -fuzz FuzzScanner -fuzztime 60s ./handler/internal/qualys/xmlstream
 	go test -run '^$$' -fuzz FuzzDetections -fuzztime 60s ./handler/internal/qualys
+	go test -run '^$$' -fuzz FuzzKnowledgeBase -fuzztime 60s ./handler/internal/qualys
 	go test -run '^$$' -fuzz FuzzEncode -fuzztime 60s ./handler/internal/record
+	go test -run '^$$' -fuzz FuzzAppend -fuzztime 60s ./handler/internal/record/plaintext
+	go test -run '^$$' -fuzz FuzzIndex -fuzztime 60s ./handler/internal/ingest
 	go test -run '^$$' -fuzz FuzzLoad -fuzztime 60s ./handler/internal/settings
 
 generate: ## what is made from the catalogue and the settings: arm/tables.json, README's table, the example file

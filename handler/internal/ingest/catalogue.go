@@ -56,14 +56,14 @@ var VM = &Dataset{
 		Columns: []record.Column{
 			{Name: "TimeGenerated", Made: record.MadeTime, Kind: record.Time, Doc: "When the connector made the row. Qualys' own times are columns of their own."},
 			{Name: "RunId_s", Key: "RunId", Made: record.MadeRun, Doc: "The connector's run that sent the row."},
-			{Name: "RowKey_s", Key: "RowKey", Made: record.MadeKey, Doc: "Stable key of this finding in this state: UNIQUE_VULN_ID, or host, QID, port, protocol, FQDN, SSL, instance and service, then '@' and the last processed time. Equal in every run."},
-
 			{Name: "Title_s", Key: "Title", Joined: "VULN/TITLE", Doc: "Title of the vulnerability. This and the next five are there only with enrichDetections, and as QualysKB_CL has them."},
 			{Name: "Severity_Level_s", Key: "Severity_Level", Joined: "VULN/SEVERITY_LEVEL", Doc: "Severity by the KnowledgeBase, 1 to 5."},
 			{Name: "CVE_ID_s", Key: "CVE_ID", Joined: "VULN/CVE_LIST/CVE/ID", Doc: "All CVE ids, joined by comma and blank."},
 			{Name: "CVSS_Base_s", Key: "CVSS_Base", Joined: "VULN/CVSS/BASE", Doc: "CVSS version 2: base score."},
 			{Name: "CVSS3_Base_s", Key: "CVSS3_Base", Joined: "VULN/CVSS_V3/BASE", Doc: "CVSS version 3: base score."},
 			{Name: "Patchable_s", Key: "Patchable", Joined: "VULN/PATCHABLE", Doc: "1: the vendor has a patch."},
+
+			{Name: "RowKey_s", Key: "RowKey", Made: record.MadeKey, Doc: "Stable key of this finding in this state: UNIQUE_VULN_ID, or host, QID, port, protocol, FQDN, SSL, instance and service, then '@' and the last processed time. Equal in every run."},
 
 			{Name: "HostId_s", Key: "HostId", Path: "HOST/ID", Doc: "Qualys host id."},
 			{Name: "IPAddress", Key: "IpAddress", Path: "HOST/IP", Doc: "IPv4 address of the host."},

@@ -70,9 +70,9 @@ var KB = &Dataset{
 			{Name: "Discovery_Auth_Types_s", Key: "Discovery_Auth_Types", Path: "VULN/DISCOVERY/AUTH_TYPE_LIST/AUTH_TYPE", Kind: record.Texts, Doc: "Kinds of login that find it, as JSON array."},
 			{Name: "Threat_Intel_s", Key: "Threat_Intel", Path: "VULN/THREAT_INTELLIGENCE/THREAT_INTEL", Kind: record.List, Doc: "Names of the threat intelligence, such as Exploit_Public, Cisa_Known_Exploited_Vulns, joined by comma and blank."},
 			{Name: "Exploits_s", Key: "Exploits", Path: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/EXPLT_LIST/EXPLT", Kind: record.Objects, Group: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/SRC_NAME", Doc: "Known exploits as JSON array: SRC_NAME, REF, DESC, LINK."},
-			{Name: "Exploit_Sources_s", Key: "Exploit_Sources", Path: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/SRC_NAME", Kind: record.List, Doc: "Who knows exploits."},
+			{Name: "Exploit_Sources_s", Key: "Exploit_Sources", Path: "VULN/CORRELATION/EXPLOITS/EXPLT_SRC/SRC_NAME", Kind: record.Texts, Doc: "Who knows exploits, as JSON array."},
 			{Name: "Malware_s", Key: "Malware", Path: "VULN/CORRELATION/MALWARE/MW_SRC/MW_LIST/MW_INFO", Kind: record.Objects, Group: "VULN/CORRELATION/MALWARE/MW_SRC/SRC_NAME", Doc: "Malware that uses it, as JSON array: SRC_NAME, MW_ID, MW_TYPE, MW_PLATFORM, MW_ALIAS, MW_RATING, MW_LINK."},
-			{Name: "Malware_Sources_s", Key: "Malware_Sources", Path: "VULN/CORRELATION/MALWARE/MW_SRC/SRC_NAME", Kind: record.List, Doc: "Who knows malware."},
+			{Name: "Malware_Sources_s", Key: "Malware_Sources", Path: "VULN/CORRELATION/MALWARE/MW_SRC/SRC_NAME", Kind: record.Texts, Doc: "Who knows malware, as JSON array."},
 
 			{Name: "CVSS_Base_s", Key: "CVSS_Base", Path: "VULN/CVSS/BASE", Doc: "CVSS version 2: base score. Empty where the subscription has CVSS switched off."},
 			{Name: "CVSS_Base_Source_s", Key: "CVSS_Base_Source", Path: "VULN/CVSS/BASE/@source", Doc: "Whose base score it is: service, or nothing for NVD's."},

@@ -272,7 +272,7 @@ type faultStore struct {
 	beforeCreate          func(name string) error
 	// beforeAppend and afterAppend decide about an append to a journal.
 	beforeAppend, afterAppend func() error
-	lost                  chan struct{}
+	lost                      chan struct{}
 }
 
 func (s *faultStore) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {

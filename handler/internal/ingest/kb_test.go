@@ -304,11 +304,16 @@ func TestIndexThatIsLost(t *testing.T) {
 	index := func(w *world) string { return filepath.Join(w.state, "checkpoints", "default", "kb.index.gz") }
 	journal := func(w *world) string { return filepath.Join(w.state, "checkpoints", "default", "kb.journal") }
 	for name, lose := range map[string]func(t *testing.T, w *world) error{
-		"deleted":           func(_ *testing.T, w *world) error { return os.Remove(index(w)) },
-		"damaged":           func(_ *testing.T, w *world) error { return os.WriteFile(index(w), []byte("no gzip"), 0o600) },
-		"cut":               func(_ *testing.T, w *world) error { return os.Truncate(index(w), 500) },
-		"empty":             func(_ *testing.T, w *world) error { return os.Truncate(index(w), 0) },
-		"damaged journal":   func(_ *testing.T, w *world) error { return os.WriteFile(journal(w), []byte("{\"version\":1}\nx\ty\n"), 0o600) },
+		"deleted": func(_ *testing.T, w *world) error { return os.Remove(index(w)) },
+		"damaged": func(_ *testing.T, w *world) error { return os.WriteFile(index(w), []byte("no gzip"), 0o600) },
+		"cut":     func(_ *testing.T, w *world) error { return os.Truncate(index(w), 500) },
+		"empty":   func(_ *testing.T, w *world) error { return os.Truncate(index(w), 0) },
+		"damaged journal": func(_ *testing.T, w *world) error {
+			return os.WriteFile(journal(w), []byte("{\"version\":1}\nx\ty\n"), 0o600)
+		},
+		"damaged lines": func(_ *testing.T, w *world) error {
+			return os.WriteFile(journal(w), []byte("{\"version\":1,\"for\":\"127.0.0.1 KnowledgeBase to \"}\nx\ty\n"), 0o600)
+		},
 		"another workspace": func(_ *testing.T, w *world) error { w.target = "dcr-2"; return nil },
 	} {
 		t.Run(name, func(t *testing.T) {

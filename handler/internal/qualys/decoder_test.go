@@ -46,8 +46,10 @@ type rows struct {
 	fail  error
 }
 
-func newRows() *rows {
-	return &rows{enc: record.NewEncoder(ingest.VM.Schema, record.Limits{}, record.KeepAll)}
+func newRows() *rows { return newRowsOf(ingest.VM) }
+
+func newRowsOf(d *ingest.Dataset) *rows {
+	return &rows{enc: record.NewEncoder(d.Schema, record.Limits{}, record.KeepAll)}
 }
 
 func (r *rows) Begin(at time.Time) error { r.at = at; return nil }
@@ -63,8 +65,12 @@ func (r *rows) Tally(t record.Tally) { r.tally.Add(t) }
 
 func decode(t testing.TB, doc string) (*rows, record.Page, error) {
 	t.Helper()
-	r := newRows()
-	page, err := qualys.NewDecoder(ingest.VM.Schema).Decode(strings.NewReader(doc), time.Time{}, r)
+	return decodeOf(ingest.VM, doc)
+}
+
+func decodeOf(d *ingest.Dataset, doc string) (*rows, record.Page, error) {
+	r := newRowsOf(d)
+	page, err := qualys.NewDecoder(d.Schema).Decode(strings.NewReader(doc), time.Time{}, r)
 	return r, page, err
 }
 
@@ -212,45 +218,50 @@ func TestSamplesGolden(t *testing.T) {
 		"jupiterone-graph-qualys/hld_3_detections_odd_whitespace.xml", "jupiterone-graph-qualys/hld_empty.xml",
 	} {
 		t.Run(name, func(t *testing.T) {
-			doc, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			r, page, err := decode(t, string(doc))
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkLeaves(t, doc, r.lines)
-			var b strings.Builder
-			for _, line := range r.lines {
-				var out bytes.Buffer
-				if err := json.Indent(&out, []byte(line), "", "  "); err != nil {
-					t.Fatal(err)
-				}
-				fmt.Fprintf(&b, "%s\n", out.String())
-			}
-			tally := r.tally
-			tally.Bytes = 0
-			fmt.Fprintf(&b, "at %s\npage %+v\nhosts %v\ntally %+v\n", r.at.Format(time.RFC3339), page, r.done, tally)
-			golden(t, strings.ReplaceAll(strings.TrimSuffix(name, ".xml"), "/", "_")+".golden", b.String())
-
-			slow := newRows()
-			if _, err := qualys.NewDecoder(ingest.VM.Schema).Decode(iotest.OneByteReader(bytes.NewReader(doc)), time.Time{}, slow); err != nil {
-				t.Fatal(err)
-			}
-			if got, want := strings.Join(slow.lines, "\n"), strings.Join(r.lines, "\n"); got != want {
-				t.Errorf("byte by byte the rows differ:\n%s\n%s", got, want)
-			}
-			for n := 1; n < len(doc); n += 1 + len(doc)/400 {
-				root := bytes.LastIndex(doc, []byte("</HOST_LIST_VM_DETECTION_OUTPUT>")) + len("</HOST_LIST_VM_DETECTION_OUTPUT>")
-				if n >= root {
-					break
-				}
-				if _, _, err := decode(t, string(doc[:n])); err == nil {
-					t.Errorf("cut after %d bytes: no error", n)
-				}
-			}
+			sampleGolden(t, ingest.VM, filepath.Join(dir, name), name, checkLeaves)
 		})
+	}
+}
+
+// sampleGolden decodes a recorded page: as a golden file says, with every leaf
+// in its row, byte by byte too, and never if it is cut.
+func sampleGolden(t *testing.T, d *ingest.Dataset, path, name string, check func(testing.TB, []byte, []string)) {
+	t.Helper()
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, page, err := decodeOf(d, string(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, doc, r.lines)
+	var b strings.Builder
+	for _, line := range r.lines {
+		var out bytes.Buffer
+		if err := json.Indent(&out, []byte(line), "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "%s\n", out.String())
+	}
+	tally := r.tally
+	tally.Bytes = 0
+	fmt.Fprintf(&b, "at %s\npage %+v\n%s %v\ntally %+v\n", r.at.Format(time.RFC3339), page, d.Parents, r.done, tally)
+	golden(t, strings.ReplaceAll(strings.TrimSuffix(name, ".xml"), "/", "_")+".golden", b.String())
+
+	slow := newRowsOf(d)
+	if _, err := qualys.NewDecoder(d.Schema).Decode(iotest.OneByteReader(bytes.NewReader(doc)), time.Time{}, slow); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(slow.lines, "\n"), strings.Join(r.lines, "\n"); got != want {
+		t.Errorf("byte by byte the rows differ:\n%s\n%s", got, want)
+	}
+	end := "</" + d.Schema.Root + ">"
+	root := bytes.LastIndex(doc, []byte(end)) + len(end)
+	for n := 1; n < root; n += 1 + len(doc)/400 {
+		if _, _, err := decodeOf(d, string(doc[:n])); err == nil {
+			t.Errorf("cut after %d bytes: no error", n)
+		}
 	}
 }
 

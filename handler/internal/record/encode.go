@@ -236,6 +236,9 @@ func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byt
 		e.scratch = append(append(append(e.scratch[:0], open[c.Kind]...), value...), closing[c.Kind]...)
 		value = e.scratch
 	case c.Kind == PlainText:
+		if len(value) > plaintext.MaxInput {
+			value, whole = escapedPrefix(value, plaintext.MaxInput, 6*len(value)), false
+		}
 		e.scratch = e.plain.Append(e.scratch[:0], value)
 		if value = e.scratch; len(value) == 0 {
 			return dst

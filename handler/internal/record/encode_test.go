@@ -17,6 +17,7 @@ var small = &Schema{
 	Columns: []Column{
 		{Name: "TimeGenerated", Made: MadeTime, Kind: Time},
 		{Name: "RunId_s", Key: "RunId", Made: MadeRun},
+		{Name: "Joined_s", Key: "Joined", Joined: "KB/TITLE"},
 		{Name: "RowKey_s", Key: "RowKey", Made: MadeKey},
 		{Name: "Id_s", Key: "Id", Path: "P/ID"},
 		{Name: "N_s", Key: "N", Path: "I/N"},
@@ -30,6 +31,9 @@ var small = &Schema{
 		{Name: "Cut_s", Key: "Cut", Made: MadeCut},
 		{Name: "DeadLetter_s", Key: "DeadLetter", Made: MadeDeadLetter},
 		{Name: "Objects_s", Key: "Objects", Path: "I/O", Kind: Objects},
+		{Name: "Texts_s", Key: "Texts", Path: "I/T", Kind: Texts},
+		{Name: "Plain_s", Key: "Plain", SameAs: "Html_s", Kind: PlainText},
+		{Name: "Html_s", Key: "Html", Path: "I/HTML"},
 		{Name: "AdditionalFields", Key: "AdditionalFields", Kind: Extra},
 	},
 }
@@ -157,6 +161,43 @@ func TestOtherFieldsOverTheLimit(t *testing.T) {
 	}
 }
 
+func TestPlainTextOfHTML(t *testing.T) {
+	html := "<p>A &amp; <b>b</b>" + strings.Repeat("x", 90)
+	r := fill(t, 1<<20, map[string]string{"I/HTML": html, "I/T": `"a","b"`})
+	m, row, _ := encode(t, NewEncoder(small, Limits{}, KeepAll), r)
+	if m["Html_s"] != html || m["Plain_s"] != "A & b"+strings.Repeat("x", 90) || m["Texts_s"] != `["a","b"]` || len(row.Cut) != 0 {
+		t.Errorf("%v, cut %v", m, row.Cut)
+	}
+	// Both over the limit: the HTML is what is kept whole, once.
+	m, row, _ = encode(t, NewEncoder(small, Limits{FieldBytes: 50}, KeepAll), r)
+	if m["Cut_s"] != "Plain_s (limit), I/HTML (limit)" || len(row.Cut) != 1 || row.Cut[0] != small.Index("I/HTML") || m["DeadLetter_s"] != "dl" || len(m["Plain_s"].(string)) != 50 {
+		t.Errorf("%v, cut %v", m, row.Cut)
+	}
+	// Only markup: no text, no column.
+	m, _, _ = encode(t, NewEncoder(small, Limits{}, KeepAll), fill(t, 1<<20, map[string]string{"I/HTML": "<P><BR>"}))
+	if m["Plain_s"] != nil || m["Html_s"] != "<P><BR>" {
+		t.Errorf("%v", m)
+	}
+	// More than is worth parsing.
+	huge := "<p>" + strings.Repeat("é", 200_000)
+	m, row, _ = encode(t, NewEncoder(small, Limits{}, KeepAll), fill(t, 1<<20, map[string]string{"I/HTML": huge}))
+	if text := m["Plain_s"].(string); m["Html_s"] != huge || len(text) < 200_000 || len(text) > 300_000 || !utf8.ValidString(text) || m["Cut_s"] != "Plain_s (limit)" || len(row.Cut) != 0 {
+		t.Errorf("%d bytes of text, cut %v %v", len(text), m["Cut_s"], row.Cut)
+	}
+}
+
+// What is joined may change while the finding does not.
+func TestJoinedIsNotStable(t *testing.T) {
+	r := fill(t, 1<<20, map[string]string{"P/ID": "1", "I/TEXT": "t"})
+	if err := r.Append(small.Column("Joined_s"), Item, []byte("title")); err != nil {
+		t.Fatal(err)
+	}
+	m, row, _ := encode(t, NewEncoder(small, Limits{}, KeepAll), r)
+	if s := string(row.Stable); m["Joined_s"] != "title" || strings.Contains(s, "title") || !strings.Contains(s, "RowKey_s") || !strings.Contains(s, "Text_s") {
+		t.Errorf("%v, stable %s", m, s)
+	}
+}
+
 // A field that does not fit into memory waits on disk, and leaves nothing there.
 func TestHugeField(t *testing.T) {
 	dir := t.TempDir()
@@ -228,7 +269,7 @@ func FuzzEncode(f *testing.F) {
 			return
 		}
 		r := New(small)
-		for _, path := range []string{"I/LONG", "I/TEXT", "P/ID"} {
+		for _, path := range []string{"I/LONG", "I/TEXT", "P/ID", "I/HTML"} {
 			if err := r.Append(small.Index(path), Item, value); err != nil {
 				t.Fatal(err)
 			}

@@ -103,6 +103,8 @@ func TestForms(t *testing.T) {
 		"simulator":                 {map[string]string{"logAnalyticsUri": "http://localhost:1", "logAnalyticsApi": "Logs-Ingestion"}, func(s *settings.Settings) any { return s.API }, settings.LogsIngestion},
 		"storage by name":           {map[string]string{"AzureWebJobsStorage": "-", "AzureWebJobsStorage__accountName": "acc123"}, func(s *settings.Settings) any { return s.StorageService }, "https://acc123.blob.core.windows.net"},
 		"budget of a long function": {map[string]string{"runBudget": "55m", "AzureFunctionsJobHost__functionTimeout": "01:00:00"}, func(s *settings.Settings) any { return s.RunBudget }, 55 * time.Minute},
+		"KnowledgeBase":             {map[string]string{"kbOverlap": "36h", "kbFullRefreshDays": "0", "kbPageSize": "500", "enrichDetections": "TRUE", "kbApiVersion": "3.0"}, knowledge, "36h0m0s 0s 500 true 3.0\n"},
+		"KnowledgeBase, defaults":   {nil, knowledge, "24h0m0s 720h0m0s 5000 false 4.0\n"},
 		"empty is not set":          {map[string]string{"filterParameters": " ", "vmSchedule": ""}, func(s *settings.Settings) any { return s.Filter.Encode() }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,6 +117,10 @@ func TestForms(t *testing.T) {
 			}
 		})
 	}
+}
+
+func knowledge(s *settings.Settings) any {
+	return fmt.Sprintln(s.KBOverlap, s.KBRefresh, s.KBPageSize, s.Enrich, s.KBAPIVersion)
 }
 
 func uri(s *settings.Settings) any { return s.URI.String() }
@@ -168,6 +174,12 @@ func TestFaults(t *testing.T) {
 		"no storage":             {map[string]string{"AzureWebJobsStorage": "-"}, "AzureWebJobsStorage", "missing"},
 		"level":                  {map[string]string{"logLevel": "loud"}, "logLevel", "debug, info"},
 		"version":                {map[string]string{"detectionApiVersion": "../5"}, "detectionApiVersion", "no API version"},
+		"KB version":             {map[string]string{"kbApiVersion": "four"}, "kbApiVersion", "no API version"},
+		"KB schedule":            {map[string]string{"kbSchedule": "hourly"}, "kbSchedule", "six fields"},
+		"KB overlap":             {map[string]string{"kbOverlap": "90d"}, "kbOverlap", "between"},
+		"refresh":                {map[string]string{"kbFullRefreshDays": "never"}, "kbFullRefreshDays", "0 (never)"},
+		"KB page of one":         {map[string]string{"kbPageSize": "1"}, "kbPageSize", "100 to 50000"},
+		"enrich":                 {map[string]string{"enrichDetections": "yes"}, "enrichDetections", "true, false"},
 		"timeout":                {map[string]string{"AzureFunctionsJobHost__functionTimeout": "soon"}, "AzureFunctionsJobHost__functionTimeout", "hh:mm:ss"},
 		"overlap":                {map[string]string{"overlap": "-5m"}, "overlap", "between"},
 		"account":                {map[string]string{"AzureWebJobsStorage__accountName": "https://acc"}, "AzureWebJobsStorage__accountName", "lower-case"},

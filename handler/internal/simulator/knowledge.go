@@ -377,15 +377,15 @@ func (x *xmlWriter) entry(e *Entry, f *knowledgeFilter) {
 	x.date("PUBLISHED_DATETIME", e.published)
 	x.date("CODE_MODIFIED_DATETIME", e.published)
 	x.date("PATCH_PUBLISHED_DATE", e.patched)
+	if r.IntN(12) == 0 && f.details == "All" {
+		x.open("BUGTRAQ_LIST")
+		x.reference("BUGTRAQ", strconv.Itoa(e.Index), "http://www.securityfocus.com/bid/"+strconv.Itoa(e.Index))
+		x.close("BUGTRAQ_LIST")
+	}
 	x.leaf("PATCHABLE", flag(e.Patchable))
 	if f.details == "Basic" {
 		x.close("VULN")
 		return
-	}
-	if r.IntN(12) == 0 {
-		x.open("BUGTRAQ_LIST")
-		x.reference("BUGTRAQ", strconv.Itoa(e.Index), "http://www.securityfocus.com/bid/"+strconv.Itoa(e.Index))
-		x.close("BUGTRAQ_LIST")
 	}
 	x.open("SOFTWARE_LIST")
 	for range 1 + r.IntN(3) {

@@ -93,6 +93,86 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+const kbBase = "/api/4.0/fo/knowledge_base/vuln/"
+
+// The KnowledgeBase's answers are what the DTD allows, less the elements of
+// later versions, and what is asked for.
+func TestKnowledge(t *testing.T) {
+	q, server := start(t, 1, 1)
+	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	q.Now = func() time.Time { return now }
+	k := &simulator.Knowledge{Seed: 1, Size: 120}
+	q.Subscription.Knowledge = k
+	newer := regexp.MustCompile(`(?m)^\s*<(TECHNOLOGY|CODE_MODIFIED_DATETIME|PATCH_PUBLISHED_DATE)>.*\n`)
+	count := func(query, pattern string) int {
+		t.Helper()
+		status, _, body := get(t, server, kbBase+"?action=list&"+query, nil)
+		if status != 200 || strings.Count(body, "<!-- keep-alive for") != 4 {
+			t.Fatal(status, body)
+		}
+		if !strings.Contains(query, "Basic") {
+			validate(t, "knowledge_base_vuln_list_output.dtd", newer.ReplaceAllString(body, ""))
+		}
+		return len(regexp.MustCompile(pattern).FindAllString(body, -1))
+	}
+	all := "details=All&show_pci_reasons=1&show_supported_modules_info=1&show_disabled_flag=1&show_qid_change_log=1"
+	for _, c := range []struct {
+		query, pattern string
+		want           int
+	}{
+		{all, "<VULN>", 120}, {all, "<IS_DISABLED>0", 120}, {all, "<CHANGE_LOG_INFO>", 120},
+		{"details=None", "<ID>", 120}, {"details=None", "VULN>", 0},
+		{"details=Basic", "<VULN>", 120}, {"details=Basic", "<DIAGNOSIS>", 0}, {"details=All", "<IS_DISABLED>", 0},
+		{fmt.Sprintf("details=None&id_min=%d&id_max=%d", k.QID(10), k.QID(19)), "<ID>", 10},
+		{fmt.Sprintf("details=None&ids=%d,%d-%d,1", k.QID(3), k.QID(10), k.QID(12)), "<ID>", 4},
+		{"details=None&ids=1", "ID_SET", 0},
+		{"details=None&last_modified_after=2026-10-01", "<ID>", 0},
+	} {
+		if got := count(c.query, c.pattern); got != c.want {
+			t.Errorf("%s: %d times %s, want %d", c.query, got, c.pattern, c.want)
+		}
+	}
+	k.Edit(simulator.Edit{Index: 5, At: now, Visible: now.Add(9 * time.Hour)}, simulator.Edit{Index: 6, Kind: simulator.Removed, At: now, Visible: now}, simulator.Edit{Index: 120, Kind: simulator.Published, At: now, Visible: now},
+		simulator.Edit{Index: 7, Kind: simulator.Disabled, At: now, Visible: now})
+	if got := count("details=None&last_modified_after=2026-10-01", "<ID>"); got != 2 {
+		t.Errorf("%d entries changed, want the new and the disabled one", got)
+	}
+	now = now.Add(9 * time.Hour)
+	if got := count("details=None&last_modified_after=2026-10-01", "<ID>"); got != 3 {
+		t.Errorf("%d entries changed, want the late one too", got)
+	}
+	if got := count(all, "<IS_DISABLED>1"); got != 1 {
+		t.Errorf("%d disabled", got)
+	}
+	if got := count("details=None", "<ID>"); got != 120 {
+		t.Errorf("%d entries, want one new and one less", got)
+	}
+	for query, want := range map[string]string{
+		"details=All&truncation_limit=10": "<CODE>1901</CODE>", "details=Full": "<CODE>1905</CODE>", "id_min=": "<CODE>1905</CODE>",
+		"ids=5-2": "<CODE>1905</CODE>", "last_modified_after=2026-10-01T00:00:00": "<CODE>1905</CODE>", "show_disabled_flag=yes": "<CODE>1905</CODE>",
+	} {
+		if status, _, body := get(t, server, kbBase+"?action=list&"+query, nil); status != 400 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", query, status, body)
+		}
+	}
+	k.Refused = true
+	if status, _, body := get(t, server, kbBase+"?action=list", nil); status != 403 || !strings.Contains(body, "<CODE>2012</CODE>") {
+		t.Errorf("refused: %d %s", status, body)
+	}
+	k.Refused, k.WithoutCVSS = false, true
+	if got := count("details=All", "CVSS"); got != 0 {
+		t.Errorf("%d times CVSS", got)
+	}
+	// The limits are each endpoint's own.
+	q.CallsPerHour = 1
+	if status, _, _ := get(t, server, kbBase+"?action=list&details=None", nil); status != 409 {
+		t.Errorf("over the limit: %d", status)
+	}
+	if status, _, _ := get(t, server, base+"?action=list", nil); status != 200 {
+		t.Errorf("the other endpoint: %d", status)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	q, server := start(t, 1, 1)
 	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)

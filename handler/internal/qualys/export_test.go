@@ -1,0 +1,12 @@
+package qualys
+
+import (
+	"io"
+	"time"
+)
+
+// ReadIDSet opens readIDSet to fuzzing; it returns the number of ids.
+func ReadIDSet(r io.Reader, root string, fallback time.Time) (count uint64, read int64, err error) {
+	s, n, err := readIDSet(r, root, fallback)
+	return s.count, n, err
+}
