@@ -83,12 +83,13 @@ type services struct {
 
 	mu   sync.Mutex
 	now  time.Time                    // Qualys' clock
-	rows map[string][]json.RawMessage // by RowKey
+	rows map[string][]json.RawMessage // detections by RowKey
+	kb   map[string][]json.RawMessage // KnowledgeBase entries by RowKey
 }
 
 func startServices(t testing.TB, hosts, detections int) *services {
 	t.Helper()
-	s := &services{t: t, storage: azurite.Start(t), rows: map[string][]json.RawMessage{}}
+	s := &services{t: t, storage: azurite.Start(t), rows: map[string][]json.RawMessage{}, kb: map[string][]json.RawMessage{}}
 	s.sub = simulation.NewSubscription(11, hosts, detections)
 	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)
 	s.now = time.Now().UTC().Truncate(time.Second)
@@ -131,6 +132,7 @@ func startServices(t testing.TB, hosts, detections int) *services {
 		"IDENTITY_HEADER":     canary.IdentityToken,
 		"filterParameters":    "&truncation_limit=100",
 		"vmSchedule":          "0 0 0 1 1 *",
+		"kbSchedule":          "0 0 0 1 1 *",
 	}
 	t.Cleanup(func() { s.dumpState() })
 	return s
@@ -151,14 +153,18 @@ func (s *services) advance(d time.Duration) {
 }
 
 // keep remembers an arrived row by its key.
-func (s *services) keep(_ string, row json.RawMessage) error {
+func (s *services) keep(table string, row json.RawMessage) error {
 	var key struct{ RowKey_s, RowKey string }
 	if err := json.Unmarshal(row, &key); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rows[key.RowKey_s+key.RowKey] = append(s.rows[key.RowKey_s+key.RowKey], bytes.Clone(row))
+	rows := s.rows
+	if strings.HasPrefix(table, "QualysKB") {
+		rows = s.kb
+	}
+	rows[key.RowKey_s+key.RowKey] = append(rows[key.RowKey_s+key.RowKey], bytes.Clone(row))
 	return nil
 }
 
@@ -207,27 +213,53 @@ func (s *services) duplicates(after, now time.Time) (duplicates, total, long int
 	return duplicates, total, long
 }
 
-// checkpoint reads the checkpoint blob; nil if there is none yet.
-func (s *services) checkpoint() *simulation.Checkpoint {
+// checkpoint reads a dataset's checkpoint blob; nil if there is none yet.
+func (s *services) checkpoint(dataset string) *simulation.Checkpoint {
+	s.t.Helper()
+	var cp *simulation.Checkpoint
+	for _, doc := range s.documents("checkpoints/default/" + dataset + ".json") {
+		if len(doc) == 0 {
+			continue
+		}
+		cp = &simulation.Checkpoint{}
+		if err := json.Unmarshal(doc, cp); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return cp
+}
+
+// documents reads the blobs of the state with a prefix, by name.
+func (s *services) documents(prefix string) map[string][]byte {
 	s.t.Helper()
 	c, err := container.NewClientFromConnectionString(s.storage, "qualys-connector", nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	resp, err := c.NewBlobClient("checkpoints/default/vm.json").DownloadStream(context.Background(), nil)
-	if err != nil {
-		return nil
+	docs := map[string][]byte{}
+	pager := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix})
+	for pager.More() {
+		page, err := pager.NextPage(context.Background())
+		if err != nil {
+			return docs // no run has made the container
+		}
+		for _, b := range page.Segment.BlobItems {
+			resp, err := c.NewBlobClient(*b.Name).DownloadStream(context.Background(), nil)
+			if err != nil {
+				continue // gone since
+			}
+			doc, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if gz, gzErr := gzip.NewReader(bytes.NewReader(doc)); gzErr == nil {
+				doc, err = io.ReadAll(gz)
+			}
+			if err != nil {
+				s.t.Error(err)
+			}
+			docs[*b.Name] = doc
+		}
 	}
-	defer resp.Body.Close()
-	doc, err := io.ReadAll(resp.Body)
-	if err != nil || len(doc) == 0 {
-		return nil
-	}
-	var cp simulation.Checkpoint
-	if err := json.Unmarshal(doc, &cp); err != nil {
-		s.t.Fatal(err)
-	}
-	return &cp
+	return docs
 }
 
 // outputDir is where everything that processes wrote is kept, for the search
@@ -246,35 +278,10 @@ func outputDir(t testing.TB) string {
 
 // dumpState keeps every blob of the state container among the outputs.
 func (s *services) dumpState() {
-	c, err := container.NewClientFromConnectionString(s.storage, "qualys-connector", nil)
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
 	dir := outputDir(s.t)
-	pager := c.NewListBlobsFlatPager(nil)
-	for pager.More() {
-		page, err := pager.NextPage(context.Background())
-		if err != nil {
-			return // no run has made the container
-		}
-		for _, b := range page.Segment.BlobItems {
-			resp, err := c.NewBlobClient(*b.Name).DownloadStream(context.Background(), nil)
-			if err != nil {
-				s.t.Error(err)
-				continue
-			}
-			doc, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if gz, gzErr := gzip.NewReader(bytes.NewReader(doc)); gzErr == nil {
-				doc, err = io.ReadAll(gz)
-			}
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(*b.Name, "/", "_")), doc, 0o644)
-			}
-			if err != nil {
-				s.t.Error(err)
-			}
+	for name, doc := range s.documents("") {
+		if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, "/", "_")), doc, 0o644); err != nil {
+			s.t.Error(err)
 		}
 	}
 }
@@ -365,9 +372,9 @@ func (h *functionsHost) output() string {
 	return string(doc[max(0, len(doc)-6000):])
 }
 
-// trigger runs the timer function now.
-func (h *functionsHost) trigger() error {
-	resp, err := http.Post("http://127.0.0.1:"+h.port+"/admin/functions/QualysVM", "application/json", strings.NewReader("{}"))
+// trigger runs a timer function now.
+func (h *functionsHost) trigger(function string) error {
+	resp, err := http.Post("http://127.0.0.1:"+h.port+"/admin/functions/"+function, "application/json", strings.NewReader("{}"))
 	if err != nil {
 		return err
 	}

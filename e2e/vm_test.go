@@ -23,11 +23,11 @@ const (
 )
 
 // windowAfter waits for a finished window that ends after a time.
-func windowAfter(t *testing.T, s *services, h *functionsHost, after time.Time) *simulation.Checkpoint {
+func windowAfter(t *testing.T, s *services, h *functionsHost, dataset string, after time.Time) *simulation.Checkpoint {
 	t.Helper()
 	var cp *simulation.Checkpoint
 	azurite.Eventually(t, 2*time.Minute, "the watermark moves", func() error {
-		if cp = s.checkpoint(); cp == nil || cp.Watermark == nil || !cp.Watermark.After(after) || cp.Window != nil {
+		if cp = s.checkpoint(dataset); cp == nil || cp.Watermark == nil || !cp.Watermark.After(after) || cp.Window != nil {
 			return fmt.Errorf("checkpoint %+v\n%s", cp, h.output())
 		}
 		return nil
@@ -49,7 +49,7 @@ func TestTimer(t *testing.T) {
 			}
 			s.environ["vmSchedule"] = "*/5 * * * * *"
 			h := startHost(t, s)
-			first := windowAfter(t, s, h, time.Time{})
+			first := windowAfter(t, s, h, "vm", time.Time{})
 			now := *first.Watermark
 			dup, total, long := s.duplicates(time.Time{}, now)
 			if dup != 0 {
@@ -70,7 +70,7 @@ func TestTimer(t *testing.T) {
 			s.sub.Rescan(300, scanned)
 			calls := len(s.qualys.Calls())
 			s.advance(time.Minute)
-			second := windowAfter(t, s, h, scanned)
+			second := windowAfter(t, s, h, "vm", scanned)
 			if dup, _, _ := s.duplicates(scanned.Add(-time.Second), *second.Watermark); dup != 0 {
 				t.Errorf("%d new rows arrived twice", dup)
 			}
@@ -114,14 +114,14 @@ func TestKilledInTheMiddleOfAPage(t *testing.T) {
 	var cursors []uint64
 	// A killed run's lease frees itself within a minute.
 	azurite.Eventually(t, 5*time.Minute, "the window closes in spite of the kills", func() error {
-		cp = s.checkpoint()
+		cp = s.checkpoint("vm")
 		switch {
 		case cp != nil && cp.Watermark != nil:
 			return nil
 		case cp != nil && cp.Window != nil:
 			cursors = append(cursors, cp.Window.NextID)
 		}
-		if err := h.trigger(); err != nil {
+		if err := h.trigger("QualysVM"); err != nil {
 			return err
 		}
 		<-time.After(3 * time.Second)
@@ -148,7 +148,7 @@ func TestWrongSettings(t *testing.T) {
 	s.environ["uri"] = "https://qualysguard.qg2.apps.qualys.com"
 	s.environ["runBudget"] = "45m"
 	h := startHost(t, s)
-	if err := h.trigger(); err != nil {
+	if err := h.trigger("QualysVM"); err != nil {
 		t.Fatal(err)
 	}
 	azurite.Eventually(t, 30*time.Second, "the fault is told", func() error {
@@ -171,15 +171,15 @@ func TestRotatedPassword(t *testing.T) {
 	s.azure.SetSecret("qualys-password", canary.OldPassword)
 	s.qualys.Password = canary.OldPassword
 	h := startHost(t, s)
-	if err := h.trigger(); err != nil {
+	if err := h.trigger("QualysVM"); err != nil {
 		t.Fatal(err)
 	}
-	first := windowAfter(t, s, h, time.Time{})
+	first := windowAfter(t, s, h, "vm", time.Time{})
 	s.qualys.Password = canary.NewPassword
 	s.azure.SetSecret("qualys-password", canary.NewPassword)
 	s.advance(time.Minute)
-	if err := h.trigger(); err != nil {
+	if err := h.trigger("QualysVM"); err != nil {
 		t.Fatal(err)
 	}
-	windowAfter(t, s, h, *first.Watermark)
+	windowAfter(t, s, h, "vm", *first.Watermark)
 }

@@ -25,7 +25,7 @@ const (
 
 func newDemo() *cobra.Command {
 	var dir, level string
-	var hosts, detections int
+	var hosts, detections, qids int
 	var seed uint64
 	c := &cobra.Command{
 		Use:   "demo",
@@ -39,12 +39,13 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 ` + exitCodeHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return demo(c.Context(), dir, level, simulator.NewSubscription(seed, hosts, detections))
+			return demo(c.Context(), dir, level, simulated(seed, hosts, detections, qids))
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "demo-data", "`folder` for rows and state")
 	c.Flags().IntVar(&hosts, "hosts", 1000, "number of hosts")
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
+	c.Flags().IntVar(&qids, "qids", 2000, "entries of the KnowledgeBase")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
 	c.Flags().StringVar(&level, "log", "warn", "what to log: debug, info, warn or error")
 	return c
@@ -60,39 +61,47 @@ func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) e
 	}
 	defer sim.stop()
 
-	fmt.Printf("simulated subscription: %s hosts, about %s detections\n", thousands(int64(sub.Hosts)), thousands(int64(sub.Hosts*sub.Detections)))
+	fmt.Printf("simulated subscription: %s hosts, about %s detections, a KnowledgeBase of %s QIDs\n", thousands(int64(sub.Hosts)), thousands(int64(sub.Hosts*sub.Detections)), thousands(int64(sub.Knowledge.Size)))
 	for name, value := range map[string]string{"IDENTITY_ENDPOINT": sim.address + simulator.IdentityPath, "IDENTITY_HEADER": azure.IdentityHeader} {
 		if err := os.Setenv(name, value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	dataset := ingest.VM
 	connector, err := open(ctx, []string{
 		"apiUsername=" + demoUser, "apiPassword=" + demoPassword, "uri=" + sim.address,
 		"logAnalyticsUri=" + sim.address, "logAnalyticsApi=logs-ingestion", "dcrImmutableId=" + azure.Rule,
-		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=250",
+		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=250", "enrichDetections=true",
 	}, "")
 	if err != nil {
 		return err
 	}
-	_, report, err := runOnce(ctx, connector, dataset, level)
-	printReport(os.Stdout, dataset, report)
-	fmt.Printf("  %-14s %s\n", "rows", rows.Path(dataset.Schema.Table))
-	fmt.Printf("  %-14s %s\n", "state", filepath.Join(dir, "state"))
-	if err == nil {
-		fmt.Println(nextSteps(report))
+	// The KnowledgeBase first: the detections carry what it says.
+	for _, dataset := range []*ingest.Dataset{ingest.KB, ingest.VM} {
+		_, report, err := runOnce(ctx, connector, dataset, level)
+		printReport(os.Stdout, dataset, report)
+		if err != nil || report.Outcome != ingest.Complete {
+			if err == nil {
+				fmt.Println("\nStopped in good order. Run it again: it goes on where it stood.")
+			}
+			return endOf(report, err)
+		}
 	}
-	return endOf(report, err)
+	fmt.Printf("  %-14s %s\n", "rows", rows.Dir)
+	fmt.Printf("  %-14s %s\n", "state", filepath.Join(dir, "state"))
+	fmt.Println(nextSteps)
+	return nil
 }
 
-func nextSteps(report ingest.Report) string {
-	if report.Outcome != ingest.Complete {
-		return "\nStopped in good order. Run it again: it goes on where it stood."
-	}
-	return `
-Next: run it again: only what was scanned in between is carried over.
+const nextSteps = `
+Next: run it again: only what was scanned or changed in between is carried over.
 Then try your own subscription, into a local folder:  qualys-sentinel sync vm --help
 And deploy it: see "Deploy by hand from VS Code" in README.md.`
+
+// simulated is the subscription of the demo and of simulate.
+func simulated(seed uint64, hosts, detections, qids int) *simulator.Subscription {
+	s := simulator.NewSubscription(seed, hosts, detections)
+	s.Knowledge = &simulator.Knowledge{Seed: seed, Size: qids, EditEvery: 5 * 24 * time.Hour, Delay: 9 * time.Hour}
+	return s
 }
 
 func schemas() (list []*record.Schema) {
@@ -104,7 +113,7 @@ func schemas() (list []*record.Schema) {
 
 func newSimulate() *cobra.Command {
 	var listen, rows string
-	var hosts, detections int
+	var hosts, detections, qids int
 	var seed uint64
 	c := &cobra.Command{
 		Use:   "simulate",
@@ -118,7 +127,7 @@ prints the settings to use, and refuses what the real services refuse.`,
 			if rows != "" {
 				azure.Keep = (&simulator.RowFiles{Dir: rows}).Keep
 			}
-			q := simulator.NewQualys(simulator.NewSubscription(seed, hosts, detections), demoUser, demoPassword)
+			q := simulator.NewQualys(simulated(seed, hosts, detections, qids), demoUser, demoPassword)
 			sim, err := startSimulator(c.Context(), listen, q, azure)
 			if err != nil {
 				return err
@@ -143,6 +152,7 @@ IDENTITY_HEADER=%s
 	c.Flags().StringVar(&rows, "rows", "", "keep arrived rows in this `folder`")
 	c.Flags().IntVar(&hosts, "hosts", 2000, "number of hosts")
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
+	c.Flags().IntVar(&qids, "qids", 20_000, "entries of the KnowledgeBase")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
 	return c
 }

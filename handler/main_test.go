@@ -106,14 +106,21 @@ func TestDemo(t *testing.T) {
 	t.Setenv("IDENTITY_ENDPOINT", "") // the demo sets them; give them back
 	t.Setenv("IDENTITY_HEADER", "")
 	dir := t.TempDir()
-	args := []string{"demo", "--dir", dir, "--hosts", "60", "--detections", "10"}
+	args := []string{"demo", "--dir", dir, "--hosts", "60", "--detections", "10", "--qids", "300"}
 	code, out := command(t, args...)
 	rows, err := os.ReadFile(filepath.Join(dir, "rows", "QualysHostDetectionV2_CL.ndjson"))
 	if err != nil || code != exitOK {
 		t.Fatalf("exit code %d, %v\n%s", code, err, out)
 	}
 	n := bytes.Count(rows, []byte("\n"))
-	accepted := regexp.MustCompile(`([0-9,]+) accepted`).FindStringSubmatch(out)
+	if titles := bytes.Count(rows, []byte(`"Title_s":"`)); titles != n {
+		t.Errorf("%d of %d rows carry a title", titles, n)
+	}
+	if entries, err := os.ReadFile(filepath.Join(dir, "rows", "QualysKB_CL.ndjson")); err != nil || bytes.Count(entries, []byte("\n")) != 300 {
+		t.Errorf("%v, %d KnowledgeBase entries", err, bytes.Count(entries, []byte("\n")))
+	}
+	_, vm, _ := strings.Cut(out, "VM detections: complete")
+	accepted := regexp.MustCompile(`([0-9,]+) accepted`).FindStringSubmatch(vm)
 	if accepted == nil || strings.ReplaceAll(accepted[1], ",", "") != strings.TrimSpace(thousandsless(n)) || !strings.Contains(out, "complete") || !strings.Contains(out, "Next:") {
 		t.Errorf("%d rows kept\n%s", n, out)
 	}
@@ -173,7 +180,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		"help":            {[]string{"--help"}, exitOK, "qualys-sentinel demo"},
 		"sync help":       {[]string{"sync", "vm", "--help"}, exitOK, "--to"},
-		"unknown dataset": {[]string{"sync", "tv"}, exitUsage, `dataset "tv" is unknown. Accepted: vm`},
+		"unknown dataset": {[]string{"sync", "tv"}, exitUsage, `dataset "tv" is unknown. Accepted: vm, kb`},
 		"no dataset":      {[]string{"sync"}, exitUsage, "accepts 1 arg"},
 		"unknown command": {[]string{"sink"}, exitUsage, "unknown command"},
 		"no settings":     {[]string{"sync", "vm", "--to", "x", "--state", "y"}, exitUsage, "apiUsername: it is missing"},

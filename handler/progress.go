@@ -76,8 +76,12 @@ func (p *progress) end() {
 
 func progressLine(d *ingest.Dataset, c ingest.Counts, waiting string, took time.Duration) string {
 	seconds := max(took.Seconds(), 0.001)
+	parents := thousands(c.Parents)
+	if c.Expected > 0 {
+		parents += " of " + thousands(c.Expected)
+	}
 	line := fmt.Sprintf("%6.1fs  %d pages  %s %s  %s %s read, %s accepted  %s  %.0f/s",
-		took.Seconds(), c.Pages, thousands(c.Parents), d.Parents, thousands(c.Decoded), d.Records, thousands(c.Accepted),
+		took.Seconds(), c.Pages, parents, d.Parents, thousands(c.Decoded), d.Records, thousands(c.Accepted),
 		size(c.BytesRead), float64(c.Accepted)/seconds)
 	if waiting != "" {
 		line += "  waiting " + firstLine(waiting)
@@ -151,6 +155,9 @@ func printReport(out io.Writer, d *ingest.Dataset, r ingest.Report) {
 	fmt.Fprintf(out, "\n  %-14s %s of rows, %s sent in %s calls, %.0f rows/s\n", "delivered", size(r.BytesRows), size(r.BytesSent), thousands(r.Batches), float64(r.Accepted)/max(took.Seconds(), 0.001))
 	if r.Cut > 0 {
 		fmt.Fprintf(out, "  %-14s %s rows hold a field that the destination cuts; it is kept whole under deadletter/\n", "cut", thousands(r.Cut))
+	}
+	if r.Unjoined > 0 {
+		fmt.Fprintf(out, "  %-14s %s rows have a QID that the KnowledgeBase, as far as it is loaded, does not hold\n", "unjoined", thousands(r.Unjoined))
 	}
 	if r.Retries > 0 {
 		fmt.Fprintf(out, "  %-14s %s, %ds of waiting\n", "retries", thousands(r.Retries), r.WaitSeconds)

@@ -20,12 +20,25 @@ type (
 	Host = simulator.Host
 	// Detection is the simulator's.
 	Detection = simulator.Detection
+	// Knowledge is the simulator's.
+	Knowledge = simulator.Knowledge
+	// Edit is the simulator's.
+	Edit = simulator.Edit
+	// Report is the run record.
+	Report = ingest.Report
 	// Checkpoint is the document that runs keep.
 	Checkpoint = ingest.Checkpoint
 )
 
 // IdentityPath is where the simulated identity answers.
 const IdentityPath = simulator.IdentityPath
+
+// What an edit does.
+const (
+	Changed   = simulator.Changed
+	Disabled  = simulator.Disabled
+	Published = simulator.Published
+)
 
 // What a run may have in flight, and how far its window reaches back.
 const (

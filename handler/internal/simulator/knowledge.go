@@ -24,6 +24,9 @@ type Knowledge struct {
 	WithoutCVSS bool
 	// Refused is a subscription that may not download it.
 	Refused bool
+	// EditEvery is how often Qualys edits each entry by itself, and Delay how long
+	// that takes to show. Zero: never.
+	EditEvery, Delay time.Duration
 	// Pause, if not nil, is called behind each keep-alive comment of an answer.
 	Pause func()
 
@@ -101,6 +104,11 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 	e.Modified = e.published.Add(time.Duration(e.r.IntN(200*24*3600)) * time.Second)
 	exists := index < k.Size
 	var edited time.Time
+	if k.EditEvery > 0 {
+		phase := time.Duration(mix(k.Seed+4, uint64(index))%uint64(k.EditEvery/time.Second)) * time.Second //nolint:gosec // a remainder
+		edited = now.Add(-k.Delay - phase).Truncate(k.EditEvery).Add(phase).UTC()
+		e.Modified, e.Revision = edited, int(edited.Unix()/int64(k.EditEvery/time.Second))
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, edit := range k.edits[index] {
@@ -122,6 +130,15 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 		}
 	}
 	return e, exists
+}
+
+// Customized is when a user has changed the entry, as its row says; empty if
+// nobody has.
+func (e *Entry) Customized() string {
+	if e.customize.IsZero() {
+		return ""
+	}
+	return e.customize.Format(timeForm)
 }
 
 // Entries is the number of indexes that may have an entry.
