@@ -16,6 +16,7 @@ import (
 
 	"qualys-sentinel/e2e/azurite"
 	"qualys-sentinel/e2e/canary"
+	"qualys-sentinel/handler/simulation"
 )
 
 // memoryLaw is the most that the handler may have resident, in MiB, whatever
@@ -42,22 +43,52 @@ func BenchmarkMemory(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {
-				takePage(b, c.hosts, c.detections, c.huge, c.change)
+				s := startServices(b, c.hosts, c.detections)
+				if c.huge > 0 {
+					s.sub.HugeHost, s.sub.HugeBytes = c.hosts/2, c.huge
+				}
+				for k, v := range c.change {
+					s.environ[k] = v
+				}
+				carry(b, s, step{function: "QualysVM"})
 			}
 		})
 	}
 }
 
-func takePage(b *testing.B, hosts, detections, huge int, change map[string]string) {
-	s := startServices(b, hosts, detections)
+// BenchmarkMemoryKnowledgeBase loads a whole KnowledgeBase, then carries over
+// the changes of every tenth entry with the index in place, and detections
+// that are joined with it, all in one process.
+func BenchmarkMemoryKnowledgeBase(b *testing.B) {
+	for _, qids := range []int{20_000, 200_000} {
+		b.Run(fmt.Sprintf("qids=%d", qids), func(b *testing.B) {
+			for b.Loop() {
+				s := startServices(b, 1000, 50)
+				s.sub.Knowledge = &simulation.Knowledge{Seed: 5, Size: qids}
+				s.environ["enrichDetections"] = "true"
+				carry(b, s, step{function: "QualysKB"}, step{function: "QualysKB", before: func() {
+					now := s.clock()
+					for n := range qids / 10 {
+						s.sub.Knowledge.Edit(simulation.Edit{Index: n * 10, At: now, Visible: now})
+					}
+					s.advance(time.Hour)
+				}}, step{function: "QualysVM"})
+			}
+		})
+	}
+}
+
+// A step calls a function of the handler.
+type step struct {
+	function string
+	before   func()
+}
+
+// carry runs the handler for some steps and reports what they read, the rows
+// that arrived, and the peak of the handler's memory.
+func carry(b *testing.B, s *services, steps ...step) {
 	s.azure.Keep = nil
-	if huge > 0 {
-		s.sub.HugeHost, s.sub.HugeBytes = hosts/2, huge
-	}
 	s.environ["filterParameters"] = "&truncation_limit=100000"
-	for k, v := range change {
-		s.environ[k] = v
-	}
 	if s.environ["logAnalyticsApi"] == "data-collector" {
 		s.environ["workspaceKey"] = canary.WorkspaceKeyText()
 	}
@@ -88,34 +119,48 @@ func takePage(b *testing.B, hosts, detections, huge int, change map[string]strin
 		return resp.Body.Close()
 	})
 	began := time.Now()
-	resp, err := http.Post("http://127.0.0.1:"+port+"/QualysVM", "application/json", strings.NewReader("{}"))
-	if err != nil {
-		b.Fatal(err)
+	for _, step := range steps {
+		if step.before != nil {
+			step.before()
+		}
+		resp, err := http.Post("http://127.0.0.1:"+port+"/"+step.function, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			text, _ := os.ReadFile(log.Name())
+			b.Fatalf("status %d\n%s", resp.StatusCode, text)
+		}
+		peak, err := peakMiB(cmd.Process.Pid)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Logf("after %s: peak %.1f MiB, %s", step.function, peak, time.Since(began).Round(time.Second))
 	}
-	resp.Body.Close()
 	took := time.Since(began).Seconds()
 	peak, err := peakMiB(cmd.Process.Pid)
 	if err != nil {
 		b.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		b.Fatalf("status %d; see the handler's log", resp.StatusCode)
 	}
 	arrived := s.azure.Arrived()
 	text, err := os.ReadFile(log.Name())
 	if err != nil {
 		b.Fatal(err)
 	}
-	read := regexp.MustCompile(`"bytesRead":(\d+)`).FindSubmatch(text)
-	if arrived.Rows == 0 || read == nil {
+	size := 0.0
+	for _, read := range regexp.MustCompile(`"bytesRead":(\d+)`).FindAllSubmatch(text, -1) {
+		n, err := strconv.ParseFloat(string(read[1]), 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		size += n
+	}
+	if arrived.Rows == 0 || size == 0 {
 		b.Fatalf("nothing arrived\n%s", text)
 	}
-	size, err := strconv.ParseFloat(string(read[1]), 64)
-	if err != nil {
-		b.Fatal(err)
-	}
 	b.ReportMetric(peak, "peak-MiB")
-	b.ReportMetric(size/1e6, "page-MB")
+	b.ReportMetric(size/1e6, "read-MB")
 	b.ReportMetric(float64(arrived.Rows)/took, "rows/s")
 	if peak >= memoryLaw {
 		b.Errorf("peak of %.1f MiB: the law is %d", peak, memoryLaw)

@@ -64,3 +64,17 @@ func NewAzure() *Azure {
 	}
 	return simulator.NewAzure(schemas...)
 }
+
+// A Table is a table as it is deployed.
+type Table struct {
+	Name    string
+	Columns []record.TableColumn
+}
+
+// Tables lists the tables of all datasets.
+func Tables() (tables []Table) {
+	for _, d := range ingest.Datasets() {
+		tables = append(tables, Table{d.Schema.Table, d.Schema.TableColumns()})
+	}
+	return tables
+}

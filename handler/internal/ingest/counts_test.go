@@ -68,3 +68,25 @@ func TestCatalogue(t *testing.T) {
 		}
 	}
 }
+
+// The columns of the old function app's QualysKB_CL, with the types that the
+// classic table has.
+func TestColumnsOfTheOldKnowledgeBase(t *testing.T) {
+	types := map[string]string{}
+	for _, c := range KB.Schema.TableColumns() {
+		types[c.Name] = c.Type
+	}
+	for _, name := range strings.Fields(`QID_s Title_s Category Category_s Vuln_Type_s Severity_Level_s Diagnosis_s Consequence_s Solution_s Patchable_s PCI_Flag_s
+		CVE_ID_s CVE_URL_s Vendor_Reference_ID_s Vendor_Reference_URL_s Software_Product_s Software_Vendor_s
+		Discovery_Additional_Info_s Discovery_Auth_Type_s Discovery_Remote_s THREAT_INTELLIGENCE_s
+		SourceSystem MG ManagementGroupName Computer RawData
+		Last_Service_Modification_DateTime_t Published_DateTime_t TimeGenerated`) {
+		want := "string"
+		if strings.HasSuffix(name, "_t") || name == "TimeGenerated" {
+			want = "datetime"
+		}
+		if types[name] != want {
+			t.Errorf("%s is %q, want %s", name, types[name], want)
+		}
+	}
+}

@@ -159,14 +159,13 @@ func (r *Run) openJoin(ctx context.Context) *join {
 
 // fill adds the joined values to a record.
 func (j *join) fill(rec *record.Record) error {
-	id, err := strconv.ParseUint(string(rec.Field(j.key).Head()), 10, 63)
-	if err != nil {
-		j.run.counts.unjoined.Add(1) // no number, so in no index
-		return nil
-	}
-	line, known, err := j.find(id)
-	if err != nil {
-		return err
+	var line []byte
+	var known bool
+	// What is no number is in no index.
+	if id, err := strconv.ParseUint(string(rec.Field(j.key).Head()), 10, 63); err == nil {
+		if line, known, err = j.find(id); err != nil {
+			return err
+		}
 	}
 	if !known {
 		j.run.counts.unjoined.Add(1)

@@ -528,6 +528,22 @@ func TestJournalCutByAKill(t *testing.T) {
 	}
 }
 
+// An answer that leaves out what the list has named is told.
+func TestLessThanListed(t *testing.T) {
+	w := newKBWorld(t, 20)
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("details") == "None" {
+			return false
+		}
+		io.WriteString(rw, "<KNOWLEDGE_BASE_VULN_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><VULN_LIST><VULN><QID>10004</QID></VULN></VULN_LIST></RESPONSE></KNOWLEDGE_BASE_VULN_LIST_OUTPUT>")
+		return true
+	}
+	w.mustComplete()
+	if w.logs.FilterMessage("Qualys has sent less than it has listed").Len() != 1 {
+		t.Error("nobody was told")
+	}
+}
+
 func TestKnowledgeBaseLog(t *testing.T) {
 	w := newKBWorld(t, 60)
 	r := w.run()

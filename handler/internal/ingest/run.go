@@ -269,6 +269,9 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		d.ledger.end(d.ctx, false)
 		return endOf(readErr), readErr
 	}
+	if c, _ := r.counts.snapshot(); c.Parents < c.Expected {
+		r.Log.Warn("Qualys has sent less than it has listed", zap.Int64(r.Dataset.Parents, c.Parents), zap.Int64("listed", c.Expected))
+	}
 	if err := d.finish(); err != nil {
 		return Failed, err
 	}

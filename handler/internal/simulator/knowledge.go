@@ -69,7 +69,7 @@ func (k *Knowledge) Edit(edits ...Edit) {
 
 // QID of the entry at an index; QIDs ascend, with gaps.
 func (k *Knowledge) QID(index int) int {
-	return 10_000 + index*30 + int(mix(k.Seed+2, uint64(index))%30) //nolint:gosec // a remainder
+	return 10_000 + index*30 + int(mix(k.Seed+2, uint64(index))%30)
 }
 
 // An Entry is an entry of the KnowledgeBase as it is shown.
@@ -105,7 +105,7 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 	exists := index < k.Size
 	var edited time.Time
 	if k.EditEvery > 0 {
-		phase := time.Duration(mix(k.Seed+4, uint64(index))%uint64(k.EditEvery/time.Second)) * time.Second //nolint:gosec // a remainder
+		phase := time.Duration(mix(k.Seed+4, uint64(index))%uint64(k.EditEvery/time.Second)) * time.Second
 		edited = now.Add(-k.Delay - phase).Truncate(k.EditEvery).Add(phase).UTC()
 		e.Modified, e.Revision = edited, int(edited.Unix()/int64(k.EditEvery/time.Second))
 	}
@@ -346,7 +346,7 @@ func (k *Knowledge) write(w io.Writer, flush func(), f knowledgeFilter, now time
 		if x.err != nil {
 			return
 		}
-		if !f.wants(uint64(k.QID(index))) { //nolint:gosec // never negative
+		if !f.wants(uint64(k.QID(index))) {
 			continue
 		}
 		e, ok := k.head(index, now)
