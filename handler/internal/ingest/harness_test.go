@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -371,3 +372,21 @@ type openFails struct {
 }
 
 func (s openFails) Open(context.Context, string) (io.ReadCloser, error) { return nil, s.err }
+
+// breaksOff is a store whose objects break off in the middle.
+type breaksOff struct {
+	checkpoint.Store
+	err error
+}
+
+func (s breaksOff) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	r, err := s.Store.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	half := io.MultiReader(io.LimitReader(r, 700), iotest.ErrReader(s.err))
+	return struct {
+		io.Reader
+		io.Closer
+	}{half, r}, nil
+}

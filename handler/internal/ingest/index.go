@@ -176,15 +176,40 @@ func (x *index) open(ctx context.Context, use func(*indexReader) error) error {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer r.Close() //nolint:errcheck // read only
-	old, err := newIndexReader(r)
-	if err != nil {
-		return err
+	storage := &storeReader{Reader: r}
+	old, err := newIndexReader(storage)
+	switch {
+	case err != nil:
+	case old.header.For != x.run.identity():
+		err = use(nil)
+	default:
+		x.exists = true
+		err = use(old)
 	}
-	if old.header.For != x.run.identity() {
-		return use(nil)
+	return storage.explain(err)
+}
+
+// A storeReader tells an object that is damaged from one that the storage does
+// not give: only the first is to be made anew.
+type storeReader struct {
+	io.Reader
+	err error
+}
+
+func (r *storeReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
 	}
-	x.exists = true
-	return use(old)
+	return n, err
+}
+
+// explain returns the storage's error instead of what it looks like.
+func (r *storeReader) explain(err error) error {
+	if err != nil && r.err != nil {
+		return fmt.Errorf("read: %w", r.err)
+	}
+	return err
 }
 
 // discard removes what cannot be read.

@@ -56,9 +56,10 @@ func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination,
 		return nil, fmt.Errorf("open: %w", err)
 	}
 	defer r.Close() //nolint:errcheck // read only
-	index, err := newIndexReader(r)
+	storage := &storeReader{Reader: r}
+	index, err := newIndexReader(storage)
 	if err != nil {
-		return nil, err
+		return nil, storage.explain(err)
 	}
 	if index.header.For != identity {
 		return &joinTable{empty: true}, nil
@@ -70,7 +71,7 @@ func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination,
 	if j.current == nil || j.current.key != key {
 		t := &joinTable{key: key}
 		if err := t.fill(index, journal.lines); err != nil {
-			return nil, err
+			return nil, storage.explain(err)
 		}
 		j.current = t
 	}

@@ -354,6 +354,26 @@ func TestIndexThatIsLost(t *testing.T) {
 			t.Errorf("%s: %v", report.Outcome, err)
 		}
 	})
+	t.Run("breaks off", func(t *testing.T) {
+		w := newKBWorld(t, 60)
+		w.mustComplete()
+		before, err := os.ReadFile(index(w))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reset := errors.New("connection reset")
+		store := w.store.Store
+		w.store.Store = breaksOff{store, reset}
+		if report, err := w.do(); !errors.Is(err, reset) || report.Outcome != ingest.Failed {
+			t.Errorf("%s: %v: everything would be loaded again", report.Outcome, err)
+		}
+		w.store.Store = store
+		if after, err := os.ReadFile(index(w)); err != nil || !bytes.Equal(before, after) {
+			t.Errorf("the index is another one, %v", err)
+		}
+		w.mustComplete()
+		w.wantEntries(60)
+	})
 	t.Run("cannot be opened", func(t *testing.T) {
 		w := newKBWorld(t, 60)
 		w.mustComplete()

@@ -172,7 +172,8 @@ func (s *Store) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, explain("read "+name, err)
 	}
-	return resp.Body, nil
+	// A download that breaks off goes on where it stood, if the blob is the same.
+	return resp.NewRetryReader(ctx, nil), nil
 }
 
 // Append implements checkpoint.Store by an append blob.
