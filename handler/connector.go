@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -193,6 +194,9 @@ func (c *connector) target() string {
 	s := c.settings
 	switch {
 	case c.rows != "":
+		if abs, err := filepath.Abs(c.rows); err == nil {
+			return abs // however it was spelt
+		}
 		return c.rows
 	case s.API == settings.DataCollector:
 		return s.LogAnalyticsURI.Hostname() + " " + s.WorkspaceID

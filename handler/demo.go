@@ -25,7 +25,8 @@ const (
 
 func newDemo() *cobra.Command {
 	var dir, level string
-	var hosts, detections, qids int
+	var hosts, detections int
+	var qids uint
 	var seed uint64
 	c := &cobra.Command{
 		Use:   "demo",
@@ -45,7 +46,7 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 	c.Flags().StringVar(&dir, "dir", "demo-data", "`folder` for rows and state")
 	c.Flags().IntVar(&hosts, "hosts", 1000, "number of hosts")
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
-	c.Flags().IntVar(&qids, "qids", 2000, "entries of the KnowledgeBase")
+	c.Flags().UintVar(&qids, "qids", 2000, "entries of the KnowledgeBase; 0: the subscription may not download it")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
 	c.Flags().StringVar(&level, "log", "warn", "what to log: debug, info, warn or error")
 	return c
@@ -77,6 +78,10 @@ func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) e
 	}
 	// The KnowledgeBase first: the detections carry what it says.
 	for _, dataset := range []*ingest.Dataset{ingest.KB, ingest.VM} {
+		if dataset == ingest.KB && sub.Knowledge.Refused {
+			fmt.Println("KnowledgeBase: this subscription may not download it; the detections go without")
+			continue
+		}
 		_, report, err := runOnce(ctx, connector, dataset, level)
 		printReport(os.Stdout, dataset, report)
 		if err != nil || report.Outcome != ingest.Complete {
@@ -98,9 +103,9 @@ Then try your own subscription, into a local folder:  qualys-sentinel sync vm --
 And deploy it: see "Deploy by hand from VS Code" in README.md.`
 
 // simulated is the subscription of the demo and of simulate.
-func simulated(seed uint64, hosts, detections, qids int) *simulator.Subscription {
+func simulated(seed uint64, hosts, detections int, qids uint) *simulator.Subscription {
 	s := simulator.NewSubscription(seed, hosts, detections)
-	s.Knowledge = &simulator.Knowledge{Seed: seed, Size: qids, EditEvery: 5 * 24 * time.Hour, Delay: 9 * time.Hour}
+	s.Knowledge = &simulator.Knowledge{Seed: seed, Size: int(qids), Refused: qids == 0, EditEvery: 5 * 24 * time.Hour, Delay: 9 * time.Hour}
 	return s
 }
 
@@ -113,7 +118,8 @@ func schemas() (list []*record.Schema) {
 
 func newSimulate() *cobra.Command {
 	var listen, rows string
-	var hosts, detections, qids int
+	var hosts, detections int
+	var qids uint
 	var seed uint64
 	c := &cobra.Command{
 		Use:   "simulate",
@@ -152,7 +158,7 @@ IDENTITY_HEADER=%s
 	c.Flags().StringVar(&rows, "rows", "", "keep arrived rows in this `folder`")
 	c.Flags().IntVar(&hosts, "hosts", 2000, "number of hosts")
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
-	c.Flags().IntVar(&qids, "qids", 20_000, "entries of the KnowledgeBase")
+	c.Flags().UintVar(&qids, "qids", 20_000, "entries of the KnowledgeBase; 0: the subscription may not download it")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
 	return c
 }

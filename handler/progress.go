@@ -25,6 +25,7 @@ const (
 type progress struct {
 	out      io.Writer
 	terminal bool
+	width    int // descriptor of the terminal
 	run      *ingest.Run
 	began    time.Time
 	stop     chan struct{}
@@ -32,7 +33,7 @@ type progress struct {
 }
 
 func startProgress(out *os.File, r *ingest.Run) *progress {
-	p := &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), run: r, began: time.Now(), stop: make(chan struct{}), stopped: make(chan struct{})}
+	p := &progress{out: out, terminal: term.IsTerminal(int(out.Fd())), width: int(out.Fd()), run: r, began: time.Now(), stop: make(chan struct{}), stopped: make(chan struct{})}
 	go p.loop()
 	return p
 }
@@ -61,6 +62,9 @@ func (p *progress) loop() {
 func (p *progress) show() {
 	counts, waiting := p.run.Progress()
 	line := progressLine(p.run.Dataset, counts, waiting, time.Since(p.began))
+	if width, _, err := term.GetSize(p.width); p.terminal && err == nil {
+		line = clipLine(line, width-1) // a line that wraps cannot be replaced
+	}
 	if p.terminal {
 		fmt.Fprint(p.out, "\r\x1b[K", line)
 	} else {
@@ -83,8 +87,19 @@ func progressLine(d *ingest.Dataset, c ingest.Counts, waiting string, took time.
 	line := fmt.Sprintf("%6.1fs  %d pages  %s %s  %s %s read, %s accepted  %s  %.0f/s",
 		took.Seconds(), c.Pages, parents, d.Parents, thousands(c.Decoded), d.Records, thousands(c.Accepted),
 		size(c.BytesRead), float64(c.Accepted)/seconds)
+	if c.BytesRead == 0 && waiting == "" {
+		waiting = "for Qualys to answer"
+	}
 	if waiting != "" {
 		line += "  waiting " + firstLine(waiting)
+	}
+	return line
+}
+
+// clipLine cuts a line to a width in characters.
+func clipLine(line string, width int) string {
+	if runes := []rune(line); len(runes) > width && width > 0 {
+		return string(runes[:width])
 	}
 	return line
 }

@@ -21,6 +21,9 @@ type Checkpoint struct {
 	Watermark *time.Time `json:"watermark"`
 	// LastFull is the end of the last window that began at the beginning.
 	LastFull *time.Time `json:"lastFull,omitempty"`
+	// Index is the generation of the index of what was delivered; empty for a
+	// dataset that has none.
+	Index string `json:"index,omitempty"`
 	// Window is the one in work; null between windows.
 	Window *Window `json:"window"`
 	// LastRun is the id of the run that wrote this.

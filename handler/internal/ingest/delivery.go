@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 
+	"go.uber.org/zap"
+
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -109,8 +111,10 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.acked[sequence] = arrived
-	if d.saving {
-		return // whoever saves takes this batch along
+	if d.saving || d.err != nil {
+		// Whoever saves takes this batch along. Behind a failure nothing moves:
+		// what failed may be just what comes before this batch.
+		return
 	}
 	d.saving = true
 	defer func() { d.saving = false }()
@@ -130,14 +134,14 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		if n == 0 {
 			return
 		}
-		doc, err := d.run.state.encode()
 		keep := d.ledger.due(d.run.Clock.Now())
 		d.mu.Unlock()
-		if err == nil && keep != nil {
+		var err error
+		if keep != nil {
 			err = keep(d.ctx)
 		}
 		if err == nil {
-			err = d.run.lease.Save(d.ctx, doc)
+			err = d.save()
 		}
 		d.mu.Lock()
 		if err != nil {
@@ -147,6 +151,32 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		for range n {
 			<-d.slots
 		}
+	}
+}
+
+// save saves the checkpoint as it stands.
+func (d *delivery) save() error {
+	d.mu.Lock()
+	doc, err := d.run.state.encode()
+	d.mu.Unlock()
+	if err == nil {
+		err = d.run.lease.Save(d.ctx, doc)
+	}
+	if err == nil {
+		d.ledger.saved(d.ctx)
+	}
+	return err
+}
+
+// pause keeps what is known of an unfinished window.
+func (d *delivery) pause() {
+	before := d.run.state.Index
+	d.ledger.end(d.ctx, false)
+	if d.run.state.Index == before {
+		return // the checkpoint stands as it was saved last
+	}
+	if err := d.save(); err != nil {
+		d.run.Log.Warn("the checkpoint goes with the index of before, and its journal", zap.Error(err))
 	}
 }
 
@@ -172,11 +202,7 @@ func (d *delivery) finish() error {
 		s.LastFull = &s.Window.Until
 	}
 	s.Watermark, s.Window = &s.Window.Until, nil
-	doc, err := s.encode()
-	if err != nil {
-		return err
-	}
-	if err := d.run.lease.Save(d.ctx, doc); err != nil {
+	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}
 	return nil

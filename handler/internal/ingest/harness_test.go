@@ -85,6 +85,7 @@ type world struct {
 	refresh  time.Duration
 	joined   *ingest.Joined
 	target   string
+	inFlight int
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
@@ -122,7 +123,7 @@ func (w *world) run() *ingest.Run {
 	w.logs = logs
 	r := &ingest.Run{
 		ID: fmt.Sprintf("run%d", w.runs), Dataset: w.dataset, Source: detections, Destination: w.dest, DestinationName: "default", Target: w.target,
-		Store: w.store, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, Clock: w.clock, Log: zap.New(core),
+		Store: w.store, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, InFlight: w.inFlight, Clock: w.clock, Log: zap.New(core),
 	}
 	r.Joined, r.JoinedIdentity = w.joined, ingest.Identity(knowledge, w.target)
 	if w.dataset == ingest.KB {

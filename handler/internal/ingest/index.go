@@ -36,70 +36,80 @@ const (
 // misses nothing that has arrived: what it does not know is sent again, what
 // a whole window did not bring is gone, and what it knows can be joined.
 //
-// It takes 17 bytes of memory a record, and the journal.
+// It takes 24 bytes of memory a record, and the journal.
 type index struct {
 	run      *Run
-	exists   bool // there was one for this source and destination
+	lost     string // why there is no generation although the checkpoint names one
 	idColumn int
 	modified int   // column of the last modification
 	removed  int   // column of the removal
 	columns  []int // of the values
 
 	// As the last run has left it: ascending ids, the hashes of their rows, and
-	// whether the window sentUntil has sent them already.
-	ids       []uint64
-	sums      []uint64
-	sent      []bool
-	sentUntil string
+	// those of the window that sent them.
+	ids  []uint64
+	sums []uint64
+	sent []uint64
 
 	// Of the reading goroutine.
-	full  bool // the window sends everything, known or not
-	until string
-	line  []byte
-	ready []byte
+	full   bool // the window sends everything, known or not
+	until  string
+	window uint64 // its hash
+	line   []byte
+	ready  []byte
 
 	// Of whoever settles batches.
-	unsaved    []byte // delivered, and not in the journal yet
-	journal    []byte // lines of the journal
-	header     bool   // the journal has one
-	generation int
+	generation string   // of the index object; empty before the first
+	made       int      // generations made by this run
+	unsaved    []byte   // delivered, and not in the journal yet
+	journal    []byte   // lines of the generation's journal
+	header     bool     // the journal has one
+	obsolete   []string // objects that nothing needs when the checkpoint is saved
 }
 
 var _ ledger = (*index)(nil)
 
-// indexName and journalName are the objects in the state.
-func indexName(destination, dataset string) string {
-	return fmt.Sprintf("checkpoints/%s/%s.index.gz", destination, dataset)
+// indexName and journalName are a generation's objects in the state.
+func indexName(destination, dataset, generation string) string {
+	return fmt.Sprintf("checkpoints/%s/%s.index/%s.gz", destination, dataset, generation)
 }
 
-func journalName(destination, dataset string) string {
-	return fmt.Sprintf("checkpoints/%s/%s.journal", destination, dataset)
+func journalName(destination, dataset, generation string) string {
+	return fmt.Sprintf("checkpoints/%s/%s.index/%s.journal", destination, dataset, generation)
 }
 
-func (x *index) name() string { return indexName(x.run.DestinationName, x.run.Dataset.Name) }
+func (x *index) name() string {
+	return indexName(x.run.DestinationName, x.run.Dataset.Name, x.generation)
+}
 
 func (x *index) journalName() string {
-	return journalName(x.run.DestinationName, x.run.Dataset.Name)
+	return journalName(x.run.DestinationName, x.run.Dataset.Name, x.generation)
 }
 
-// openIndex reads the index, after it has taken in a journal that a killed run
-// has left.
+// errForeign is the error for an index that belongs to another source or
+// destination, or keeps other values.
+var errForeign = errors.New("it belongs to another source or destination, or to another version of this program")
+
+// openIndex reads the generation that the checkpoint names, with the journal
+// that a killed run has left.
 func openIndex(ctx context.Context, r *Run) (*index, error) {
 	schema := r.Dataset.Schema
-	x := &index{run: r, idColumn: schema.Index(schema.ParentID), modified: schema.Column(schema.Versions[0]), removed: schema.Column(removedColumn)}
+	x := &index{run: r, generation: r.state.Index, idColumn: schema.Index(schema.ParentID), modified: schema.Column(schema.Versions[0]), removed: schema.Column(removedColumn)}
 	for _, path := range r.Dataset.Indexed {
 		x.columns = append(x.columns, schema.Index(path))
 	}
-	if w := r.state.Window; w != nil {
-		x.sentUntil = w.Until.Format(time.RFC3339)
+	if x.generation == "" {
+		x.lost = "the checkpoint names none"
+		return x, nil
 	}
 	err := x.load(ctx)
-	if errors.Is(err, errDamaged) {
-		r.Log.Warn("the index of what was delivered cannot be read", zap.String("object", x.name()), zap.Error(err))
-		*x = index{run: r, idColumn: x.idColumn, modified: x.modified, removed: x.removed, columns: x.columns}
-		err = x.discard(ctx)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errDamaged), errors.Is(err, errForeign), errors.Is(err, fs.ErrNotExist):
+		x.lost = err.Error()
+		x.obsolete = append(x.obsolete, x.name(), x.journalName())
+		x.generation, x.journal, x.header, r.state.Index = "", nil, false, ""
+		x.ids, x.sums, x.sent = nil, nil, nil
+	case err != nil:
 		return nil, fmt.Errorf("index of what was delivered: %w", err)
 	}
 	return x, nil
@@ -107,16 +117,16 @@ func openIndex(ctx context.Context, r *Run) (*index, error) {
 
 func (x *index) load(ctx context.Context) error {
 	journal, err := readJournal(ctx, x.run.Store, x.journalName())
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case journal.lines != nil && journal.For == x.run.identity():
-		x.journal, x.header = journal.lines, true
-		if err := x.merge(ctx); err != nil {
-			return err
+	}
+	if journal.found {
+		if journal.lines != nil && !journal.goesWith(x.run.identity(), x.run.Dataset) {
+			return errForeign
 		}
-	case journal.found: // of another destination, or a kill has cut its first line
-		if err := x.run.Store.Delete(ctx, x.journalName()); err != nil {
+		// A kill may have cut its last line: nothing is appended to that.
+		x.journal = journal.lines
+		if err := x.renew(ctx); err != nil {
 			return err
 		}
 	}
@@ -125,11 +135,8 @@ func (x *index) load(ctx context.Context) error {
 		if err := e.parse(line); err != nil {
 			return err
 		}
-		if len(e.removed) > 0 {
-			e.sum = 0 // should it come back, it is news
-		}
 		x.ids, x.sums = append(x.ids, e.id), append(x.sums, e.sum)
-		x.sent = append(x.sent, string(e.sent) == x.sentUntil)
+		x.sent = append(x.sent, xxhash.Sum64(e.sent))
 		return nil
 	})
 }
@@ -158,20 +165,20 @@ func readJournal(ctx context.Context, store checkpoint.Store, name string) (jour
 	return journal{indexHeader: h, found: true, lines: lines}, err
 }
 
-// each calls visit with each line of the index object. It sets exists.
+// each calls visit with each line of the index object.
 func (x *index) each(ctx context.Context, visit func(line []byte) error) error {
 	return x.open(ctx, func(old *indexReader) error {
 		return mergeIndex(old, nil, visit)
 	})
 }
 
-// open opens the index object for use; use gets nil if there is none for this
-// source and destination.
+// open opens the index object for use; use gets nil before the first
+// generation.
 func (x *index) open(ctx context.Context, use func(*indexReader) error) error {
-	r, err := x.run.Store.Open(ctx, x.name())
-	if errors.Is(err, fs.ErrNotExist) {
+	if x.generation == "" {
 		return use(nil)
 	}
+	r, err := x.run.Store.Open(ctx, x.name())
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -180,10 +187,9 @@ func (x *index) open(ctx context.Context, use func(*indexReader) error) error {
 	old, err := newIndexReader(storage)
 	switch {
 	case err != nil:
-	case old.header.For != x.run.identity():
-		err = use(nil)
+	case !old.header.goesWith(x.run.identity(), x.run.Dataset):
+		err = errForeign
 	default:
-		x.exists = true
 		err = use(old)
 	}
 	return storage.explain(err)
@@ -212,17 +218,9 @@ func (r *storeReader) explain(err error) error {
 	return err
 }
 
-// discard removes what cannot be read.
-func (x *index) discard(ctx context.Context) error {
-	return errors.Join(x.run.Store.Delete(ctx, x.name()), x.run.Store.Delete(ctx, x.journalName()))
-}
-
 func (x *index) begin(w *Window) {
 	x.full, x.until = w.After == nil, w.Until.Format(time.RFC3339)
-	if x.until != x.sentUntil { // another window than the one it was loaded for
-		x.sentUntil = x.until
-		clear(x.sent)
-	}
+	x.window = xxhash.Sum64String(x.until)
 }
 
 func (x *index) repeated(rec *record.Record, row record.Row) bool {
@@ -235,7 +233,7 @@ func (x *index) repeated(rec *record.Record, row record.Row) bool {
 		id: id, modified: rec.Field(x.modified).Head(), sum: xxhash.Sum64(row.Stable),
 		sent: []byte(x.until), removed: rec.Field(x.removed).Head(),
 	}
-	if i, known := slices.BinarySearch(x.ids, id); known && x.sums[i] == e.sum && (!x.full || x.sent[i]) {
+	if i, known := slices.BinarySearch(x.ids, id); known && x.sums[i] == e.sum && (!x.full || x.sent[i] == x.window) {
 		x.line = x.line[:0]
 		return true
 	}
@@ -271,18 +269,20 @@ func (x *index) due(time.Time) func(context.Context) error {
 		if err := x.write(ctx, rows); err != nil {
 			return fmt.Errorf("index of what was delivered: %w", err)
 		}
-		if len(x.journal) > maxJournal {
-			return x.merge(ctx)
-		}
 		return nil
 	}
 }
 
 // write appends lines to the journal.
 func (x *index) write(ctx context.Context, rows []byte) error {
+	if x.generation == "" {
+		if err := x.renew(ctx); err != nil {
+			return err
+		}
+	}
 	x.journal = append(x.journal, rows...)
 	if !x.header {
-		line, err := json.Marshal(indexHeader{Version: stateVersion, For: x.run.identity()})
+		line, err := json.Marshal(x.describe())
 		if err != nil {
 			return fmt.Errorf("encode its header: %w", err)
 		}
@@ -299,19 +299,28 @@ func (x *index) write(ctx context.Context, rows []byte) error {
 		x.header = true
 		rows = rows[len(part):]
 	}
+	if len(x.journal) > maxJournal {
+		return x.renew(ctx)
+	}
 	return nil
 }
 
-// merge writes the index anew, with what is in the journal. Were it to end in
-// between, the next merge takes the same journal in once more.
-func (x *index) merge(ctx context.Context) error {
-	x.generation++
-	header, err := json.Marshal(indexHeader{Version: stateVersion, For: x.run.identity(), Generation: fmt.Sprintf("%s-%d", x.run.ID, x.generation)})
+// describe is the header of what this run writes.
+func (x *index) describe() indexHeader {
+	return indexHeader{Version: stateVersion, For: x.run.identity(), Values: x.run.Dataset.Indexed}
+}
+
+// renew makes a new generation, of the one before and its journal. It counts
+// when the checkpoint is saved; till then the one before is kept.
+func (x *index) renew(ctx context.Context) error {
+	header, err := json.Marshal(x.describe())
 	if err != nil {
 		return fmt.Errorf("encode its header: %w", err)
 	}
+	x.made++
+	next := fmt.Sprintf("%s-%d", x.run.ID, x.made)
 	err = x.open(ctx, func(old *indexReader) error {
-		return writeObject(ctx, x.run.Store, x.name(), func(w io.Writer) error {
+		return writeObject(ctx, x.run.Store, indexName(x.run.DestinationName, x.run.Dataset.Name, next), func(w io.Writer) error {
 			gz, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 			if err != nil {
 				return err
@@ -336,19 +345,28 @@ func (x *index) merge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x.exists = true
-	if err := x.run.Store.Delete(ctx, x.journalName()); err != nil {
-		return fmt.Errorf("delete the journal: %w", err)
+	if x.generation != "" {
+		x.obsolete = append(x.obsolete, x.name(), x.journalName())
 	}
+	x.generation, x.run.state.Index = next, next
 	x.journal, x.header = x.journal[:0], false
 	return nil
 }
 
-// end merges the journal, so that others find all in the index. The journal
-// keeps what cannot be merged now.
-func (x *index) end(ctx context.Context, _ bool) {
-	if !x.exists || len(x.journal) > 0 {
-		if err := x.merge(ctx); err != nil {
+func (x *index) saved(ctx context.Context) {
+	for _, name := range x.obsolete {
+		if err := x.run.Store.Delete(ctx, name); err != nil {
+			x.run.Log.Warn("an old index is not deleted, and not needed any more", zap.String("object", name), zap.Error(err))
+		}
+	}
+	x.obsolete = nil
+}
+
+// end takes the journal in, so that it does not grow from run to run. What
+// cannot be taken in now stays in the journal.
+func (x *index) end(ctx context.Context, whole bool) {
+	if len(x.journal) > 0 || whole && x.generation == "" {
+		if err := x.renew(ctx); err != nil {
 			x.run.Log.Warn("the index of what was delivered is not renewed; the journal keeps it", zap.Error(err))
 		}
 	}

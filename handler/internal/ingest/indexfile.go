@@ -22,15 +22,23 @@ import (
 //	since when it is gone, and the values that other datasets join.
 //
 // It is kept compressed. Beside it stands a journal of the same lines in the
-// order of their delivery, which the next merge takes in.
+// order of their delivery, which the next generation takes in. The checkpoint
+// names the generation: whoever lost its lease can write another one, but not
+// make it count.
 
 // indexHeader is the first line.
 type indexHeader struct {
 	Version int `json:"version"`
 	// For is the source and destination that it goes with.
 	For string `json:"for"`
-	// Generation is another one after each merge.
-	Generation string `json:"generation,omitempty"`
+	// Values are the paths of the values in each line.
+	Values []string `json:"values"`
+}
+
+// goesWith tells whether it is that of a source and destination, and holds what
+// the dataset wants kept.
+func (h *indexHeader) goesWith(identity string, d *Dataset) bool {
+	return h.For == identity && slices.Equal(h.Values, d.Indexed)
 }
 
 // errDamaged is the error for an index that cannot be read: it is made anew.
@@ -69,11 +77,7 @@ func (e *indexEntry) append(dst []byte) []byte {
 	dst = fmt.Appendf(dst, "\t%016x\t%s\t%s", e.sum, e.sent, e.removed)
 	for _, v := range e.values {
 		dst = append(dst, '\t')
-		if len(v) > maxIndexed {
-			for v = v[:maxIndexed]; !utf8.Valid(v[max(0, len(v)-utf8.UTFMax):]) && len(v) > maxIndexed-utf8.UTFMax; {
-				v = v[:len(v)-1]
-			}
-		}
+		v = clipList(v, maxIndexed)
 		for _, c := range v {
 			if c < ' ' {
 				c = ' ' // what parts lines and values
@@ -82,6 +86,22 @@ func (e *indexEntry) append(dst []byte) []byte {
 		}
 	}
 	return append(dst, '\n')
+}
+
+// clipList cuts a value to a size: a list behind its last whole element, any
+// other text at a rune border.
+func clipList(v []byte, size int) []byte {
+	if len(v) <= size {
+		return v
+	}
+	if i := bytes.LastIndex(v[:size+1], []byte(", ")); i > size/2 {
+		return v[:i]
+	}
+	v = v[:size]
+	for r, n := utf8.DecodeLastRune(v); r == utf8.RuneError && n == 1; r, n = utf8.DecodeLastRune(v) {
+		v = v[:len(v)-1]
+	}
+	return v
 }
 
 // parse reads a line without its end. values is reused.
@@ -181,7 +201,18 @@ func parseJournal(doc []byte) (indexHeader, []byte, error) {
 		return indexHeader{}, nil, nil
 	}
 	h, err := parseIndexHeader(first)
-	return h, rest[:bytes.LastIndexByte(rest, '\n')+1], err
+	rest = rest[:bytes.LastIndexByte(rest, '\n')+1]
+	if !bytes.Contains(rest, []byte("{")) {
+		return h, rest, err
+	}
+	// An append whose answer was lost was made twice, header and all.
+	lines := rest[:0:0]
+	for line := range bytes.Lines(rest) {
+		if line[0] != '{' {
+			lines = append(lines, line...)
+		}
+	}
+	return h, lines, err
 }
 
 // journalLine is the place of a line in a journal.

@@ -27,7 +27,7 @@ func packIndex(t testing.TB, header string, lines ...string) *bytes.Buffer {
 	return &b
 }
 
-const goodHeader = `{"version":1,"for":"q to d","generation":"r-1"}`
+const goodHeader = `{"version":1,"for":"q to d","values":["a"]}`
 
 func TestIndexEntry(t *testing.T) {
 	e := indexEntry{
@@ -74,7 +74,7 @@ func TestMergeIndex(t *testing.T) {
 			var old *indexReader
 			if c.old != nil {
 				var err error
-				if old, err = newIndexReader(packIndex(t, goodHeader, c.old...)); err != nil || old.header.Generation != "r-1" {
+				if old, err = newIndexReader(packIndex(t, goodHeader, c.old...)); err != nil || old.header.For != "q to d" {
 					t.Fatal(err, old)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -44,14 +45,28 @@ type joinTable struct {
 func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination, identity string) (*joinTable, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	journal, err := readJournal(ctx, store, journalName(destination, j.Dataset.Name))
+	t, err := j.read(ctx, store, destination, identity)
+	if errors.Is(err, fs.ErrNotExist) {
+		// A run has renewed the index since we read its name.
+		t, err = j.read(ctx, store, destination, identity)
+	}
+	return t, err
+}
+
+func (j *Joined) read(ctx context.Context, store checkpoint.Store, destination, identity string) (*joinTable, error) {
+	generation, err := j.generation(ctx, store, destination)
+	if err != nil || generation == "" {
+		return &joinTable{empty: true}, err
+	}
+	journal, err := readJournal(ctx, store, journalName(destination, j.Dataset.Name, generation))
 	if err != nil {
 		return nil, err
 	}
-	r, err := store.Open(ctx, indexName(destination, j.Dataset.Name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return &joinTable{empty: true}, nil
+	key := fmt.Sprintf("%s %s %s %x", destination, identity, generation, xxhash.Sum64(journal.lines))
+	if j.current != nil && j.current.key == key {
+		return j.current, nil
 	}
+	r, err := store.Open(ctx, indexName(destination, j.Dataset.Name, generation))
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -61,21 +76,36 @@ func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination,
 	if err != nil {
 		return nil, storage.explain(err)
 	}
-	if index.header.For != identity {
+	if !index.header.goesWith(identity, j.Dataset) || journal.lines != nil && !journal.goesWith(identity, j.Dataset) {
 		return &joinTable{empty: true}, nil
 	}
-	if journal.For != identity {
-		journal.lines = nil
+	t := &joinTable{key: key}
+	if err := t.fill(index, journal.lines); err != nil {
+		return nil, storage.explain(err)
 	}
-	key := fmt.Sprintf("%s %s %s %x", destination, identity, index.header.Generation, xxhash.Sum64(journal.lines))
-	if j.current == nil || j.current.key != key {
-		t := &joinTable{key: key}
-		if err := t.fill(index, journal.lines); err != nil {
-			return nil, storage.explain(err)
-		}
-		j.current = t
+	j.current = t
+	return t, nil
+}
+
+// generation is that of the index which counts; empty if there is none.
+func (j *Joined) generation(ctx context.Context, store checkpoint.Store, destination string) (string, error) {
+	r, err := store.Open(ctx, fmt.Sprintf("checkpoints/%s/%s.json", destination, j.Dataset.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
 	}
-	return j.current, nil
+	if err != nil {
+		return "", fmt.Errorf("open the checkpoint: %w", err)
+	}
+	defer r.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(r, checkpoint.MaxDocument))
+	if err != nil {
+		return "", fmt.Errorf("read the checkpoint: %w", err)
+	}
+	state, err := decodeCheckpoint(doc, j.Dataset.Name)
+	if err != nil {
+		return "", err
+	}
+	return state.Index, nil
 }
 
 // fill writes the values to the table's file.
@@ -128,6 +158,7 @@ type join struct {
 	key     int   // column of the id
 	columns []int // of the joined values
 	values  []int // which value of the index each takes
+	size    int   // the longest value, in bytes
 	hot     []hotEntry
 }
 
@@ -140,7 +171,10 @@ type hotEntry struct {
 // openJoin opens what is joined. Findings are worth more than what is said of
 // them: without an index they are sent as they are.
 func (r *Run) openJoin(ctx context.Context) *join {
-	j := &join{run: r, key: r.Dataset.Schema.Index(r.Dataset.JoinBy), hot: make([]hotEntry, recentJoins)}
+	j := &join{run: r, key: r.Dataset.Schema.Index(r.Dataset.JoinBy), size: maxIndexed, hot: make([]hotEntry, recentJoins)}
+	if most := r.Destination.Limits().FieldBytes; most > 0 {
+		j.size = min(j.size, most)
+	}
 	table, err := r.Joined.table(ctx, r.Store, r.DestinationName, r.JoinedIdentity)
 	if err != nil {
 		r.Log.Warn("the KnowledgeBase's index cannot be read: rows go without its values", zap.Error(err))
@@ -175,7 +209,7 @@ func (j *join) fill(rec *record.Record) error {
 	for n := 0; ; n++ {
 		value, rest, more := bytes.Cut(line, []byte{'\t'})
 		if i := slices.Index(j.values, n); i >= 0 && len(value) > 0 {
-			if err := rec.Append(j.columns[i], record.Item, value); err != nil {
+			if err := rec.Append(j.columns[i], record.Item, clipList(value, j.size)); err != nil {
 				return err
 			}
 		}

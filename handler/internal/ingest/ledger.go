@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.uber.org/zap"
+
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -30,7 +32,10 @@ type ledger interface {
 	// due returns what is to be done before the checkpoint moves behind rows
 	// that were delivered; nil for nothing. An error of it stops the run.
 	due(now time.Time) func(ctx context.Context) error
+	// saved says that the checkpoint is saved.
+	saved(ctx context.Context)
 	// end keeps what is known when the run ends, with the window whole or not.
+	// The checkpoint is saved behind it.
 	end(ctx context.Context, whole bool)
 }
 
@@ -44,8 +49,8 @@ func (r *Run) openLedger(ctx context.Context) (ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !x.exists && (r.state.Watermark != nil || r.state.Window != nil) {
-		r.Log.Warn("the index of what was delivered is missing, or belongs to another destination: loading everything again")
+	if x.generation == "" && (r.state.Watermark != nil || r.state.Window != nil) {
+		r.Log.Warn("without the index of what was delivered, everything is loaded again", zap.String("index", x.lost))
 		r.state.Watermark, r.state.Window = nil, nil
 	}
 	return x, nil

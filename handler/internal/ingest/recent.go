@@ -158,6 +158,8 @@ func (r *recent) due(now time.Time) func(context.Context) error {
 	}
 }
 
+func (r *recent) saved(context.Context) {}
+
 func (r *recent) end(ctx context.Context, whole bool) {
 	if r.goesFor == "" {
 		return // the run got no answer

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +13,10 @@ import (
 
 // A Confirmer is a Source that can tell which records are gone.
 type Confirmer interface {
-	// Gone returns those of ids that Qualys does not have any more. count is
-	// called with the requests it takes.
-	Gone(ctx context.Context, ids []uint64, count func(record.Tally)) ([]uint64, error)
+	// Gone returns those of ids that Qualys does not have any more. witness is
+	// an id that it does have: an answer that leaves it out is an error. count
+	// is called with the requests it takes.
+	Gone(ctx context.Context, ids []uint64, witness uint64, count func(record.Tally)) ([]uint64, error)
 }
 
 const (
@@ -25,6 +25,9 @@ const (
 	maxRemovedPart = 10
 	// minRemoved may be gone in any case.
 	minRemoved = 100
+	// removedAtOnce is how many are confirmed, and sent, before the next are
+	// asked about: what one request takes.
+	removedAtOnce = 500
 )
 
 // removals sends a row for each record that is in the index and that a whole
@@ -35,43 +38,55 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 	if !ok {
 		return nil
 	}
-	if len(x.journal) > 0 || !x.exists {
-		if err := x.merge(ctx); err != nil {
+	if len(x.journal) > 0 {
+		if err := x.renew(ctx); err != nil {
 			return fmt.Errorf("index of what was delivered: %w", err)
 		}
 	}
 	missing, err := x.missing(ctx)
-	if err != nil || len(missing.ids) == 0 {
+	if err != nil || len(missing.entries) == 0 {
 		return err
 	}
-	if missing.news > max(minRemoved, missing.of/maxRemovedPart) {
+	if missing.news > max(minRemoved, missing.of/maxRemovedPart) || missing.witness == 0 {
 		r.Log.Error("too many are missing at once: they are not reported as removed. Does the account see less than before?",
 			zap.Int(r.Dataset.Parents, missing.news), zap.Int("of", missing.of))
 		return nil
 	}
-	gone, err := r.confirm(ctx, source, missing.ids)
-	if err != nil {
-		return fmt.Errorf("ask what became of %d %s: %w", len(missing.ids), r.Dataset.Parents, err)
-	}
 	rec := record.New(r.Dataset.Schema)
 	defer rec.Close() //nolint:errcheck // such a record has no temporary file
 	d.beginRemovals()
-	for line := range bytes.Lines(missing.lines) {
-		var e indexEntry
-		if err := e.parse(line[:len(line)-1]); err != nil {
-			return err
+	for part := range slices.Chunk(missing.entries, removedAtOnce) {
+		var news []uint64
+		for _, e := range part {
+			if !e.known {
+				news = append(news, e.id)
+			}
 		}
-		if _, isGone := slices.BinarySearch(gone, e.id); !isGone {
-			continue
+		gone, err := r.confirm(ctx, source, news, missing.witness)
+		if err != nil {
+			if _, again := retryAfter(err); again || errors.Is(err, errPause) || context.Cause(ctx) != nil {
+				return err
+			}
+			r.Log.Error("what is missing cannot be confirmed: it is not reported as removed", zap.Int(r.Dataset.Parents, len(news)), zap.Error(err))
+			return nil
 		}
-		if err := x.fillRemoved(rec, &e); err != nil {
-			return err
-		}
-		if err := d.Record(rec); err != nil {
-			return err
-		}
-		if err := d.Done(e.id); err != nil {
-			return err
+		for _, absent := range part {
+			if _, isGone := slices.BinarySearch(gone, absent.id); !isGone && !absent.known {
+				continue
+			}
+			var e indexEntry
+			if err := e.parse([]byte(absent.line)); err != nil {
+				return err
+			}
+			if err := x.fillRemoved(rec, &e); err != nil {
+				return err
+			}
+			if err := d.Record(rec); err != nil {
+				return err
+			}
+			if err := d.Done(e.id); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -79,10 +94,17 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 
 // absentees is what a whole window has not brought.
 type absentees struct {
-	ids   []uint64
-	lines []byte // their lines in the index
-	news  int    // those that were there so far
-	of    int    // records in the index
+	entries []absentee
+	news    int    // those that were there so far
+	of      int    // records in the index
+	witness uint64 // one that the window has brought
+}
+
+// absentee is one of them; known tells that it was gone before.
+type absentee struct {
+	id    uint64
+	line  string // in the index
+	known bool
 }
 
 // missing lists what the window in work has not sent. Beyond the most that may
@@ -96,15 +118,17 @@ func (x *index) missing(ctx context.Context) (absentees, error) {
 			return err
 		}
 		m.of++
-		if string(e.sent) == x.until {
-			return nil
-		}
-		if len(e.removed) == 0 {
-			m.news++
-		}
-		if m.news <= most {
-			m.ids = append(m.ids, e.id)
-			m.lines = append(append(m.lines, line...), '\n')
+		known := len(e.removed) > 0
+		switch {
+		case string(e.sent) != x.until:
+			if !known {
+				m.news++
+			}
+			if known || m.news <= most {
+				m.entries = append(m.entries, absentee{e.id, string(line), known})
+			}
+		case !known:
+			m.witness = e.id
 		}
 		return nil
 	})
@@ -134,12 +158,15 @@ func (x *index) fillRemoved(rec *record.Record, e *indexEntry) error {
 }
 
 // confirm asks the source which are gone, as patiently as for a page.
-func (r *Run) confirm(ctx context.Context, source Confirmer, ids []uint64) ([]uint64, error) {
+func (r *Run) confirm(ctx context.Context, source Confirmer, ids []uint64, witness uint64) ([]uint64, error) {
 	for tries := 1; ; tries++ {
 		if err := r.inTime(ctx); err != nil {
 			return nil, err
 		}
-		gone, err := source.Gone(ctx, ids, r.counts.addTally)
+		if len(ids) == 0 {
+			return nil, nil
+		}
+		gone, err := source.Gone(ctx, ids, witness, r.counts.addTally)
 		if err == nil {
 			slices.Sort(gone)
 			return gone, nil

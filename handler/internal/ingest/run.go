@@ -266,11 +266,8 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		}
 	}
 	if readErr != nil {
-		d.ledger.end(d.ctx, false)
+		d.pause()
 		return endOf(readErr), readErr
-	}
-	if c, _ := r.counts.snapshot(); c.Parents < c.Expected {
-		r.Log.Warn("Qualys has sent less than it has listed", zap.Int64(r.Dataset.Parents, c.Parents), zap.Int64("listed", c.Expected))
 	}
 	if err := d.finish(); err != nil {
 		return Failed, err
@@ -326,7 +323,7 @@ func (r *Run) query() record.Query {
 // refreshIsDue compares watermarks: both are of Qualys' clock.
 func (r *Run) refreshIsDue() bool {
 	s := r.state
-	return r.Refresh > 0 && s.Watermark != nil && (s.LastFull == nil || s.Watermark.Sub(*s.LastFull) >= r.Refresh)
+	return r.Refresh > 0 && s.Watermark != nil && (s.LastFull == nil || s.LastFull.After(*s.Watermark) || s.Watermark.Sub(*s.LastFull) >= r.Refresh)
 }
 
 // pages reads page after page until the last, the end of the budget, or an

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,9 +14,9 @@ import (
 	"qualys-sentinel/handler/internal/qualys/xmlstream"
 )
 
-// maxIDs bounds the ids of a set: ten times the KnowledgeBase of 2026. More
-// are no list of QIDs, and would not be kept in memory either.
-const maxIDs = 2_000_000
+// maxIDs bounds the ids of a set: three times the KnowledgeBase of 2026. More
+// are no list of QIDs, and take too much memory.
+const maxIDs = 600_000
 
 // An idRange is ids from low to high, both included.
 type idRange struct{ low, high uint64 }
@@ -91,10 +92,12 @@ func (s *idSet) take(path, text string) error {
 	case "RESPONSE/ID_SET/ID_RANGE":
 		low, high, _ := strings.Cut(text, "-")
 		return s.add(strings.TrimSpace(low), strings.TrimSpace(high))
-	case "RESPONSE/WARNING/CODE":
-		if text == "1980" {
+	case "RESPONSE/WARNING/CODE", "RESPONSE/WARNING/TEXT", "RESPONSE/WARNING/URL":
+		if text == "1980" || strings.Contains(text, "record limit exceeded") || strings.Contains(text, "id_min") {
 			return &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
 		}
+	case "RESPONSE/VULN_LIST/VULN":
+		return &Error{Kind: Broken, Text: "entries instead of a list of ids"}
 	}
 	return nil
 }
@@ -159,6 +162,27 @@ func (s *idSet) after(low uint64, n int) uint64 {
 		return begin + skip
 	}
 	return 0
+}
+
+// between counts the ids from low on and below high.
+func (s *idSet) between(low, high uint64) uint64 {
+	if low >= high {
+		return 0
+	}
+	return s.from(low) - s.from(high)
+}
+
+// all walks the ids from low to high, both included.
+func (s *idSet) all(low, high uint64) iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for _, r := range s.ranges {
+			for id := max(r.low, low); id <= min(r.high, high); id++ {
+				if !yield(id) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (s *idSet) has(id uint64) bool {

@@ -51,7 +51,9 @@ func NewKnowledgeBase(client *Client, schema *record.Schema) *KnowledgeBase {
 // accounts of a subscription read the same KnowledgeBase.
 func (s *KnowledgeBase) Identity() string { return s.Client.Origin.Hostname() + " KnowledgeBase" }
 
-// Page reads the entries of one range of QIDs.
+// Page reads the entries of one range of QIDs. It holds the answer to the list:
+// an entry outside of the range is dropped, as it comes with its own; one that
+// is listed and does not come is asked for by name.
 func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error) {
 	if s.listed == nil || !s.after.Equal(q.After) {
 		if err := s.list(ctx, q, sink); err != nil {
@@ -67,38 +69,129 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 	}
 	next := s.listed.after(q.From, size)
 	params := s.params(q)
-	params.Set("details", "All")
-	for _, name := range []string{"show_pci_reasons", "show_supported_modules_info", "show_disabled_flag", "show_qid_change_log"} {
-		params.Set(name, "1")
+	if q.From > 0 {
+		params.Set("id_min", strconv.FormatUint(q.From, 10))
 	}
 	if next != 0 {
 		params.Set("id_max", strconv.FormatUint(next-1, 10))
 	}
-	page, err := s.read(ctx, params, &beginning{Sink: sink, at: s.listed.at})
+	taken := &arrivals{Sink: sink, at: s.listed.at, low: q.From, high: next - 1, listed: s.listed, came: map[uint64]bool{}}
+	page, err := s.read(ctx, params, taken)
 	if err != nil {
 		return record.Page{}, err
 	}
 	// The DTD allows a link to more of the range.
 	if page.Next > q.From && (next == 0 || page.Next < next) {
-		return page, nil
-	}
-	if page.Next != 0 && page.Next <= q.From {
+		next, taken.high = page.Next, page.Next-1
+	} else if page.Next != 0 && page.Next <= q.From {
 		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with QID %d, not after this page's %d: it would never end", page.Next, q.From)}
 	}
-	page.Next = next
-	return page, nil
+	if err := s.askByName(ctx, taken); err != nil {
+		return record.Page{}, err
+	}
+	return record.Page{Next: next, Warning: strings.TrimSpace(page.Warning + " " + taken.warning())}, nil
 }
 
-// beginning lets a window begin at the time of its list: what changes while it
-// is read belongs to the next one.
-type beginning struct {
+// askByName asks for the entries that are listed and have not come.
+func (s *KnowledgeBase) askByName(ctx context.Context, taken *arrivals) error {
+	missing := taken.missing()
+	if len(missing) == 0 {
+		return nil
+	}
+	if len(taken.came) == 0 {
+		return &Error{Kind: Broken, Text: fmt.Sprintf("none of %d QIDs came that Qualys has listed, from %d on", len(missing), missing[0])}
+	}
+	for part := range slices.Chunk(missing, confirmPage) {
+		taken.only = part
+		if _, err := s.read(ctx, url.Values{"action": {"list"}, "ids": {names(part)}}, taken); err != nil {
+			return err
+		}
+	}
+	taken.only = nil
+	taken.gone = len(taken.missing())
+	return nil
+}
+
+// arrivals passes on the entries that were asked for, and notes them.
+type arrivals struct {
 	record.Sink
-	at time.Time
+	at        time.Time
+	low, high uint64   // of the range; high wraps around where it has no end
+	only      []uint64 // asked for by name
+	listed    *idSet
+	came      map[uint64]bool
+	last      uint64 // highest that came
+	gap       bool   // a listed one did not come in its turn
+	drop      bool   // the record in work
+	began     bool
+	dropped   int
+	gone      int
 }
 
-func (b *beginning) Begin(time.Time) error { return b.Sink.Begin(b.at) }
+// Begin lets a window begin at the time of its list: what changes while it is
+// read belongs to the next one.
+func (a *arrivals) Begin(time.Time) error {
+	if a.began {
+		return nil
+	}
+	a.began = true
+	return a.Sink.Begin(a.at)
+}
 
-// list reads the ids of the window, from q.From on.
+func (a *arrivals) Record(rec *record.Record) error {
+	id, err := strconv.ParseUint(string(rec.Field(rec.Schema.Index(rec.Schema.ParentID)).Head()), 10, 63)
+	if err != nil {
+		return a.Sink.Record(rec) // no number: it cannot have been listed
+	}
+	_, wanted := slices.BinarySearch(a.only, id)
+	if a.drop = a.came[id] || a.only != nil && !wanted || id < a.low || id > a.high; a.drop {
+		a.dropped++
+		return nil
+	}
+	a.came[id] = true
+	if id > a.last {
+		a.gap = a.gap || a.listed.between(max(a.last+1, a.low), id) > 0
+		a.last = id
+	}
+	return a.Sink.Record(rec)
+}
+
+// Done passes on that an entry is whole. Behind one that is missing there is no
+// place to resume before that has come: then the id is not told.
+func (a *arrivals) Done(id uint64) error {
+	if a.drop {
+		a.drop = false
+		return nil
+	}
+	if a.gap || a.only != nil {
+		id = 0
+	}
+	return a.Sink.Done(id)
+}
+
+// missing lists what is listed for the range and has not come.
+func (a *arrivals) missing() (ids []uint64) {
+	for id := range a.listed.all(a.low, a.high) {
+		if !a.came[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// warning says what was odd about the answers.
+func (a *arrivals) warning() string {
+	var odd []string
+	if a.gone > 0 {
+		odd = append(odd, fmt.Sprintf("%d QIDs were listed and do not come, not by name either: gone since", a.gone))
+	}
+	if a.dropped > 0 {
+		odd = append(odd, fmt.Sprintf("%d entries came twice or outside of the range that was asked for: dropped, they come with their own", a.dropped))
+	}
+	return strings.Join(odd, "; ")
+}
+
+// list reads the ids of the whole window.
 func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Sink) error {
 	params := s.params(q)
 	params.Set("details", "None")
@@ -106,7 +199,11 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 	if err != nil {
 		return fmt.Errorf("list the KnowledgeBase: %w", s.explain(err))
 	}
-	if q.After.IsZero() && q.From == 0 && set.count == 0 {
+	switch {
+	case set.count > 0:
+	case q.From > 0:
+		return &Error{Kind: Broken, Text: fmt.Sprintf("it lists no QID any more in a window that has brought some, up to %d", q.From-1)}
+	case q.After.IsZero():
 		return &Error{Kind: Forbidden, Text: "it lists no QID at all", Advice: adviceKnowledgeBase}
 	}
 	sink.Tally(record.Tally{Expected: int64(set.from(q.From))}) //nolint:gosec // at most maxIDs
@@ -127,6 +224,10 @@ func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(r
 
 // read reads entries and hands them to sink.
 func (s *KnowledgeBase) read(ctx context.Context, params url.Values, sink record.Sink) (record.Page, error) {
+	params.Set("details", "All")
+	for _, name := range []string{"show_pci_reasons", "show_supported_modules_info", "show_disabled_flag", "show_qid_change_log"} {
+		params.Set(name, "1")
+	}
 	body, err := s.Client.open(ctx, s.path(), params, func() { sink.Tally(record.Tally{Requests: 1}) })
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for the KnowledgeBase: %w", s.explain(err))
@@ -140,17 +241,17 @@ func (s *KnowledgeBase) read(ctx context.Context, params url.Values, sink record
 }
 
 // Gone returns those of ids that the KnowledgeBase does not hold: an unknown
-// QID is left out of an answer (recorded answers).
-func (s *KnowledgeBase) Gone(ctx context.Context, ids []uint64, count func(record.Tally)) ([]uint64, error) {
+// QID is left out of an answer (recorded answers). witness is one that it does
+// hold; an answer without that proves nothing.
+func (s *KnowledgeBase) Gone(ctx context.Context, ids []uint64, witness uint64, count func(record.Tally)) ([]uint64, error) {
 	var gone []uint64
-	for part := range slices.Chunk(ids, confirmPage) {
-		names := make([]string, len(part))
-		for i, id := range part {
-			names[i] = strconv.FormatUint(id, 10)
-		}
-		set, err := s.ids(ctx, url.Values{"action": {"list"}, "details": {"None"}, "ids": {strings.Join(names, ",")}}, count)
+	for part := range slices.Chunk(ids, confirmPage-1) {
+		set, err := s.ids(ctx, url.Values{"action": {"list"}, "details": {"None"}, "ids": {names(append(slices.Clone(part), witness))}}, count)
 		if err != nil {
 			return nil, fmt.Errorf("ask for QIDs by name: %w", s.explain(err))
+		}
+		if !set.has(witness) {
+			return nil, &Error{Kind: Broken, Text: fmt.Sprintf("asked for QIDs by name, it leaves out %d, which it has just sent", witness)}
 		}
 		for _, id := range part {
 			if !set.has(id) {
@@ -159,6 +260,18 @@ func (s *KnowledgeBase) Gone(ctx context.Context, ids []uint64, count func(recor
 		}
 	}
 	return gone, nil
+}
+
+// names writes ids as a parameter wants them.
+func names(ids []uint64) string {
+	var b []byte
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendUint(b, id, 10)
+	}
+	return string(b)
 }
 
 func (s *KnowledgeBase) path() string {
@@ -175,20 +288,23 @@ func (s *KnowledgeBase) params(q record.Query) url.Values {
 	if !q.After.IsZero() {
 		p.Set("last_modified_after", formatTime(q.After))
 	}
-	if q.From > 0 {
-		p.Set("id_min", strconv.FormatUint(q.From, 10))
-	}
 	return p
 }
 
 // adviceKnowledgeBase is what to do about a missing permission.
 const adviceKnowledgeBase = "this subscription may not download the KnowledgeBase by API: ask Qualys Support or your account manager to authorise it; VM detections go on without it"
 
-// explain adds what a missing permission means here.
+// explain adds what a person can do about an error here.
 func (s *KnowledgeBase) explain(err error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Kind == Forbidden {
+	switch {
+	case !errors.As(err, &e):
+	case e.Kind == Forbidden:
 		e.Advice = adviceKnowledgeBase
+	case e.Code == "1901":
+		e.Advice = "the API version may not know a parameter: see kbApiVersion"
+	case e.Kind == Unavailable, e.Kind == Broken:
+		e.Advice = "if this goes on, a smaller kbPageSize makes shorter answers"
 	}
 	return err
 }

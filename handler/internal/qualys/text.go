@@ -240,6 +240,7 @@ func (d *Decoder) member(name []byte) error {
 			if group := d.groups[column]; len(group) > 0 {
 				b = append(append(record.AppendQuoted(b, lastName(d.schema.Columns[column].Group)), ':'), record.AppendQuoted(nil, group)...)
 				b = append(b, ',')
+				d.item.keys = append(d.item.keys, lastName(d.schema.Columns[column].Group))
 			}
 		}
 	}

@@ -68,7 +68,6 @@ type Encoder struct {
 	unique    int
 	natural   []int
 	versions  []int
-	plain     plaintext.Converter
 }
 
 // column is a Column with its member names spelt out: `,"Name":`.
@@ -236,10 +235,7 @@ func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byt
 		e.scratch = append(append(append(e.scratch[:0], open[c.Kind]...), value...), closing[c.Kind]...)
 		value = e.scratch
 	case c.Kind == PlainText:
-		if len(value) > plaintext.MaxInput {
-			value, whole = escapedPrefix(value, plaintext.MaxInput, 6*len(value)), false
-		}
-		e.scratch = e.plain.Append(e.scratch[:0], value)
+		e.scratch = plaintext.Append(e.scratch[:0], value)
 		if value = e.scratch; len(value) == 0 {
 			return dst
 		}
@@ -352,7 +348,8 @@ func (e *Encoder) cut(c *column, why string) {
 		name = c.Name
 	}
 	e.cutText = append(append(append(append(e.cutText, name...), " ("...), why...), ')')
-	if why == "limit" && c.Kind != PlainText { // its HTML is kept whole, here or there
+	// A plain text's HTML, and the entry that was joined, are whole elsewhere.
+	if why == "limit" && c.Kind != PlainText && c.Joined == "" {
 		e.cuts = append(e.cuts, c.source)
 	}
 }

@@ -312,8 +312,8 @@ func setRefresh(s *Settings, v string) error {
 	return nil
 }
 
-// Bounds of kbPageSize, in QIDs: a whole load within the calls of an hour, and
-// an answer within half an hour.
+// Bounds of kbPageSize, in QIDs: a whole load in less than a day's calls, and an
+// answer within the time of a run.
 const (
 	minKBPage = 100
 	maxKBPage = 50_000

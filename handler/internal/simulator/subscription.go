@@ -180,7 +180,7 @@ func (h Host) detection(n int) Detection {
 	r := rand.New(rand.NewPCG(h.seed, uint64(n)))
 	scan := uint64(h.Processed.Unix()) / uint64(scanPeriod/time.Second)
 	d := Detection{UniqueID: h.ID*10_000 + uint64(n), QID: 38_000 + r.IntN(60_000), SSL: "0"}
-	if k := h.sub.Knowledge; k != nil {
+	if k := h.sub.Knowledge; k != nil && k.Size > 0 {
 		d.QID = k.QID(d.QID % k.Size)
 	}
 	d.Type = []string{"Confirmed", "Confirmed", "Confirmed", "Potential"}[r.IntN(4)]

@@ -2,156 +2,272 @@
 // paragraphs and list items on lines of their own, table rows as lines with
 // " | " between the cells, links with their address behind them.
 //
-// It guarantees bounded work and memory whatever the input, and never fails:
-// what no HTML parser takes comes out as it is. Qualys' HTML is badly nested
-// (open <P>, stray </a>), so parsing is the library's, as browsers do it. What
-// the text is used for does not enter here.
+// It guarantees work and memory in proportion to the input, whatever that is,
+// and never fails. Qualys' HTML is badly nested (open <P>, stray </a>), and a
+// tree of it, built as browsers do, can take a thousand times its size; so
+// this works on the tokens of the library, one after the other, and needs no
+// nesting. What browsers do not show (scripts, styles, comments) is left out.
+// What the text is used for does not enter here.
 package plaintext
 
 import (
 	"bytes"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/JohannesKaufmann/html-to-markdown/v2/converter"
-	"github.com/JohannesKaufmann/html-to-markdown/v2/plugin/base"
-	"github.com/JohannesKaufmann/html-to-markdown/v2/plugin/commonmark"
 	"golang.org/x/net/html"
+	"golang.org/x/net/html/atom"
 )
 
-// MaxInput is the longest HTML that is converted, in bytes: four times what a
-// column takes. The parsed tree needs some 20 times as much memory.
-const MaxInput = 256 << 10
+// maxDepth bounds the indentation of nested lists.
+const maxDepth = 8
 
-// less stands for "<" while the library works, which would write it as "&lt;",
-// and more for ">". Both are private code points.
-const (
-	less = "\uf8f1"
-	more = "\uf8f2"
-)
+// blankLine parts paragraphs in texts that use little markup: HTML does not
+// show it, and Qualys' authors mean it.
+var blankLine = regexp.MustCompile(`\n[ \t\r]*\n\s*`)
 
-var (
-	hide   = strings.NewReplacer("<", less, ">", more)
-	reveal = strings.NewReplacer(less, "<", more, ">")
-)
-
-// A Converter converts. The zero value is ready; it is not safe for concurrent
-// use.
-type Converter struct {
-	made *converter.Converter
+// Append appends the text of an HTML fragment.
+func Append(dst, fragment []byte) []byte {
+	if bytes.IndexByte(fragment, '<') < 0 { // no markup: its lines are meant
+		text := html.UnescapeString(string(fragment))
+		return append(dst, strings.TrimSpace(strings.ReplaceAll(text, "\u00a0", " "))...)
+	}
+	w := writer{dst: dst, begin: len(dst)}
+	z := html.NewTokenizer(bytes.NewReader(fragment))
+	for z.Next() != html.ErrorToken {
+		w.token(z.Token())
+	}
+	return bytes.TrimRight(w.dst, " \n")
 }
 
-// Append appends the text of an HTML fragment of at most MaxInput bytes.
-func (c *Converter) Append(dst, fragment []byte) []byte {
-	if !bytes.ContainsAny(fragment, "<&") {
-		return append(dst, bytes.TrimSpace(fragment)...)
-	}
-	if c.made == nil {
-		c.made = newConverter()
-	}
-	text, err := c.made.ConvertString(string(fragment))
-	if err != nil {
-		return append(dst, fragment...) // nested too deeply for the parser
-	}
-	for i, line := range strings.Split(reveal.Replace(text), "\n") {
-		if i > 0 {
-			dst = append(dst, '\n')
+// writer puts the text of tokens together.
+type writer struct {
+	dst   []byte
+	begin int
+	// lines that have to end before more text, and whether a blank has to come.
+	lines int
+	blank bool
+
+	lists  []list
+	prefix string // of the item whose text has not begun
+	cells  int    // of the table row
+	inCell bool
+	hidden atom.Atom // the element whose content is not shown
+	pre    bool
+	href   string
+	linked int // where the open link's text begins
+}
+
+// list is an open list.
+type list struct {
+	ordered bool
+	items   int
+}
+
+func (w *writer) token(t html.Token) {
+	if w.hidden != 0 {
+		if t.Type == html.EndTagToken && t.DataAtom == w.hidden {
+			w.hidden = 0
 		}
-		dst = append(dst, strings.TrimRight(line, " ")...)
+		return
 	}
-	return dst
-}
-
-func newConverter() *converter.Converter {
-	c := converter.NewConverter(
-		converter.WithEscapeMode(converter.EscapeModeDisabled),
-		converter.WithPlugins(base.NewBasePlugin(), commonmark.NewCommonmarkPlugin(commonmark.WithListEndComment(false), commonmark.WithHorizontalRule("---"))),
-	)
-	c.Register.TextTransformer(func(_ converter.Context, s string) string { return hide.Replace(s) }, converter.PriorityEarly)
-	// The library writes Markdown. Its marks say nothing in plain text.
-	for _, name := range []string{"b", "strong", "i", "em", "code", "tt", "var", "samp", "kbd"} {
-		c.Register.RendererFor(name, converter.TagTypeInline, children, converter.PriorityEarly)
+	switch t.Type {
+	case html.TextToken:
+		w.text(t.Data)
+	case html.StartTagToken, html.SelfClosingTagToken:
+		w.start(t)
+	case html.EndTagToken:
+		w.end(t.DataAtom)
 	}
-	for _, name := range []string{"h1", "h2", "h3", "h4", "h5", "h6", "table"} {
-		c.Register.RendererFor(name, converter.TagTypeBlock, block, converter.PriorityEarly)
-	}
-	c.Register.RendererFor("pre", converter.TagTypeBlock, block, converter.PriorityEarly)
-	c.Register.RendererFor("tr", converter.TagTypeBlock, row, converter.PriorityEarly)
-	c.Register.RendererFor("td", converter.TagTypeBlock, cell, converter.PriorityEarly)
-	c.Register.RendererFor("th", converter.TagTypeBlock, cell, converter.PriorityEarly)
-	c.Register.RendererFor("br", converter.TagTypeInline, lineBreak, converter.PriorityEarly)
-	c.Register.RendererFor("a", converter.TagTypeInline, link, converter.PriorityEarly)
-	c.Register.RendererFor("img", converter.TagTypeInline, image, converter.PriorityEarly)
-	return c
 }
 
-func children(ctx converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	ctx.RenderChildNodes(ctx, w, n)
-	return converter.RenderSuccess
-}
-
-func block(ctx converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	write(w, "\n\n")
-	ctx.RenderChildNodes(ctx, w, n)
-	write(w, "\n\n")
-	return converter.RenderSuccess
-}
-
-func lineBreak(_ converter.Context, w converter.Writer, _ *html.Node) converter.RenderStatus {
-	write(w, "\n")
-	return converter.RenderSuccess
-}
-
-// row is one line a table row.
-func row(ctx converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	ctx.RenderChildNodes(ctx, w, n)
-	write(w, "\n")
-	return converter.RenderSuccess
-}
-
-// cell is a table cell: lines inside it would break the row apart.
-func cell(ctx converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	var text bytes.Buffer
-	ctx.RenderChildNodes(ctx, &text, n)
-	for before := n.PrevSibling; before != nil; before = before.PrevSibling {
-		if before.Type == html.ElementNode {
-			write(w, " | ")
-			break
+func (w *writer) start(t html.Token) {
+	switch t.DataAtom {
+	case 0: // what looks like an element and is none, as in "Upgrade to <version>"
+		w.text("<" + t.Data + ">")
+	case atom.Script, atom.Style, atom.Iframe, atom.Title:
+		if t.Type == html.StartTagToken {
+			w.hidden = t.DataAtom
 		}
-	}
-	write(w, strings.Join(strings.Fields(text.String()), " "))
-	return converter.RenderSuccess
-}
-
-// link is the link's text and, where that does not tell it, the address.
-func link(ctx converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	var text bytes.Buffer
-	ctx.RenderChildNodes(ctx, &text, n)
-	said := strings.Join(strings.Fields(text.String()), " ")
-	address := hide.Replace(strings.TrimSpace(attribute(n, "href")))
-	switch {
-	case address == "" || address == said || strings.HasPrefix(address, "#"):
-		write(w, said)
-	case said == "":
-		write(w, address)
+	case atom.Br:
+		w.breakLine(1)
+	case atom.Hr:
+		w.breakLine(2)
+		w.text("---")
+		w.breakLine(2)
+	case atom.Ul, atom.Ol:
+		w.breakLine(2 - min(len(w.lists), 1))
+		w.lists = append(w.lists, list{ordered: t.DataAtom == atom.Ol})
+	case atom.Li:
+		w.item()
+	case atom.Tr:
+		w.inCell = false
+		w.breakLine(1)
+		w.cells = 0
+	case atom.Td, atom.Th:
+		w.inCell = false
+		if w.cells > 0 {
+			w.put(" | ")
+		}
+		w.cells++
+		w.inCell, w.blank = true, false
+	case atom.Table:
+		w.inCell = false
+		w.breakLine(2)
+	case atom.Pre:
+		w.breakLine(2)
+		w.pre = true
+	case atom.A:
+		w.endLink()
+		for _, a := range t.Attr {
+			if a.Key == "href" {
+				w.href, w.linked = strings.TrimSpace(a.Val), -1
+			}
+		}
+	case atom.Img:
+		for _, a := range t.Attr {
+			if a.Key == "alt" {
+				w.text(a.Val)
+			}
+		}
 	default:
-		write(w, said+" ("+address+")")
-	}
-	return converter.RenderSuccess
-}
-
-func image(_ converter.Context, w converter.Writer, n *html.Node) converter.RenderStatus {
-	write(w, hide.Replace(attribute(n, "alt")))
-	return converter.RenderSuccess
-}
-
-func attribute(n *html.Node, name string) string {
-	for _, a := range n.Attr {
-		if a.Key == name {
-			return a.Val
+		if isBlock(t.DataAtom) {
+			w.breakLine(2)
 		}
 	}
-	return ""
 }
 
-// write never fails: the writer is a buffer in memory.
-func write(w converter.Writer, s string) { _, _ = w.WriteString(s) }
+func (w *writer) end(name atom.Atom) {
+	switch name {
+	case atom.Ul, atom.Ol:
+		if n := len(w.lists); n > 0 {
+			w.lists = w.lists[:n-1]
+		}
+		w.prefix = ""
+		w.breakLine(2 - min(len(w.lists), 1))
+	case atom.Table:
+		w.inCell = false
+		w.breakLine(2)
+	case atom.Td, atom.Th:
+		w.inCell = false
+	case atom.Pre:
+		w.pre = false
+		w.breakLine(2)
+	case atom.A:
+		w.endLink()
+	case atom.Tr, atom.Li:
+		w.inCell = false
+		w.breakLine(1)
+	default:
+		if isBlock(name) {
+			w.breakLine(2)
+		}
+	}
+}
+
+// isBlock tells which elements stand in paragraphs of their own.
+func isBlock(name atom.Atom) bool {
+	return slices.Contains([]atom.Atom{
+		atom.P, atom.Div, atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6,
+		atom.Center, atom.Caption, atom.Blockquote, atom.Dl, atom.Dt, atom.Dd, atom.Form, atom.Section, atom.Article,
+	}, name)
+}
+
+// item begins a list item.
+func (w *writer) item() {
+	w.breakLine(1)
+	if len(w.lists) == 0 {
+		w.prefix = "- "
+		return
+	}
+	l := &w.lists[len(w.lists)-1]
+	l.items++
+	w.prefix = strings.Repeat("  ", min(len(w.lists)-1, maxDepth))
+	if l.ordered {
+		w.prefix += strconv.Itoa(l.items) + ". "
+	} else {
+		w.prefix += "- "
+	}
+}
+
+// endLink puts the address behind a link's text where that does not tell it.
+func (w *writer) endLink() {
+	href := w.href
+	w.href = ""
+	if href == "" || strings.HasPrefix(href, "#") {
+		return
+	}
+	said := ""
+	if w.linked >= 0 {
+		said = strings.TrimSpace(string(w.dst[w.linked:]))
+	}
+	switch {
+	case said == href:
+	case said == "":
+		w.put(href)
+	default:
+		w.blank = false
+		w.put(" (" + href + ")")
+	}
+}
+
+// breakLine ends the line before more text: with 2 as a paragraph. Inside of a
+// table cell a line would break the row apart.
+func (w *writer) breakLine(lines int) {
+	if w.inCell {
+		w.blank = true
+		return
+	}
+	w.lines = max(w.lines, lines)
+}
+
+// text writes text with its white-space as HTML shows it.
+func (w *writer) text(s string) {
+	s = strings.ReplaceAll(s, "\u00a0", " ")
+	if w.pre && !w.inCell {
+		w.put(strings.Trim(s, "\r\n"))
+		return
+	}
+	for i, paragraph := range blankLine.Split(s, -1) {
+		if i > 0 {
+			w.breakLine(2)
+		}
+		for n, word := range strings.Fields(paragraph) {
+			if n > 0 || i == 0 && startsBlank(paragraph) {
+				w.blank = true
+			}
+			w.put(word)
+		}
+		if trimmed := strings.TrimRight(paragraph, " \t\r\n"); trimmed != paragraph {
+			w.blank = true
+		}
+	}
+}
+
+func startsBlank(s string) bool { return s != strings.TrimLeft(s, " \t\r\n") }
+
+// put writes text behind what has to come before it.
+func (w *writer) put(s string) {
+	if s == "" {
+		return
+	}
+	switch {
+	case len(w.dst) == w.begin: // nothing is before the first text
+	case w.lines > 0:
+		w.dst = bytes.TrimRight(w.dst, " ")
+		for range w.lines {
+			w.dst = append(w.dst, '\n')
+		}
+	case w.blank && w.dst[len(w.dst)-1] != ' ' && s[0] != ' ':
+		w.dst = append(w.dst, ' ')
+	}
+	w.lines, w.blank = 0, false
+	w.dst = append(w.dst, w.prefix...)
+	w.prefix = ""
+	if w.href != "" && w.linked < 0 {
+		w.linked = len(w.dst)
+	}
+	w.dst = append(w.dst, s...)
+}
