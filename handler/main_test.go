@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
 )
 
 var update = flag.Bool("update", false, "write arm/tables.json anew")
@@ -165,6 +168,62 @@ func TestDemoGoesOn(t *testing.T) {
 	}
 	if len(seen) < 20_000 {
 		t.Errorf("%d rows", len(seen))
+	}
+}
+
+// The settings of a dataset reach its run.
+func TestRunsAreWired(t *testing.T) {
+	base := []string{
+		"apiUsername=u", "apiPassword=p", "uri=https://qualysapi.qualys.com", "stateFolder=" + t.TempDir(),
+		"workspaceID=11111111-1111-1111-1111-111111111111", "workspaceKey=AAAA",
+		"overlap=7m", "initialLookbackDays=3", "runBudget=4m", "incrementalBy=detection", "filterParameters=&truncation_limit=77&severities=5", "detectionApiVersion=4.0", "resultsPolicy=none",
+		"kbOverlap=36h", "kbFullRefreshDays=9", "kbPageSize=600", "kbApiVersion=3.0",
+	}
+	for enrich, wantJoin := range map[string]bool{"true": true, "false": false} {
+		c, err := open(context.Background(), append(base[:len(base):len(base)], "enrichDetections="+enrich), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		vm, err := c.run(ingest.VM, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := vm.Source.(*qualys.Detections)
+		if d.PageSize != 77 || d.Version != "4.0" || d.By != qualys.ByDetection || d.Results || d.Filter.Get("severities") != "5" {
+			t.Errorf("detections: %+v", d)
+		}
+		if vm.Overlap != 7*time.Minute || vm.Lookback != 72*time.Hour || vm.Budget != 4*time.Minute || vm.Refresh != 0 || vm.Policy.Bytes != 0 || (vm.Joined != nil) != wantJoin {
+			t.Errorf("VM run: %+v", vm)
+		}
+		kb, err := c.run(ingest.KB, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k := kb.Source.(*qualys.KnowledgeBase); k.PageSize != 600 || k.Version != "3.0" {
+			t.Errorf("KnowledgeBase: %+v", k)
+		}
+		if kb.Overlap != 36*time.Hour || kb.Lookback != 0 || kb.Budget != 4*time.Minute || kb.Refresh != 9*24*time.Hour || kb.Policy.Bytes != -1 || kb.Joined != nil {
+			t.Errorf("KB run: %+v", kb)
+		}
+		if wantJoin && vm.JoinedIdentity != ingest.Identity(kb.Source, kb.Target) {
+			t.Errorf("joined is %q, the index goes with %q", vm.JoinedIdentity, ingest.Identity(kb.Source, kb.Target))
+		}
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	waiting := progressLine(ingest.KB, ingest.Counts{}, "", time.Second)
+	working := progressLine(ingest.KB, ingest.Counts{Pages: 3, Parents: 12345, Expected: 200000, Decoded: 12345, Accepted: 12000, BytesRead: 70e6}, "", 10*time.Second)
+	if !strings.Contains(waiting, "waiting for Qualys") || strings.Contains(working, "waiting") || !strings.Contains(working, "12,345 of 200,000 QIDs") {
+		t.Errorf("%q\n%q", waiting, working)
+	}
+	for width, want := range map[int]int{20: 20, 79: 79, 500: len(working), 0: len(working)} {
+		if got := clipLine(working, width); len(got) != want {
+			t.Errorf("%d characters in %d: %q", len(got), width, got)
+		}
+	}
+	if got := clipLine("äöü", 2); got != "äö" {
+		t.Errorf("%q", got)
 	}
 }
 

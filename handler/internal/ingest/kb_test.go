@@ -102,6 +102,9 @@ func TestKnowledgeBaseLoadsOnceAndThenItsChanges(t *testing.T) {
 	for range 30 { // every half hour
 		w.clock.advance(30 * time.Minute)
 		w.mustComplete()
+		if told := w.logs.FilterLevelExact(zap.ErrorLevel).All(); len(told) > 0 {
+			t.Fatalf("a window of changes: %v", told)
+		}
 	}
 	w.wantEntries(234)
 	for _, c := range w.qualys.KnowledgeCalls()[calls+1:] {
@@ -181,6 +184,9 @@ func TestKnowledgeBaseKilledAtEveryStep(t *testing.T) {
 		})
 	}
 }
+
+// journalHeader is the first line of a journal of these tests.
+const journalHeader = `{"version":1,"for":"127.0.0.1 KnowledgeBase to ","values":["VULN/TITLE","VULN/SEVERITY_LEVEL","VULN/CVE_LIST/CVE/ID","VULN/CVSS/BASE","VULN/CVSS_V3/BASE","VULN/PATCHABLE"]}` + "\n"
 
 // indexPath is the file of the index that the checkpoint names, or of its
 // journal.
@@ -525,6 +531,16 @@ func TestRemovalsAreConfirmed(t *testing.T) {
 			w.mustComplete()
 			w.clock.advance(time.Hour)
 			n := 0
+			cursor := uint64(0)
+			w.store.beforeSave = func([]byte) error {
+				if window := w.checkpoint().Window; window != nil {
+					if window.NextID < cursor {
+						t.Errorf("the cursor went back from %d to %d", cursor, window.NextID)
+					}
+					cursor = window.NextID
+				}
+				return nil
+			}
 			w.before = func(rw http.ResponseWriter, r *http.Request) bool {
 				if c.confirm == nil || !r.URL.Query().Has("ids") {
 					return false
@@ -618,17 +634,26 @@ func TestShrunkenKnowledgeBase(t *testing.T) {
 func TestIndexThatIsLost(t *testing.T) {
 	index := func(w *world) string { return w.indexPath(".gz") }
 	journal := func(w *world) string { return w.indexPath(".journal") }
-	const values = `"values":["VULN/TITLE","VULN/SEVERITY_LEVEL","VULN/CVE_LIST/CVE/ID","VULN/CVSS/BASE","VULN/CVSS_V3/BASE","VULN/PATCHABLE"]`
 	for name, lose := range map[string]func(t *testing.T, w *world) error{
 		"deleted": func(_ *testing.T, w *world) error { return os.Remove(index(w)) },
 		"damaged": func(_ *testing.T, w *world) error { return os.WriteFile(index(w), []byte("no gzip"), 0o600) },
 		"cut":     func(_ *testing.T, w *world) error { return os.Truncate(index(w), 500) },
 		"empty":   func(_ *testing.T, w *world) error { return os.Truncate(index(w), 0) },
-		"damaged journal": func(_ *testing.T, w *world) error {
+		"foreign journal": func(_ *testing.T, w *world) error {
 			return os.WriteFile(journal(w), []byte("{\"version\":1}\nx\ty\n"), 0o600)
 		},
-		"damaged lines": func(_ *testing.T, w *world) error {
-			return os.WriteFile(journal(w), []byte("{\"version\":1,\"for\":\"127.0.0.1 KnowledgeBase to \"}\nx\ty\n"), 0o600)
+		"damaged journal": func(_ *testing.T, w *world) error {
+			return os.WriteFile(journal(w), []byte(journalHeader+"x\ty\n"), 0o600)
+		},
+		"deleted, with a journal": func(_ *testing.T, w *world) error {
+			line := fmt.Sprintf("%d\t\t00ff\t2026-11-01T12:00:00Z\t\n", w.knowledge().QID(5))
+			return errors.Join(os.Remove(index(w)), os.WriteFile(journal(w), []byte(journalHeader+line), 0o600))
+		},
+		"other values": func(_ *testing.T, w *world) error {
+			var b bytes.Buffer
+			gz := gzip.NewWriter(&b)
+			fmt.Fprintln(gz, `{"version":1,"for":"127.0.0.1 KnowledgeBase to ","values":["VULN/TITLE"]}`)
+			return errors.Join(gz.Close(), os.WriteFile(index(w), b.Bytes(), 0o600))
 		},
 		"another workspace": func(_ *testing.T, w *world) error { w.target = "dcr-2"; return nil },
 	} {
@@ -885,8 +910,7 @@ func TestJournalCutByAKill(t *testing.T) {
 	now := w.clock.Now()
 	w.knowledge().Edit(simulator.Edit{Index: 5, At: now, Visible: now})
 	w.clock.advance(time.Minute)
-	header := `{"version":1,"for":"127.0.0.1 KnowledgeBase to ","values":["VULN/TITLE","VULN/SEVERITY_LEVEL","VULN/CVE_LIST/CVE/ID","VULN/CVSS/BASE","VULN/CVSS_V3/BASE","VULN/PATCHABLE"]}` + "\n"
-	for _, left := range []string{"", `{"version":1,"for":"`, header, header + "10005\t2026", header + header + "10005\t2026"} {
+	for _, left := range []string{"", `{"version":1,"for":"`, journalHeader, journalHeader + "10005\t2026", journalHeader + journalHeader + "10005\t2026"} {
 		if err := os.WriteFile(w.indexPath(".journal"), []byte(left), 0o600); err != nil {
 			t.Fatal(err)
 		}

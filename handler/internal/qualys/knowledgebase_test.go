@@ -229,6 +229,17 @@ func TestKnowledgeBaseRows(t *testing.T) {
 	}
 }
 
+// An object that has a member by its group's name keeps both.
+func TestGroupNameInTheObject(t *testing.T) {
+	r, _, err := decodeOf(ingest.KB, knowledge(`<VULN><QID>7</QID><CORRELATION><EXPLOITS><EXPLT_SRC><SRC_NAME>nvd</SRC_NAME><EXPLT_LIST><EXPLT><REF>r</REF><SRC_NAME>other</SRC_NAME></EXPLT></EXPLT_LIST></EXPLT_SRC></EXPLOITS></CORRELATION></VULN>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := field(t, r.lines[0], "Exploits_s"), `[{"SRC_NAME":"nvd","REF":"r","SRC_NAME[2]":"other"}]`; got != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
 func TestEntryWithoutQID(t *testing.T) {
 	_, _, err := decodeOf(ingest.KB, knowledge(`<VULN><TITLE>x</TITLE></VULN>`))
 	var e *qualys.Error

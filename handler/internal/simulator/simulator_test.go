@@ -141,6 +141,10 @@ func TestKnowledge(t *testing.T) {
 	if got := count("details=None&last_modified_after=2026-10-01", "<ID>"); got != 3 {
 		t.Errorf("%d entries changed, want the late one too", got)
 	}
+	// It is late, and dated as if it were not.
+	if got := count(fmt.Sprintf("details=All&ids=%d", k.QID(5)), "<LAST_SERVICE_MODIFICATION_DATETIME>2026-11-01T12:00:00Z<"); got != 1 {
+		t.Error("the late edit has another date than its own")
+	}
 	if got := count(all, "<IS_DISABLED>1"); got != 1 {
 		t.Errorf("%d disabled", got)
 	}

@@ -203,9 +203,9 @@ func (w *writer) endLink() {
 	if w.linked >= 0 {
 		said = strings.TrimSpace(string(w.dst[w.linked:]))
 	}
-	switch {
-	case said == href:
-	case said == "":
+	switch said {
+	case href:
+	case "":
 		w.put(href)
 	default:
 		w.blank = false
