@@ -67,9 +67,9 @@ func TestKnowledgeBase(t *testing.T) {
 			for k, v := range c.change {
 				s.environ[k] = v
 			}
-			s.environ["kbSchedule"], s.environ["runBudget"], s.environ["enrichDetections"] = "*/2 * * * * *", "2s", "true"
-			s.environ["kbPageSize"] = strconv.Itoa(c.size / 4)
-			kb := &simulation.Knowledge{Seed: 5, Size: c.size, Pause: func() { <-time.After(400 * time.Millisecond) }}
+			s.environ["kbSchedule"], s.environ["runBudget"], s.environ["enrichDetections"] = "*/2 * * * * *", "3s", "true"
+			s.environ["kbPageSize"] = strconv.Itoa(c.size / 8)
+			kb := &simulation.Knowledge{Seed: 5, Size: c.size, Pause: func() { <-time.After(200 * time.Millisecond) }}
 			s.sub.Knowledge = kb
 			h := startHost(t, s)
 			loaded := windowAfter(t, s, h, "kb", time.Time{})
