@@ -165,9 +165,9 @@ func (d *delivery) disorder(id uint64) {
 // Tally implements record.Sink.
 func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
 
-// beginRemovals says that records follow which no page has brought: their ids
-// lie behind the cursor, which stays where the last page ended.
-func (d *delivery) beginRemovals() {
+// beginExtra says that records follow which belong to no page of the window:
+// their ids lie behind the cursor, which stays where the last page ended.
+func (d *delivery) beginExtra() {
 	d.query, d.ordered = record.Query{From: d.lastDone + 1}, false
 }
 

@@ -26,6 +26,8 @@ type Checkpoint struct {
 	Index string `json:"index,omitempty"`
 	// Window is the one in work; null between windows.
 	Window *Window `json:"window"`
+	// Isolated are the parents that fail by themselves, ascending.
+	Isolated []Isolated `json:"isolated,omitempty"`
 	// LastRun is the id of the run that wrote this.
 	LastRun string `json:"lastRun"`
 }

@@ -488,4 +488,8 @@ func TestPanicReleasesTheCheckpoint(t *testing.T) {
 type panicking struct{}
 
 func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }
-func (panicking) Identity() string                                                     { return "" }
+func (panicking) PageLimit() int                                                       { return 1 }
+func (panicking) First(context.Context, record.Query, func(record.Tally)) (uint64, error) {
+	return 0, nil
+}
+func (panicking) Identity() string { return "" }

@@ -26,6 +26,11 @@ type Source interface {
 	// Retry() (time.Duration, bool) says whether and when to ask again; any
 	// other error is final. Records handed over before an error are valid.
 	Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error)
+	// PageLimit is how many parents it asks for at once by itself.
+	PageLimit() int
+	// First returns the lowest parent id of a query, by another way than a page;
+	// zero if there is none. It is asked when a page of one parent fails.
+	First(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error)
 	// Identity tells apart sources that return different records: a window
 	// begun with one cannot be continued with another.
 	Identity() string
@@ -58,6 +63,16 @@ type refusal interface {
 // limit is an error that is no fault but a limit being kept.
 type limit interface {
 	Limit() bool
+}
+
+// heavy is an error that a smaller page may not meet.
+type heavy interface {
+	Heavy() bool
+}
+
+func isHeavy(err error) bool {
+	var h heavy
+	return errors.As(err, &h) && h.Heavy()
 }
 
 // retryAfter tells whether err may go away, and after how long; zero if the

@@ -54,7 +54,7 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 	}
 	rec := record.New(r.Dataset.Schema)
 	defer rec.Close() //nolint:errcheck // such a record has no temporary file
-	d.beginRemovals()
+	d.beginExtra()
 	for part := range slices.Chunk(missing.entries, removedAtOnce) {
 		var news []uint64
 		for _, e := range part {

@@ -32,7 +32,8 @@ const (
 	sendGrace = 2 * time.Minute
 	// stopGrace is how long batches in flight may take after an interruption.
 	stopGrace = 15 * time.Second
-	// maxTries is how often a page may break without any progress.
+	// maxTries is how often a page may fail without any progress where a smaller
+	// one does not help.
 	maxTries = 6
 )
 
@@ -146,6 +147,9 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 		report.After, report.Until, report.NextID = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextID
 	} else if r.state != nil && outcome == Complete {
 		report.Until = r.state.Watermark
+	}
+	if r.state != nil {
+		report.Isolated = r.state.Isolated
 	}
 	if err != nil {
 		report.Reason = err.Error()
@@ -265,6 +269,9 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 			return endOf(err), err
 		}
 	}
+	if readErr == nil {
+		readErr = r.retryIsolated(readCtx, d)
+	}
 	if readErr != nil {
 		d.pause()
 		return endOf(readErr), readErr
@@ -324,60 +331,6 @@ func (r *Run) query() record.Query {
 func (r *Run) refreshIsDue() bool {
 	s := r.state
 	return r.Refresh > 0 && s.Watermark != nil && (s.LastFull == nil || s.LastFull.After(*s.Watermark) || s.Watermark.Sub(*s.LastFull) >= r.Refresh)
-}
-
-// pages reads page after page until the last, the end of the budget, or an
-// error that waiting does not cure.
-func (r *Run) pages(ctx context.Context, d *delivery) error {
-	q := r.query()
-	tries := 0
-	for {
-		if err := r.inTime(ctx); err != nil {
-			return err
-		}
-		d.beginPage(q)
-		page, err := r.Source.Page(ctx, q, d)
-		if err == nil {
-			r.counts.pages.Add(1)
-			tries = 0
-			if page.Warning != "" {
-				r.Log.Warn("Qualys sent a warning", zap.String("warning", page.Warning))
-			}
-			counts, _ := r.counts.snapshot()
-			r.Log.Info("page read", zap.Int64("page", counts.Pages), zap.Int64(r.Dataset.Parents, counts.Parents),
-				zap.Int64("decoded", counts.Decoded), zap.Int64("accepted", counts.Accepted), zap.Uint64("next", page.Next))
-			if page.Next == 0 {
-				return nil
-			}
-			d.endPage(page.Next)
-			q.From = page.Next
-			continue
-		}
-		from := d.rollback()
-		if errors.Is(err, errPause) || errors.Is(err, errStop) {
-			return err
-		}
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		after, ok := retryAfter(err)
-		if !ok {
-			return err
-		}
-		if from > q.From {
-			tries = 0
-			q.From = from
-		}
-		if !isLimit(err) {
-			tries++ // a limit being kept is no failure
-		}
-		if tries >= maxTries {
-			return fmt.Errorf("no progress in %d tries: %w", tries, err)
-		}
-		if err := r.wait(ctx, r.deadline, err, after, tries); err != nil {
-			return err
-		}
-	}
 }
 
 // inTime tells whether there is budget left to begin something.

@@ -119,6 +119,41 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	return page, nil
 }
 
+// PageLimit is the page size, in hosts.
+func (s *Detections) PageLimit() int {
+	if s.PageSize == 0 {
+		return DefaultPageSize
+	}
+	return s.PageSize
+}
+
+// First asks the host list for the lowest id of a query: it is answered when
+// the detections of that host are not.
+func (s *Detections) First(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error) {
+	version := s.Version
+	if version == "" {
+		version = DefaultDetectionVersion
+	}
+	p := url.Values{"action": {"list"}, "details": {"None"}, "truncation_limit": {"1"}}
+	if q.From > 0 {
+		p.Set("id_min", strconv.FormatUint(q.From, 10))
+	}
+	if q.To > 0 {
+		p.Set("id_max", strconv.FormatUint(q.To, 10))
+	}
+	body, err := s.Client.open(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) })
+	if err != nil {
+		return 0, fmt.Errorf("ask for the next host: %w", err)
+	}
+	id, size, err := firstID(body, "HOST_LIST_OUTPUT")
+	_ = body.Close() // read to its end, or given up: nothing can be lost here
+	count(record.Tally{Bytes: size})
+	if err := s.Client.read(ctx, err); err != nil {
+		return 0, fmt.Errorf("read the next host: %w", err)
+	}
+	return id, nil
+}
+
 func (s *Detections) params(q record.Query) url.Values {
 	p := url.Values{}
 	for name, value := range defaultParameters {
@@ -135,13 +170,16 @@ func (s *Detections) params(q record.Query) url.Values {
 	if s.Results {
 		p.Set("show_results", "1")
 	}
-	size := s.PageSize
-	if size == 0 {
-		size = DefaultPageSize
+	size := s.PageLimit()
+	if q.Size > 0 {
+		size = min(size, q.Size)
 	}
 	p.Set("truncation_limit", strconv.Itoa(size))
 	if q.From > 0 {
 		p.Set("id_min", strconv.FormatUint(q.From, 10))
+	}
+	if q.To > 0 {
+		p.Set("id_max", strconv.FormatUint(q.To, 10))
 	}
 	name := "vm_processed_after"
 	if s.By == ByDetection {

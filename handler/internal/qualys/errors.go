@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -77,6 +78,21 @@ func (e *Error) Retry() (after time.Duration, ok bool) {
 		return e.After, true
 	}
 	return 0, false
+}
+
+// Heavy tells that a smaller page may not meet the error: the answer took too
+// long, or what stands in it breaks it. A server that cannot be reached, or is
+// in maintenance, is not helped by that.
+func (e *Error) Heavy() bool {
+	switch e.Kind {
+	case Broken:
+		return true
+	case Unavailable:
+		var dial *net.OpError
+		refused := errors.As(e.Err, &dial) && dial.Op == "dial"
+		return !refused && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
+	}
+	return false
 }
 
 // Limit tells that the error is a limit being kept, not a fault.

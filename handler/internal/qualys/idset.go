@@ -33,11 +33,12 @@ type idSet struct {
 // DATETIME. A document without an ID_SET is an empty set.
 func readIDSet(r io.Reader, root string, fallback time.Time) (idSet, int64, error) {
 	scan := xmlstream.New(r)
-	s, err := scanIDSet(scan, root, fallback)
+	s, err := scanIDSet(scan, root, fallback, false)
 	return s, scan.Offset(), err
 }
 
-func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time) (idSet, error) {
+// scanIDSet reads the document; cut says that it may be one of several pages.
+func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time, cut bool) (idSet, error) {
 	tok, err := scan.Next()
 	if err != nil {
 		return idSet{}, documentError(err)
@@ -68,6 +69,9 @@ func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time) (idSet,
 			}
 			path := strings.Join(stack, "/")
 			stack = stack[:len(stack)-1]
+			if cut && strings.HasPrefix(path, "RESPONSE/WARNING") {
+				continue
+			}
 			if err := s.take(path, strings.TrimSpace(string(text))); err != nil {
 				return idSet{}, err
 			}
@@ -78,6 +82,16 @@ func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time) (idSet,
 		return idSet{}, &Error{Kind: Broken, Text: "the answer does not tell its time: neither DATETIME nor a Date header"}
 	}
 	return s, s.normalise()
+}
+
+// firstID reads the lowest id of a list document that is cut on purpose.
+func firstID(r io.Reader, root string) (uint64, int64, error) {
+	scan := xmlstream.New(r)
+	s, err := scanIDSet(scan, root, time.Unix(0, 0), true)
+	if err != nil || len(s.ranges) == 0 {
+		return 0, scan.Offset(), err
+	}
+	return s.ranges[0].low, scan.Offset(), nil
 }
 
 // take takes the text of an element.

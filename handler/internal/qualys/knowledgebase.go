@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -63,19 +64,23 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 	if s.listed.from(q.From) == 0 {
 		return record.Page{}, sink.Begin(s.listed.at)
 	}
-	size := s.PageSize
-	if size == 0 {
-		size = DefaultKnowledgeBasePage
+	size := s.PageLimit()
+	if q.Size > 0 {
+		size = min(size, q.Size)
 	}
 	next := s.listed.after(q.From, size)
+	high := next - 1 // wraps around where the range has no end
+	if q.To > 0 && high >= q.To {
+		next, high = 0, q.To
+	}
 	params := s.params(q)
 	if q.From > 0 {
 		params.Set("id_min", strconv.FormatUint(q.From, 10))
 	}
-	if next != 0 {
-		params.Set("id_max", strconv.FormatUint(next-1, 10))
+	if high != math.MaxUint64 {
+		params.Set("id_max", strconv.FormatUint(high, 10))
 	}
-	taken := &arrivals{Sink: sink, at: s.listed.at, low: q.From, high: next - 1, listed: s.listed, came: map[uint64]bool{}}
+	taken := &arrivals{Sink: sink, at: s.listed.at, low: q.From, high: high, listed: s.listed, came: map[uint64]bool{}}
 	page, err := s.read(ctx, params, taken)
 	if err != nil {
 		return record.Page{}, err
@@ -90,6 +95,22 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 		return record.Page{}, err
 	}
 	return record.Page{Next: next, Warning: strings.TrimSpace(page.Warning + " " + taken.warning())}, nil
+}
+
+// PageLimit is the page size, in QIDs.
+func (s *KnowledgeBase) PageLimit() int {
+	if s.PageSize == 0 {
+		return DefaultKnowledgeBasePage
+	}
+	return s.PageSize
+}
+
+// First is the lowest QID of the list.
+func (s *KnowledgeBase) First(_ context.Context, q record.Query, _ func(record.Tally)) (uint64, error) {
+	if s.listed == nil {
+		return 0, errors.New("the KnowledgeBase is not listed yet")
+	}
+	return s.listed.after(q.From, 0), nil
 }
 
 // askByName asks for the entries that are listed and have not come.
@@ -303,8 +324,6 @@ func (s *KnowledgeBase) explain(err error) error {
 		e.Advice = adviceKnowledgeBase
 	case e.Code == "1901":
 		e.Advice = "the API version may not know a parameter: see kbApiVersion"
-	case e.Kind == Unavailable, e.Kind == Broken:
-		e.Advice = "if this goes on, a smaller kbPageSize makes shorter answers"
 	}
 	return err
 }

@@ -7,14 +7,19 @@ type Query struct {
 	// After is the start of the window: what Qualys processed or changed
 	// since. Zero: everything.
 	After time.Time
-	// From is the lowest parent id to return; zero from the beginning.
-	From uint64
+	// From is the lowest parent id to return; zero from the beginning. To is the
+	// highest; zero: there is none.
+	From, To uint64
+	// Size is how many parents to ask for at most; zero: as many as the source
+	// takes at once.
+	Size int
 }
 
 // A Page is what an answer told apart from its records. It exists only for an
 // answer that was read to the end of its root element.
 type Page struct {
-	// Next is the parent id that the next page begins with; zero on the last.
+	// Next is the parent id that the next page begins with; zero on the last, of
+	// the range that was asked for.
 	Next uint64
 	// Warning is the text of a warning other than that of more records.
 	Warning string

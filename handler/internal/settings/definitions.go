@@ -69,7 +69,7 @@ var definitions = []Definition{
 	{Name: "overlap", Doc: "How far a window reaches back behind the last one, for what Qualys shows late. Unchanged rows that it brings again are not sent again.", Default: "10m", set: duration(func(s *Settings) *time.Duration { return &s.Overlap }, time.Second, 24*time.Hour)},
 	{Name: "kbOverlap", Doc: "The same for the KnowledgeBase, whose changes show up 8 to 10 hours after their date.", Default: "24h", set: duration(func(s *Settings) *time.Duration { return &s.KBOverlap }, time.Second, 30*24*time.Hour)},
 	{Name: "kbFullRefreshDays", Doc: "After how many days the whole KnowledgeBase is sent again, so that the workspace's retention does not make a join lose old entries: less than that retention. 0: never.", Default: "30", set: setRefresh},
-	{Name: "kbPageSize", Doc: "How many QIDs to ask for at once. Fewer, if Qualys answers 504.", Default: "5000", set: setKBPage},
+	{Name: "kbPageSize", Doc: "How many QIDs to ask for at once. A page that takes too long is halved by itself.", Default: "5000", set: setKBPage},
 	{Name: "enrichDetections", Doc: "`true`: each detection carries title, severity level, CVEs, CVSS base scores and patchable flag of its QID, from the KnowledgeBase as QualysKB has loaded it.", Default: "false", set: setEnrich},
 	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, time.Second, 24*time.Hour)},
 	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: version(func(s *Settings) *string { return &s.DetectionAPIVersion })},

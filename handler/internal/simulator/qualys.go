@@ -34,6 +34,7 @@ type Qualys struct {
 	endpoints    map[string]*endpoint
 	log          []url.Values
 	knowledgeLog []url.Values
+	hostCalls    int
 }
 
 // endpoint is what counts against the limits, each API's by itself.
@@ -63,6 +64,85 @@ func (q *Qualys) KnowledgeCalls() []url.Values {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Clone(q.knowledgeLog)
+}
+
+// HostCalls counts the calls of the host list.
+func (q *Qualys) HostCalls() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.hostCalls
+}
+
+const hostPath = "/fo/asset/host/"
+
+// hosts answers the host list, of which only ids are simulated.
+func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
+	params, ok := q.params(w, r)
+	if !ok {
+		return
+	}
+	q.mu.Lock()
+	q.hostCalls++
+	q.mu.Unlock()
+	limit, low, high := 1000, uint64(0), uint64(1<<62)
+	for name, v := range params {
+		n, err := strconv.ParseUint(v[0], 10, 62)
+		switch name {
+		case "action", "details":
+			if v[0] != map[string]string{"action": "list", "details": "None"}[name] {
+				q.fail(w, http.StatusBadRequest, "1922", "only action=list&details=None is simulated", nil)
+				return
+			}
+			continue
+		case "truncation_limit":
+			limit = int(n)
+		case "id_min":
+			low = n
+		case "id_max":
+			high = n
+		default:
+			q.fail(w, http.StatusBadRequest, "1901", "Unrecognized parameter(s): "+name, nil)
+			return
+		}
+		if err != nil {
+			q.fail(w, http.StatusBadRequest, "1905", "parameter "+name+" has invalid value: "+v[0], nil)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	x := &xmlWriter{w: w, buf: []byte("<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n")}
+	x.open("HOST_LIST_OUTPUT")
+	x.open("RESPONSE")
+	x.date("DATETIME", q.Now())
+	n, more := 0, uint64(0)
+	for index := range q.Subscription.Hosts {
+		id := q.Subscription.hostID(index)
+		if id < low || id > high {
+			continue
+		}
+		if n == limit {
+			more = id
+			break
+		}
+		if n == 0 {
+			x.open("ID_SET")
+		}
+		n++
+		x.leaf("ID", strconv.FormatUint(id, 10))
+	}
+	if n > 0 {
+		x.close("ID_SET")
+	}
+	if more != 0 {
+		x.open("WARNING")
+		x.leaf("CODE", "1980")
+		x.leaf("TEXT", fmt.Sprintf("%d record limit exceeded. Use URL to get next batch of results.", limit))
+		x.cdata("URL", "https://"+q.LinkHost+"/api/"+q.Version+hostPath+"?action=list&details=None&id_min="+strconv.FormatUint(more, 10))
+		x.close("WARNING")
+	}
+	x.close("RESPONSE")
+	x.close("HOST_LIST_OUTPUT")
+	x.flush()
 }
 
 const detectionPath = "/fo/asset/host/vm/detection/"
@@ -96,6 +176,7 @@ func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := map[string]http.HandlerFunc{
 		"/api/" + q.Version + detectionPath:          q.detections,
 		"/api/" + q.KnowledgeVersion + knowledgePath: q.knowledge,
+		"/api/" + q.Version + hostPath:               q.hosts,
 	}[r.URL.Path]
 	if answer == nil {
 		http.NotFound(w, r)

@@ -1,0 +1,132 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// maxIsolated is how many parents may be isolated at once. More are no few
+	// bad ones, and every one costs a call now and then.
+	maxIsolated = 50
+	// isolatedFirst is how long after its isolation a parent is tried again;
+	// then it is twice as long each time, up to isolatedMost.
+	isolatedFirst = 15 * time.Minute
+	isolatedMost  = 24 * time.Hour
+)
+
+// Isolated is a parent, such as a host, whose page fails by itself: it is
+// passed in every window and tried again now and then, until all that it has
+// brought since has arrived.
+type Isolated struct {
+	ID uint64 `json:"id"`
+	// After is the start of what is missing of it; null: everything.
+	After *time.Time `json:"after"`
+	// Since is when it was isolated, Again when it is tried next, by the clock of
+	// this machine.
+	Since  time.Time `json:"since"`
+	Again  time.Time `json:"again"`
+	Tries  int       `json:"tries"`
+	Reason string    `json:"reason"`
+}
+
+// isolate adds a parent to the checkpoint's list, which is saved with the next
+// cursor.
+func (d *delivery) isolate(id uint64, after time.Time, reason error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.run.state
+	if len(s.Isolated) >= maxIsolated {
+		return fmt.Errorf("%d %s are isolated already, so it is not a few bad ones: %w", len(s.Isolated), d.run.Dataset.Parents, reason)
+	}
+	now := d.run.Clock.Now().UTC().Truncate(time.Second)
+	i := Isolated{ID: id, Since: now, Again: now.Add(isolatedFirst), Reason: firstRunes(reason.Error(), 500)}
+	if !after.IsZero() {
+		i.After = &after
+	}
+	s.Isolated = append(s.Isolated, i)
+	slices.SortFunc(s.Isolated, func(a, b Isolated) int { return cmp.Compare(a.ID, b.ID) })
+	d.run.Log.Error("one fails by itself: it is isolated, passed, and tried again later", zap.Uint64("id", id), zap.String("of", d.run.Dataset.Parents), zap.Error(reason))
+	return nil
+}
+
+// release takes a parent off the list.
+func (d *delivery) release(id uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.run.state.Isolated = slices.DeleteFunc(slices.Clone(d.run.state.Isolated), func(i Isolated) bool { return i.ID == id })
+}
+
+// retryIsolated tries the isolated parents whose time has come, behind the
+// window's last page. One that fails again stays isolated, and fails nothing
+// else.
+func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
+	var arrived []uint64
+	for _, i := range slices.Clone(r.state.Isolated) {
+		if r.Clock.Now().Before(i.Again) {
+			continue
+		}
+		if err := r.inTime(ctx); err != nil {
+			return err
+		}
+		q := record.Query{From: i.ID, To: i.ID, Size: 1}
+		if i.After != nil {
+			q.After = *i.After
+		}
+		d.beginExtra()
+		_, err := r.Source.Page(ctx, q, d)
+		if err == nil {
+			r.counts.pages.Add(1)
+			arrived = append(arrived, i.ID)
+			continue
+		}
+		d.rollback()
+		if errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || context.Cause(ctx) != nil {
+			return err
+		}
+		d.postpone(i.ID, err)
+	}
+	if len(arrived) == 0 {
+		return nil
+	}
+	if err := d.drain(); err != nil {
+		return err
+	}
+	for _, id := range arrived {
+		d.release(id)
+		r.Log.Info("not isolated any more: all of it has arrived", zap.Uint64("id", id), zap.String("of", r.Dataset.Parents))
+	}
+	return nil
+}
+
+// postpone notes that an isolated parent has failed again.
+func (d *delivery) postpone(id uint64, reason error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.run.state
+	s.Isolated = slices.Clone(s.Isolated)
+	for n := range s.Isolated {
+		if i := &s.Isolated[n]; i.ID == id {
+			i.Tries++
+			i.Again = d.run.Clock.Now().UTC().Truncate(time.Second).Add(min(isolatedMost, isolatedFirst<<min(i.Tries, 10)))
+			i.Reason = firstRunes(reason.Error(), 500)
+		}
+	}
+	d.run.Log.Warn("it fails again and stays isolated", zap.Uint64("id", id), zap.String("of", d.run.Dataset.Parents), zap.Error(reason))
+}
+
+// firstRunes is the beginning of a text.
+func firstRunes(s string, n int) string {
+	if runes := []rune(s); len(runes) > n {
+		return string(runes[:n]) + "..."
+	}
+	return s
+}

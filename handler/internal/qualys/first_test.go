@@ -1,0 +1,69 @@
+package qualys_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+)
+
+func TestFirstHost(t *testing.T) {
+	const head = `<HOST_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME>`
+	const more = `<WARNING><CODE>1980</CODE><TEXT>1 record limit exceeded.</TEXT><URL>https://x.example/?id_min=9</URL></WARNING>`
+	for name, c := range map[string]struct {
+		answer string
+		want   uint64
+		fails  bool
+	}{
+		"one of many": {head + `<ID_SET><ID>8</ID></ID_SET>` + more + `</RESPONSE></HOST_LIST_OUTPUT>`, 8, false},
+		"a range":     {head + `<ID_SET><ID_RANGE>8-11</ID_RANGE></ID_SET></RESPONSE></HOST_LIST_OUTPUT>`, 8, false},
+		"none":        {head + `</RESPONSE></HOST_LIST_OUTPUT>`, 0, false},
+		"cut":         {head + `<ID_SET><ID>8</ID>`, 0, true},
+		"refused":     {`<SIMPLE_RETURN><RESPONSE><CODE>1905</CODE><TEXT>bad</TEXT></RESPONSE></SIMPLE_RETURN>`, 0, true},
+		"no id":       {head + `<ID_SET><ID>x</ID></ID_SET></RESPONSE></HOST_LIST_OUTPUT>`, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked url.Values
+			cl, _ := client(t, func(w http.ResponseWriter, r *http.Request) {
+				asked = r.URL.Query()
+				asked.Set("path", r.URL.Path)
+				io.WriteString(w, c.answer)
+			})
+			var tally record.Tally
+			id, err := qualys.NewDetections(cl, ingest.VM.Schema).First(context.Background(), record.Query{From: 7, To: 99}, tally.Add)
+			if id != c.want || (err != nil) != c.fails || tally.Requests != 1 {
+				t.Errorf("%d, %v, %+v", id, err, tally)
+			}
+			if want := "action=list&details=None&id_max=99&id_min=7&path=%2Fapi%2F5.0%2Ffo%2Fasset%2Fhost%2F&truncation_limit=1"; asked.Encode() != want {
+				t.Errorf("asked %s", asked.Encode())
+			}
+		})
+	}
+}
+
+func TestHeavy(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  *qualys.Error
+		want bool
+	}{
+		"broken":      {&qualys.Error{Kind: qualys.Broken}, true},
+		"504":         {&qualys.Error{Kind: qualys.Unavailable, Status: 504}, true},
+		"reset":       {&qualys.Error{Kind: qualys.Unavailable, Err: &net.OpError{Op: "read", Err: errors.New("reset")}}, true},
+		"no server":   {&qualys.Error{Kind: qualys.Unavailable, Err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, false},
+		"maintenance": {&qualys.Error{Kind: qualys.Unavailable, Status: 503}, false},
+		"1999":        {&qualys.Error{Kind: qualys.Unavailable, Status: 200, Code: "1999"}, false},
+		"limit":       {&qualys.Error{Kind: qualys.Limited, Status: 409}, false},
+		"login":       {&qualys.Error{Kind: qualys.BadLogin}, false},
+	} {
+		if got := c.err.Heavy(); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
