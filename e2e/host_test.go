@@ -85,6 +85,8 @@ type services struct {
 	now  time.Time                    // Qualys' clock
 	rows map[string][]json.RawMessage // detections by RowKey
 	kb   map[string][]json.RawMessage // KnowledgeBase entries by RowKey
+	// health are the rows of the connector's own health.
+	health []json.RawMessage
 }
 
 func startServices(t testing.TB, hosts, detections int) *services {
@@ -161,8 +163,12 @@ func (s *services) keep(table string, row json.RawMessage) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rows := s.rows
-	if strings.HasPrefix(table, "QualysKB") {
+	switch {
+	case strings.HasPrefix(table, "QualysKB"):
 		rows = s.kb
+	case strings.HasPrefix(table, "QualysConnectorHealth"):
+		s.health = append(s.health, bytes.Clone(row))
+		return nil
 	}
 	rows[key.RowKey_s+key.RowKey] = append(rows[key.RowKey_s+key.RowKey], bytes.Clone(row))
 	return nil

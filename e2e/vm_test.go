@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -83,6 +84,7 @@ func TestTimer(t *testing.T) {
 			if all, _, _ := s.duplicates(time.Time{}, *second.Watermark); all != 0 {
 				t.Errorf("%d rows arrived twice in all", all)
 			}
+			s.wantHealth(now, total)
 			if out := h.output(); !strings.Contains(out, `"message":"run ended"`) || !strings.Contains(out, `"dataset":"vm"`) {
 				t.Errorf("the log lacks the run's end:\n%s", out)
 			}
@@ -182,4 +184,29 @@ func TestRotatedPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	windowAfter(t, s, h, "vm", *first.Watermark)
+}
+
+// wantHealth looks for the health row of the first window.
+func (s *services) wantHealth(until time.Time, accepted int) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, raw := range s.health {
+		var row struct {
+			Dataset_s, Dataset, Outcome_s, Outcome, Level_s, Level string
+			Accepted_d, Accepted, Decoded_d, Decoded               float64
+			WindowUntil_t, WindowUntil                             string
+		}
+		if err := json.Unmarshal(raw, &row); err != nil {
+			s.t.Fatal(err)
+		}
+		if row.WindowUntil_t+row.WindowUntil != until.Format(time.RFC3339) {
+			continue
+		}
+		if row.Dataset_s+row.Dataset != "vm" || row.Outcome_s+row.Outcome != "complete" || row.Level_s+row.Level != "info" || row.Accepted_d+row.Accepted != float64(accepted) || row.Decoded_d+row.Decoded != float64(accepted) {
+			s.t.Errorf("health row %s", raw)
+		}
+		return
+	}
+	s.t.Errorf("no health row of the window until %s: %s", until, s.health)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -134,15 +135,15 @@ func (c *connector) source(dataset *ingest.Dataset) (ingest.Source, error) {
 	return nil, fmt.Errorf("dataset %s has no source", dataset.Name)
 }
 
-// destination of a dataset's rows.
-func (c *connector) destination(dataset *ingest.Dataset, run string) (ingest.Destination, string, error) {
+// destination of a table's rows.
+func (c *connector) destination(schema *record.Schema, run string) (ingest.Destination, string, error) {
 	s := c.settings
 	if c.rows != "" {
-		return loganalytics.NewFolder(c.rows, dataset.Schema.Table, run), folderDestination, nil
+		return loganalytics.NewFolder(c.rows, schema.Table, run), folderDestination, nil
 	}
 	if s.API == settings.DataCollector {
 		d, err := loganalytics.NewCollector(loganalytics.CollectorConfig{
-			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: dataset.Schema.LogType(),
+			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: schema.LogType(),
 		})
 		return d, defaultDestination, err
 	}
@@ -151,7 +152,7 @@ func (c *connector) destination(dataset *ingest.Dataset, run string) (ingest.Des
 		return nil, "", err
 	}
 	d, err := loganalytics.NewIngestion(loganalytics.IngestionConfig{
-		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: dataset.Schema.Stream(),
+		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: schema.Stream(),
 		Credential: credential,
 	})
 	return d, defaultDestination, err
@@ -169,7 +170,10 @@ func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, 
 	if r.Source, err = c.source(dataset); err != nil {
 		return nil, err
 	}
-	if r.Destination, r.DestinationName, err = c.destination(dataset, r.ID); err != nil {
+	if r.Destination, r.DestinationName, err = c.destination(dataset.Schema, r.ID); err != nil {
+		return nil, err
+	}
+	if r.Health, _, err = c.destination(ingest.Health, r.ID); err != nil {
 		return nil, err
 	}
 	switch dataset {
@@ -206,8 +210,11 @@ func (c *connector) target() string {
 
 // closeRun frees what a run's destination holds.
 func closeRun(r *ingest.Run) error {
-	if f, ok := r.Destination.(*loganalytics.Folder); ok {
-		return f.Close()
+	var errs []error
+	for _, d := range []ingest.Destination{r.Destination, r.Health} {
+		if f, ok := d.(*loganalytics.Folder); ok {
+			errs = append(errs, f.Close())
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

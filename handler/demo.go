@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"qualys-sentinel/handler/internal/ingest"
-	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -53,7 +52,7 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 }
 
 func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) error {
-	azure := simulator.NewAzure(schemas()...)
+	azure := simulator.NewAzure(ingest.Schemas()...)
 	rows := &simulator.RowFiles{Dir: filepath.Join(dir, "rows")}
 	azure.Keep = rows.Keep
 	sim, err := startSimulator(ctx, "127.0.0.1:0", simulator.NewQualys(sub, demoUser, demoPassword), azure)
@@ -109,13 +108,6 @@ func simulated(seed uint64, hosts, detections int, qids uint) *simulator.Subscri
 	return s
 }
 
-func schemas() (list []*record.Schema) {
-	for _, d := range ingest.Datasets() {
-		list = append(list, d.Schema)
-	}
-	return list
-}
-
 func newSimulate() *cobra.Command {
 	var listen, rows string
 	var hosts, detections int
@@ -129,7 +121,7 @@ Analytics, and a managed identity endpoint, on one address of this machine. It
 prints the settings to use, and refuses what the real services refuse.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			azure := simulator.NewAzure(schemas()...)
+			azure := simulator.NewAzure(ingest.Schemas()...)
 			if rows != "" {
 				azure.Keep = (&simulator.RowFiles{Dir: rows}).Keep
 			}

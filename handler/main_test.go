@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write arm/tables.json anew")
 // What the connector sends, the tables and the rule take: all are made from
 // the catalogue.
 func TestTablesTemplate(t *testing.T) {
-	want, err := tablesTemplate(schemas())
+	want, err := tablesTemplate(ingest.Schemas())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -18,7 +19,7 @@ func newTables() *cobra.Command {
 feeds them, made from the columns this program sends. arm/tables.json holds it.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			doc, err := tablesTemplate(schemas())
+			doc, err := tablesTemplate(ingest.Schemas())
 			if err != nil {
 				return err
 			}

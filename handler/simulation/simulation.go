@@ -58,11 +58,7 @@ func NewQualys(s *Subscription, user, password string) *Qualys {
 
 // NewAzure makes the Azure side, with the tables of all datasets.
 func NewAzure() *Azure {
-	var schemas []*record.Schema
-	for _, d := range ingest.Datasets() {
-		schemas = append(schemas, d.Schema)
-	}
-	return simulator.NewAzure(schemas...)
+	return simulator.NewAzure(ingest.Schemas()...)
 }
 
 // A Table is a table as it is deployed.
@@ -73,8 +69,8 @@ type Table struct {
 
 // Tables lists the tables of all datasets.
 func Tables() (tables []Table) {
-	for _, d := range ingest.Datasets() {
-		tables = append(tables, Table{d.Schema.Table, d.Schema.TableColumns()})
+	for _, s := range ingest.Schemas() {
+		tables = append(tables, Table{s.Table, s.TableColumns()})
 	}
 	return tables
 }

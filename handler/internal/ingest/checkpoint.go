@@ -28,6 +28,8 @@ type Checkpoint struct {
 	Window *Window `json:"window"`
 	// Isolated are the parents that fail by themselves, ascending.
 	Isolated []Isolated `json:"isolated,omitempty"`
+	// Stalled is how many runs in a row have made no progress.
+	Stalled int `json:"stalled,omitempty"`
 	// LastRun is the id of the run that wrote this.
 	LastRun string `json:"lastRun"`
 }

@@ -170,9 +170,15 @@ func (d *delivery) save() error {
 
 // pause keeps what is known of an unfinished window.
 func (d *delivery) pause() {
-	before := d.run.state.Index
+	s := d.run.state
+	index, moved := s.Index, false
+	// All that was handed over is settled. Parents that brought nothing new have
+	// moved no cursor so far.
+	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {
+		s.Window.NextID, moved = d.lastDone+1, true
+	}
 	d.ledger.end(d.ctx, false)
-	if d.run.state.Index == before {
+	if s.Index == index && !moved {
 		return // the checkpoint stands as it was saved last
 	}
 	if err := d.save(); err != nil {
@@ -201,7 +207,7 @@ func (d *delivery) finish() error {
 	if s.Window.After == nil {
 		s.LastFull = &s.Window.Until
 	}
-	s.Watermark, s.Window = &s.Window.Until, nil
+	s.Watermark, s.Window, s.Stalled = &s.Window.Until, nil, 0
 	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}

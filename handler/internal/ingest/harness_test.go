@@ -86,6 +86,7 @@ type world struct {
 	joined   *ingest.Joined
 	target   string
 	inFlight int
+	health   *destination
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
@@ -101,6 +102,7 @@ func newWorld(t *testing.T, hosts, detections int) *world {
 	}))
 	t.Cleanup(w.server.Close)
 	w.dest = &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000}
+	w.health = &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000}
 	w.store = &faultStore{Store: folder.New(w.state)}
 	return w
 }
@@ -123,7 +125,7 @@ func (w *world) run() *ingest.Run {
 	w.logs = logs
 	r := &ingest.Run{
 		ID: fmt.Sprintf("run%d", w.runs), Dataset: w.dataset, Source: detections, Destination: w.dest, DestinationName: "default", Target: w.target,
-		Store: w.store, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, InFlight: w.inFlight, Clock: w.clock, Log: zap.New(core),
+		Store: w.store, Health: w.health, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, InFlight: w.inFlight, Clock: w.clock, Log: zap.New(core),
 	}
 	r.Joined, r.JoinedIdentity = w.joined, ingest.Identity(knowledge, w.target)
 	if w.dataset == ingest.KB {
@@ -243,7 +245,10 @@ func (d *destination) Send(ctx context.Context, b record.Batch) (int64, error) {
 		begin = end + 1
 	}
 	for _, row := range rows {
-		key, _ := row["RowKey_s"].(string)
+		key, ok := row["RowKey_s"].(string)
+		if !ok {
+			key, _ = row["Run_s"].(string)
+		}
 		d.keys[key]++
 		d.rows[key] = row
 	}

@@ -41,6 +41,11 @@ func entryKey(e simulator.Entry) string {
 	return fmt.Sprintf("%d@%s", e.QID, e.Modified.Format(time.RFC3339))
 }
 
+// edit is a change that shows at once.
+func edit(index int, at time.Time) simulator.Edit {
+	return simulator.Edit{Index: index, At: at, Visible: at}
+}
+
 // wantEntries checks that every entry of the KnowledgeBase has arrived in its
 // latest state, and how often rows arrived in all.
 func (w *world) wantEntries(rows int) {
@@ -345,12 +350,12 @@ func TestFrozenHolder(t *testing.T) {
 	w := newKBWorld(t, 120)
 	w.mustComplete()
 	now := w.clock.Now()
-	edit := func(from, to int) {
+	editAll := func(from, to int) {
 		for index := from; index < to; index++ {
-			w.knowledge().Edit(simulator.Edit{Index: index, At: now, Visible: now})
+			w.knowledge().Edit(edit(index, now))
 		}
 	}
-	edit(0, 40)
+	editAll(0, 40)
 	w.clock.advance(time.Minute)
 	frozen, awake := make(chan struct{}), make(chan struct{})
 	lost := make(chan struct{})
@@ -377,7 +382,7 @@ func TestFrozenHolder(t *testing.T) {
 	<-frozen
 	w.store.Store = unlocked{w.store.Store}
 	w.mustComplete()
-	edit(40, 60)
+	editAll(40, 60)
 	w.clock.advance(time.Minute)
 	w.mustComplete()
 	before := w.checkpoint()

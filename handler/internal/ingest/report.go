@@ -38,6 +38,8 @@ type Report struct {
 	After   *time.Time `json:"after"` // start of the window; null: from the beginning
 	Until   *time.Time `json:"until"` // end of the window, if it got as far as an answer
 	NextID  uint64     `json:"nextId,omitempty"`
+	// Stalled is how many runs in a row, this one included, made no progress.
+	Stalled int `json:"stalled,omitempty"`
 	// Isolated are the parents that fail by themselves; see Isolated.
 	Isolated []Isolated `json:"isolated,omitempty"`
 	Counts

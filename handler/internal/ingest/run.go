@@ -75,6 +75,8 @@ type Run struct {
 	// with one cannot be continued with another.
 	Target string
 	Store  checkpoint.Store
+	// Health takes the run's own row; nil: nobody does.
+	Health Destination
 	// Policy for the dataset's continued field.
 	Policy record.Policy
 	// Lookback is how far back the very first window begins; zero: everything.
@@ -95,6 +97,7 @@ type Run struct {
 	counts   counters
 	deadline time.Time
 	state    *Checkpoint
+	began    position // where the checkpoint stood
 	lease    checkpoint.Lease
 }
 
@@ -149,7 +152,7 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 		report.Until = r.state.Watermark
 	}
 	if r.state != nil {
-		report.Isolated = r.state.Isolated
+		report.Isolated, report.Stalled = r.state.Isolated, r.state.Stalled
 	}
 	if err != nil {
 		report.Reason = err.Error()
@@ -160,6 +163,9 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 		}
 	}
 	r.logEnd(&report, err)
+	if outcome != Held {
+		r.sendHealth(ctx, &report)
+	}
 	if report.Outcome != Failed && (errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || errors.Is(err, checkpoint.ErrHeld)) {
 		err = nil
 	}
@@ -172,6 +178,8 @@ func (r *Run) logEnd(report *Report, err error) {
 	switch {
 	case report.Outcome == Failed:
 		r.Log.Error("run failed", append(fields, zap.Error(err))...)
+	case report.Stalled >= stalledRuns:
+		r.Log.Error("no progress", append(fields, zap.Int("runs in a row", report.Stalled), zap.String("reason", report.Reason))...)
 	case report.Outcome == Waiting:
 		r.Log.Warn("run ended early", append(fields, zap.String("reason", err.Error()))...)
 	case err != nil:
@@ -216,7 +224,11 @@ func (r *Run) hold(ctx context.Context) (Outcome, error) {
 			r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(err))
 		}
 	}()
-	return r.window(ctx)
+	outcome, err := r.window(ctx)
+	if r.state != nil && !errors.Is(err, checkpoint.ErrLost) {
+		r.countStalled(ctx, r.began)
+	}
+	return outcome, err
 }
 
 // window carries one window over, from where the checkpoint stands.
@@ -228,6 +240,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
 		return Failed, err
 	}
+	r.began = r.state.position()
 	r.state.LastRun = r.ID
 	seen, err := r.openLedger(parent)
 	if err != nil {

@@ -228,6 +228,9 @@ func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byt
 		return dst
 	}
 	value := f.Head()
+	if c.Kind == Number {
+		return append(append(dst, c.members[0]...), value...)
+	}
 	whole := f.Size() == int64(len(value))
 	structured := open[c.Kind] != ""
 	switch {

@@ -35,7 +35,8 @@ const (
 	// Extra is the one dynamic column that keeps unknown elements: a JSON
 	// object of document path and text.
 	Extra
-	// Number is a real column, made by the encoder.
+	// Number is a real column: made by the encoder, or filled by the run with the
+	// text of a number.
 	Number
 )
 
@@ -124,6 +125,9 @@ func (s *Schema) LogType() string { return strings.TrimSuffix(s.Table, "_CL") }
 
 // Index finds the column read from path, or -1.
 func (s *Schema) Index(path string) int {
+	if path == "" {
+		return -1 // the run fills such columns, or nobody does
+	}
 	for i := range s.Columns {
 		if s.Columns[i].Path == path {
 			return i
