@@ -159,10 +159,12 @@ func (d *delivery) save() error {
 	d.mu.Lock()
 	doc, err := d.run.state.encode()
 	d.mu.Unlock()
+	index := d.run.state.Index
 	if err == nil {
 		err = d.run.lease.Save(d.ctx, doc)
 	}
 	if err == nil {
+		d.run.savedIndex = index
 		d.ledger.saved(d.ctx)
 	}
 	return err
@@ -171,14 +173,14 @@ func (d *delivery) save() error {
 // pause keeps what is known of an unfinished window.
 func (d *delivery) pause() {
 	s := d.run.state
-	index, moved := s.Index, false
+	moved := s.Index != d.run.savedIndex
 	// All that was handed over is settled. Parents that brought nothing new have
 	// moved no cursor so far.
 	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {
 		s.Window.NextID, moved = d.lastDone+1, true
 	}
 	d.ledger.end(d.ctx, false)
-	if s.Index == index && !moved {
+	if s.Index == d.run.savedIndex && !moved {
 		return // the checkpoint stands as it was saved last
 	}
 	if err := d.save(); err != nil {

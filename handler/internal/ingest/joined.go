@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -46,9 +47,13 @@ func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination,
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	t, err := j.read(ctx, store, destination, identity)
-	if errors.Is(err, fs.ErrNotExist) {
-		// A run has renewed the index since we read its name.
+	if err != nil {
+		// A run has renewed the index since we read its name, or the storage is
+		// not well: once more.
 		t, err = j.read(ctx, store, destination, identity)
+	}
+	if err != nil && j.current != nil && strings.HasPrefix(j.current.key, destination+" "+identity+" ") {
+		return j.current, nil // of before: better than none
 	}
 	return t, err
 }

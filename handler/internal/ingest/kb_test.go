@@ -611,6 +611,121 @@ func TestEntryLeftOutOfARefresh(t *testing.T) {
 	}
 }
 
+// Whoever witnesses a confirmation may be gone by then: others do.
+func TestWitnessThatIsGone(t *testing.T) {
+	w := newKBWorld(t, 100)
+	w.refresh = 24 * time.Hour
+	w.mustComplete()
+	at := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 50, Kind: simulator.Removed, At: at, Visible: at})
+	w.clock.advance(25 * time.Hour)
+	w.mustComplete()
+	w.clock.advance(time.Hour)
+	w.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("ids") {
+			for _, index := range []int{0, 99} {
+				w.knowledge().Edit(simulator.Edit{Index: index, Kind: simulator.Removed, At: at, Visible: at})
+			}
+		}
+		return false
+	}
+	report := w.mustComplete()
+	if report.Accepted != 100 { // 99 entries and the one that is gone
+		t.Errorf("%d rows", report.Accepted)
+	}
+}
+
+// A confirmation that never works holds the changes back for some runs only.
+func TestConfirmationThatNeverWorks(t *testing.T) {
+	w := newKBWorld(t, 100)
+	w.refresh = 24 * time.Hour
+	w.mustComplete()
+	at := w.clock.Now()
+	w.knowledge().Edit(simulator.Edit{Index: 50, Kind: simulator.Removed, At: at, Visible: at})
+	w.clock.advance(25 * time.Hour)
+	w.mustComplete()
+	w.clock.advance(time.Hour)
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("ids") {
+			io.WriteString(rw, emptyList)
+		}
+		return r.URL.Query().Has("ids")
+	}
+	runs := 0
+	for report, err := w.do(); err != nil; report, err = w.do() {
+		if runs++; runs > 6 || report.Outcome != ingest.Failed {
+			t.Fatalf("%s: %v", report.Outcome, err)
+		}
+	}
+	now := w.clock.Now()
+	w.knowledge().Edit(edit(3, now))
+	w.clock.advance(time.Minute)
+	w.mustComplete()
+	w.wantEntries(100 + 99 + 1)
+	if left, err := os.ReadDir(filepath.Dir(w.indexPath(""))); err != nil || len(left) != 1 {
+		t.Errorf("left behind after %d runs: %v, %v", runs, left, err)
+	}
+}
+
+// A page that is longer than the budget, and without a safe point because its
+// first entry is missing, gets smaller until a run gets through it.
+func TestGapAndBudget(t *testing.T) {
+	w := newKBWorld(t, 300)
+	w.page, w.budget = 300, time.Minute
+	left := fmt.Sprintf("<QID>%d</QID>", w.knowledge().QID(0))
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("details") != "All" || r.URL.Query().Has("ids") {
+			return false
+		}
+		answer := httptest.NewRecorder()
+		r.Header.Del("Accept-Encoding")
+		w.qualys.ServeHTTP(answer, r)
+		for entry := range strings.SplitAfterSeq(answer.Body.String(), "</VULN>") {
+			if strings.Contains(entry, left) {
+				entry, _, _ = strings.Cut(entry, "<VULN>")
+			}
+			w.clock.advance(400 * time.Millisecond) // 150 entries a minute
+			io.WriteString(rw, entry)
+			rw.(http.Flusher).Flush()
+		}
+		return true
+	}
+	runs := 0
+	for report, err := w.do(); report.Outcome != ingest.Complete; report, err = w.do() {
+		if runs++; err != nil || runs > 200 {
+			t.Fatalf("run %d: %s: %v, %d entries arrived", runs, report.Outcome, err, w.arrived())
+		}
+	}
+	w.wantEntries(w.arrived())
+}
+
+// The storage fails for a moment: what was joined before is joined still.
+func TestJoinWhileTheStorageIsNotWell(t *testing.T) {
+	w := newKBWorld(t, 50)
+	w.mustComplete()
+	w.qualys.Subscription.Hosts, w.qualys.Subscription.Detections = 10, 10
+	w.dataset, w.joined = ingest.VM, &ingest.Joined{Dataset: ingest.KB}
+	w.mustComplete()
+	w.clock.advance(20 * time.Hour)
+	w.store.Store = opensOnly{w.store.Store, "kb.json"}
+	if report := w.mustComplete(); report.Unjoined != 0 || report.Decoded == 0 {
+		t.Errorf("%+v", report.Counts)
+	}
+}
+
+// opensOnly is a store that does not open one document.
+type opensOnly struct {
+	checkpoint.Store
+	not string
+}
+
+func (s opensOnly) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	if strings.HasSuffix(name, s.not) {
+		return nil, errors.New("storage is down")
+	}
+	return s.Store.Open(ctx, name)
+}
+
 // An account that suddenly sees much less is not a mass removal.
 func TestShrunkenKnowledgeBase(t *testing.T) {
 	w := newKBWorld(t, 400)

@@ -36,7 +36,8 @@ type pager struct {
 // error that neither waiting nor a smaller page cures.
 func (r *Run) pages(ctx context.Context, d *delivery) error {
 	p := &pager{run: r, d: d, q: r.query()}
-	p.q.Size = r.Source.PageLimit()
+	// A page that no run has got anywhere with may be longer than the budget.
+	p.q.Size = max(1, r.Source.PageLimit()>>min(r.state.Stalled, 30))
 	for {
 		if err := r.inTime(ctx); err != nil {
 			return err

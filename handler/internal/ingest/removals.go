@@ -13,10 +13,10 @@ import (
 
 // A Confirmer is a Source that can tell which records are gone.
 type Confirmer interface {
-	// Gone returns those of ids that Qualys does not have any more. witness is
-	// an id that it does have: an answer that leaves it out is an error. count
-	// is called with the requests it takes.
-	Gone(ctx context.Context, ids []uint64, witness uint64, count func(record.Tally)) ([]uint64, error)
+	// Gone returns those of ids that Qualys does not have any more. witnesses
+	// are some that it has just sent: an answer that leaves all of them out is
+	// an error. count is called with the requests it takes.
+	Gone(ctx context.Context, ids, witnesses []uint64, count func(record.Tally)) ([]uint64, error)
 }
 
 const (
@@ -47,7 +47,7 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 	if err != nil || len(missing.entries) == 0 {
 		return err
 	}
-	if missing.news > max(minRemoved, missing.of/maxRemovedPart) || missing.witness == 0 {
+	if missing.news > max(minRemoved, missing.of/maxRemovedPart) || len(missing.witnesses) == 0 {
 		r.Log.Error("too many are missing at once: they are not reported as removed. Does the account see less than before?",
 			zap.Int(r.Dataset.Parents, missing.news), zap.Int("of", missing.of))
 		return nil
@@ -62,13 +62,15 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 				news = append(news, e.id)
 			}
 		}
-		gone, err := r.confirm(ctx, source, news, missing.witness)
+		gone, err := r.confirm(ctx, source, news, missing.witnesses)
 		if err != nil {
-			if _, again := retryAfter(err); again || errors.Is(err, errPause) || context.Cause(ctx) != nil {
+			_, again := retryAfter(err)
+			if errors.Is(err, errPause) || isLimit(err) || context.Cause(ctx) != nil || again && r.state.Stalled < stalledRuns {
 				return err
 			}
+			// Removals are worth some tries, but not the changes behind them.
 			r.Log.Error("what is missing cannot be confirmed: it is not reported as removed", zap.Int(r.Dataset.Parents, len(news)), zap.Error(err))
-			return nil
+			continue
 		}
 		for _, absent := range part {
 			if _, isGone := slices.BinarySearch(gone, absent.id); !isGone && !absent.known {
@@ -94,11 +96,15 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 
 // absentees is what a whole window has not brought.
 type absentees struct {
-	entries []absentee
-	news    int    // those that were there so far
-	of      int    // records in the index
-	witness uint64 // one that the window has brought
+	entries   []absentee
+	news      int      // those that were there so far
+	of        int      // records in the index
+	witnesses []uint64 // some that the window has brought
 }
+
+// maxWitnesses is how many ids witness a confirmation: any of them may be gone
+// itself by then.
+const maxWitnesses = 8
 
 // absentee is one of them; known tells that it was gone before.
 type absentee struct {
@@ -127,8 +133,10 @@ func (x *index) missing(ctx context.Context) (absentees, error) {
 			if known || m.news <= most {
 				m.entries = append(m.entries, absentee{e.id, string(line), known})
 			}
-		case !known:
-			m.witness = e.id
+		case !known && len(m.witnesses) < maxWitnesses:
+			m.witnesses = append(m.witnesses, e.id)
+		case !known: // the first of the index, and the last
+			m.witnesses[maxWitnesses/2+m.of%(maxWitnesses/2)] = e.id
 		}
 		return nil
 	})
@@ -158,7 +166,7 @@ func (x *index) fillRemoved(rec *record.Record, e *indexEntry) error {
 }
 
 // confirm asks the source which are gone, as patiently as for a page.
-func (r *Run) confirm(ctx context.Context, source Confirmer, ids []uint64, witness uint64) ([]uint64, error) {
+func (r *Run) confirm(ctx context.Context, source Confirmer, ids, witnesses []uint64) ([]uint64, error) {
 	for tries := 1; ; tries++ {
 		if err := r.inTime(ctx); err != nil {
 			return nil, err
@@ -166,7 +174,7 @@ func (r *Run) confirm(ctx context.Context, source Confirmer, ids []uint64, witne
 		if len(ids) == 0 {
 			return nil, nil
 		}
-		gone, err := source.Gone(ctx, ids, witness, r.counts.addTally)
+		gone, err := source.Gone(ctx, ids, witnesses, r.counts.addTally)
 		if err == nil {
 			slices.Sort(gone)
 			return gone, nil

@@ -98,7 +98,9 @@ type Run struct {
 	deadline time.Time
 	state    *Checkpoint
 	began    position // where the checkpoint stood
-	lease    checkpoint.Lease
+	// savedIndex is the index that the checkpoint names as it was saved last.
+	savedIndex string
+	lease      checkpoint.Lease
 }
 
 // errPause ends reading at a safe point.
@@ -240,7 +242,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
 		return Failed, err
 	}
-	r.began = r.state.position()
+	r.began, r.savedIndex = r.state.position(), r.state.Index
 	r.state.LastRun = r.ID
 	seen, err := r.openLedger(parent)
 	if err != nil {

@@ -25,6 +25,7 @@ type idRange struct{ low, high uint64 }
 type idSet struct {
 	at     time.Time // of the answer, by Qualys' clock
 	ranges []idRange
+	below  []uint64 // ids in the ranges before each
 	count  uint64
 }
 
@@ -141,7 +142,9 @@ func (s *idSet) normalise() error {
 		joined = append(joined, r)
 	}
 	s.ranges, s.count = slices.Clip(joined), 0
-	for _, r := range s.ranges {
+	s.below = make([]uint64, len(s.ranges))
+	for i, r := range s.ranges {
+		s.below[i] = s.count
 		s.count += r.high - r.low + 1
 	}
 	if s.count > maxIDs {
@@ -150,32 +153,30 @@ func (s *idSet) normalise() error {
 	return nil
 }
 
-// from counts the ids from low on.
-func (s *idSet) from(low uint64) (n uint64) {
-	for _, r := range s.ranges {
-		if r.high >= low {
-			n += r.high - max(r.low, low) + 1
-		}
+// rank is how many ids are below low.
+func (s *idSet) rank(low uint64) uint64 {
+	i, _ := slices.BinarySearchFunc(s.ranges, low, func(r idRange, low uint64) int { return cmp.Compare(r.high, low) })
+	if i == len(s.ranges) {
+		return s.count
 	}
-	return n
+	return s.below[i] + max(low, s.ranges[i].low) - s.ranges[i].low
 }
+
+// from counts the ids from low on.
+func (s *idSet) from(low uint64) uint64 { return s.count - s.rank(low) }
 
 // after returns the id that stands n places behind the first one from low on;
 // zero if there is none.
 func (s *idSet) after(low uint64, n int) uint64 {
-	skip := uint64(n) //nolint:gosec // a page size
-	for _, r := range s.ranges {
-		if r.high < low {
-			continue
-		}
-		begin := max(r.low, low)
-		if size := r.high - begin + 1; skip >= size {
-			skip -= size
-			continue
-		}
-		return begin + skip
+	place := s.rank(low) + uint64(n) //nolint:gosec // a page size
+	if place >= s.count {
+		return 0
 	}
-	return 0
+	i, exact := slices.BinarySearch(s.below, place)
+	if !exact {
+		i--
+	}
+	return s.ranges[i].low + place - s.below[i]
 }
 
 // between counts the ids from low on and below high.
@@ -189,7 +190,11 @@ func (s *idSet) between(low, high uint64) uint64 {
 // all walks the ids from low to high, both included.
 func (s *idSet) all(low, high uint64) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
-		for _, r := range s.ranges {
+		first, _ := slices.BinarySearchFunc(s.ranges, low, func(r idRange, low uint64) int { return cmp.Compare(r.high, low) })
+		for _, r := range s.ranges[first:] {
+			if r.low > high {
+				return
+			}
 			for id := max(r.low, low); id <= min(r.high, high); id++ {
 				if !yield(id) {
 					return

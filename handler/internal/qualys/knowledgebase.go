@@ -41,6 +41,7 @@ type KnowledgeBase struct {
 	schema  *record.Schema
 	listed  *idSet // of the window in work
 	after   time.Time
+	taken   *arrivals // of the range that was tried last
 }
 
 // NewKnowledgeBase returns a reader of the KnowledgeBase as schema describes it.
@@ -80,21 +81,35 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 	if high != math.MaxUint64 {
 		params.Set("id_max", strconv.FormatUint(high, 10))
 	}
-	taken := &arrivals{Sink: sink, at: s.listed.at, low: q.From, high: high, listed: s.listed, came: map[uint64]bool{}}
-	page, err := s.read(ctx, params, taken)
-	if err != nil {
+	taken := s.taken
+	if taken == nil || taken.low != q.From || taken.listed != s.listed {
+		taken = &arrivals{low: q.From, listed: s.listed, came: map[uint64]bool{}}
+		s.taken = taken
+	}
+	warning := ""
+	if !taken.whole { // else only what it left out is still to come
+		taken.try(sink, s.listed.at, high)
+		page, err := s.read(ctx, params, taken)
+		if err != nil {
+			return record.Page{}, err
+		}
+		// The DTD allows a link to more of the range.
+		if page.Next != 0 && page.Next <= q.From {
+			return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with QID %d, not after this page's %d: it would never end", page.Next, q.From)}
+		}
+		if page.Next != 0 && page.Next-1 < high {
+			next, high = page.Next, page.Next-1
+		}
+		warning = page.Warning
+		taken.whole, taken.next, taken.high = true, next, high
+	} else {
+		taken.try(sink, s.listed.at, taken.high)
+	}
+	if err := s.askByName(ctx, q, taken); err != nil {
 		return record.Page{}, err
 	}
-	// The DTD allows a link to more of the range.
-	if page.Next > q.From && (next == 0 || page.Next < next) {
-		next, taken.high = page.Next, page.Next-1
-	} else if page.Next != 0 && page.Next <= q.From {
-		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with QID %d, not after this page's %d: it would never end", page.Next, q.From)}
-	}
-	if err := s.askByName(ctx, taken); err != nil {
-		return record.Page{}, err
-	}
-	return record.Page{Next: next, Warning: strings.TrimSpace(page.Warning + " " + taken.warning())}, nil
+	s.taken = nil
+	return record.Page{Next: taken.next, Warning: strings.TrimSpace(warning + " " + taken.warning())}, nil
 }
 
 // PageLimit is the page size, in QIDs.
@@ -113,27 +128,50 @@ func (s *KnowledgeBase) First(_ context.Context, q record.Query, _ func(record.T
 	return s.listed.after(q.From, 0), nil
 }
 
-// askByName asks for the entries that are listed and have not come.
-func (s *KnowledgeBase) askByName(ctx context.Context, taken *arrivals) error {
-	missing := taken.missing()
+// askByName asks for the entries that are listed and have not come. One that
+// does not come by name either, and is not listed any more, is gone; one that
+// still is listed breaks the page.
+func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *arrivals) error {
+	missing := taken.missing(taken.listed)
 	if len(missing) == 0 {
 		return nil
 	}
-	if len(taken.came) == 0 {
-		return &Error{Kind: Broken, Text: fmt.Sprintf("none of %d QIDs came that Qualys has listed, from %d on", len(missing), missing[0])}
-	}
 	for part := range slices.Chunk(missing, confirmPage) {
-		taken.only = part
-		if _, err := s.read(ctx, url.Values{"action": {"list"}, "ids": {names(part)}}, taken); err != nil {
-			return err
+		for more := true; more && len(part) > 0; {
+			before := len(part)
+			taken.only = part
+			page, err := s.read(ctx, url.Values{"action": {"list"}, "ids": {names(part)}}, taken)
+			if err != nil {
+				return err
+			}
+			part = slices.DeleteFunc(slices.Clone(part), func(id uint64) bool { return taken.came[id] })
+			more = page.Next != 0 && len(part) < before // a link to more of them
 		}
 	}
 	taken.only = nil
-	taken.gone = len(taken.missing())
+	missing = taken.missing(taken.listed)
+	if len(missing) == 0 {
+		return nil
+	}
+	params := s.params(q)
+	params.Set("details", "None")
+	now, err := s.ids(ctx, params, taken.Tally)
+	if err != nil {
+		return fmt.Errorf("list the KnowledgeBase again: %w", s.explain(err))
+	}
+	if still := taken.missing(&now); len(still) > 0 && now.count > 0 {
+		for _, id := range still {
+			if taken.listed.has(id) {
+				return &Error{Kind: Broken, Text: fmt.Sprintf("QID %d is listed and does not come, not by name either", id)}
+			}
+		}
+	}
+	taken.gone = len(missing)
 	return nil
 }
 
-// arrivals passes on the entries that were asked for, and notes them.
+// arrivals passes on the entries that were asked for, and notes them, over all
+// tries of a range: one that has come is not passed on again.
 type arrivals struct {
 	record.Sink
 	at        time.Time
@@ -141,12 +179,23 @@ type arrivals struct {
 	only      []uint64 // asked for by name
 	listed    *idSet
 	came      map[uint64]bool
+	earlier   int    // of them, in earlier tries
+	whole     bool   // the range was read to its end
+	next      uint64 // behind it
 	last      uint64 // highest that came
 	gap       bool   // a listed one did not come in its turn
 	drop      bool   // the record in work
 	began     bool
 	dropped   int
 	gone      int
+}
+
+// try begins another try.
+func (a *arrivals) try(sink record.Sink, at time.Time, high uint64) {
+	a.Sink, a.at, a.high, a.only = sink, at, high, nil
+	a.earlier, a.last, a.began, a.drop, a.dropped = len(a.came), 0, false, false, 0
+	// What came in an earlier try stands behind a place that is not safe.
+	a.gap = a.earlier > 0
 }
 
 // Begin lets a window begin at the time of its list: what changes while it is
@@ -169,11 +218,11 @@ func (a *arrivals) Record(rec *record.Record) error {
 		a.dropped++
 		return nil
 	}
-	a.came[id] = true
 	if id > a.last {
 		a.gap = a.gap || a.listed.between(max(a.last+1, a.low), id) > 0
 		a.last = id
 	}
+	a.came[id] = true
 	return a.Sink.Record(rec)
 }
 
@@ -191,8 +240,8 @@ func (a *arrivals) Done(id uint64) error {
 }
 
 // missing lists what is listed for the range and has not come.
-func (a *arrivals) missing() (ids []uint64) {
-	for id := range a.listed.all(a.low, a.high) {
+func (a *arrivals) missing(listed *idSet) (ids []uint64) {
+	for id := range listed.all(a.low, a.high) {
 		if !a.came[id] {
 			ids = append(ids, id)
 		}
@@ -204,10 +253,10 @@ func (a *arrivals) missing() (ids []uint64) {
 func (a *arrivals) warning() string {
 	var odd []string
 	if a.gone > 0 {
-		odd = append(odd, fmt.Sprintf("%d QIDs were listed and do not come, not by name either: gone since", a.gone))
+		odd = append(odd, fmt.Sprintf("%d QIDs were listed and do not come, and are not listed any more: gone since", a.gone))
 	}
-	if a.dropped > 0 {
-		odd = append(odd, fmt.Sprintf("%d entries came twice or outside of the range that was asked for: dropped, they come with their own", a.dropped))
+	if a.dropped > a.earlier {
+		odd = append(odd, fmt.Sprintf("%d entries came twice or outside of the range that was asked for: dropped, they come with their own", a.dropped-a.earlier))
 	}
 	return strings.Join(odd, "; ")
 }
@@ -222,9 +271,11 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 	}
 	switch {
 	case set.count > 0:
+	case !q.After.IsZero():
+		// Nothing has changed, or what had is gone since.
 	case q.From > 0:
 		return &Error{Kind: Broken, Text: fmt.Sprintf("it lists no QID any more in a window that has brought some, up to %d", q.From-1)}
-	case q.After.IsZero():
+	default:
 		return &Error{Kind: Forbidden, Text: "it lists no QID at all", Advice: adviceKnowledgeBase}
 	}
 	sink.Tally(record.Tally{Expected: int64(set.from(q.From))}) //nolint:gosec // at most maxIDs
@@ -262,17 +313,17 @@ func (s *KnowledgeBase) read(ctx context.Context, params url.Values, sink record
 }
 
 // Gone returns those of ids that the KnowledgeBase does not hold: an unknown
-// QID is left out of an answer (recorded answers). witness is one that it does
-// hold; an answer without that proves nothing.
-func (s *KnowledgeBase) Gone(ctx context.Context, ids []uint64, witness uint64, count func(record.Tally)) ([]uint64, error) {
+// QID is left out of an answer (recorded answers). witnesses are some that it
+// does hold; an answer without any of them proves nothing.
+func (s *KnowledgeBase) Gone(ctx context.Context, ids, witnesses []uint64, count func(record.Tally)) ([]uint64, error) {
 	var gone []uint64
-	for part := range slices.Chunk(ids, confirmPage-1) {
-		set, err := s.ids(ctx, url.Values{"action": {"list"}, "details": {"None"}, "ids": {names(append(slices.Clone(part), witness))}}, count)
+	for part := range slices.Chunk(ids, confirmPage-len(witnesses)) {
+		set, err := s.ids(ctx, url.Values{"action": {"list"}, "details": {"None"}, "ids": {names(slices.Concat(part, witnesses))}}, count)
 		if err != nil {
 			return nil, fmt.Errorf("ask for QIDs by name: %w", s.explain(err))
 		}
-		if !set.has(witness) {
-			return nil, &Error{Kind: Broken, Text: fmt.Sprintf("asked for QIDs by name, it leaves out %d, which it has just sent", witness)}
+		if !slices.ContainsFunc(witnesses, set.has) {
+			return nil, &Error{Kind: Broken, Text: "asked for QIDs by name, it leaves out those that it has just sent: " + names(witnesses)}
 		}
 		for _, id := range part {
 			if !set.has(id) {

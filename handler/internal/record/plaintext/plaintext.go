@@ -28,6 +28,9 @@ const maxDepth = 8
 // show it, and Qualys' authors mean it.
 var blankLine = regexp.MustCompile(`\n[ \t\r]*\n\s*`)
 
+// maxTag is the longest tag, in bytes, that is taken for one.
+const maxTag = 16 << 10
+
 // Append appends the text of an HTML fragment.
 func Append(dst, fragment []byte) []byte {
 	if bytes.IndexByte(fragment, '<') < 0 { // no markup: its lines are meant
@@ -36,10 +39,16 @@ func Append(dst, fragment []byte) []byte {
 	}
 	w := writer{dst: dst, begin: len(dst)}
 	z := html.NewTokenizer(bytes.NewReader(fragment))
-	for z.Next() != html.ErrorToken {
-		w.token(z.Token())
+	end := 0 // of the token in the fragment
+	for {
+		kind := z.Next()
+		if kind == html.ErrorToken {
+			break
+		}
+		end += len(z.Raw())
+		w.token(kind, z, fragment[end:])
 	}
-	return bytes.TrimRight(w.dst, " \n")
+	return append(dst, bytes.TrimRight(w.dst[w.begin:], " \n")...)
 }
 
 // writer puts the text of tokens together.
@@ -56,8 +65,10 @@ type writer struct {
 	inCell bool
 	hidden atom.Atom // the element whose content is not shown
 	pre    bool
-	href   string
-	linked int // where the open link's text begins
+	// preBegins tells that nothing of a preformatted text was written.
+	preBegins bool
+	href      string
+	linked    int // where the open link's text begins
 }
 
 // list is an open list.
@@ -66,31 +77,50 @@ type list struct {
 	items   int
 }
 
-func (w *writer) token(t html.Token) {
+// token writes a token; rest is the fragment behind it.
+func (w *writer) token(kind html.TokenType, z *html.Tokenizer, rest []byte) {
 	if w.hidden != 0 {
-		if t.Type == html.EndTagToken && t.DataAtom == w.hidden {
+		if name, _ := z.TagName(); kind == html.EndTagToken && atom.Lookup(name) == w.hidden {
 			w.hidden = 0
 		}
 		return
 	}
-	switch t.Type {
+	switch kind {
 	case html.TextToken:
-		w.text(t.Data)
+		w.text(string(z.Text()))
 	case html.StartTagToken, html.SelfClosingTagToken:
-		w.start(t)
+		raw := string(z.Raw())
+		if len(raw) > maxTag {
+			w.text(raw)
+			return
+		}
+		name, attributes := z.TagName()
+		w.start(atom.Lookup(name), raw, attributes, z, rest)
 	case html.EndTagToken:
-		w.end(t.DataAtom)
+		name, _ := z.TagName()
+		w.end(atom.Lookup(name))
 	}
 }
 
-func (w *writer) start(t html.Token) {
-	switch t.DataAtom {
-	case 0: // what looks like an element and is none, as in "Upgrade to <version>"
-		w.text("<" + t.Data + ">")
-	case atom.Script, atom.Style, atom.Iframe, atom.Title:
-		if t.Type == html.StartTagToken {
-			w.hidden = t.DataAtom
+// attribute returns the value of an attribute of the tag just read.
+func attribute(z *html.Tokenizer, more bool, name string) (value string) {
+	for more {
+		var key, val []byte
+		if key, val, more = z.TagAttr(); string(key) == name {
+			value = string(val)
 		}
+	}
+	return value
+}
+
+func (w *writer) start(name atom.Atom, raw string, attributes bool, z *html.Tokenizer, rest []byte) {
+	switch name {
+	case atom.Script, atom.Style, atom.Iframe, atom.Title:
+		if !bytes.Contains(bytes.ToLower(rest), []byte("</"+name.String())) {
+			w.text(raw) // it is spoken of
+			return
+		}
+		w.hidden = name
 	case atom.Br:
 		w.breakLine(1)
 	case atom.Hr:
@@ -99,7 +129,7 @@ func (w *writer) start(t html.Token) {
 		w.breakLine(2)
 	case atom.Ul, atom.Ol:
 		w.breakLine(2 - min(len(w.lists), 1))
-		w.lists = append(w.lists, list{ordered: t.DataAtom == atom.Ol})
+		w.lists = append(w.lists, list{ordered: name == atom.Ol})
 	case atom.Li:
 		w.item()
 	case atom.Tr:
@@ -114,27 +144,22 @@ func (w *writer) start(t html.Token) {
 		w.cells++
 		w.inCell, w.blank = true, false
 	case atom.Table:
-		w.inCell = false
+		w.inCell, w.cells = false, 0
 		w.breakLine(2)
 	case atom.Pre:
 		w.breakLine(2)
-		w.pre = true
+		w.pre, w.preBegins = true, true
 	case atom.A:
 		w.endLink()
-		for _, a := range t.Attr {
-			if a.Key == "href" {
-				w.href, w.linked = strings.TrimSpace(a.Val), -1
-			}
-		}
+		w.href, w.linked = strings.TrimSpace(attribute(z, attributes, "href")), -1
 	case atom.Img:
-		for _, a := range t.Attr {
-			if a.Key == "alt" {
-				w.text(a.Val)
-			}
-		}
+		w.text(attribute(z, attributes, "alt"))
 	default:
-		if isBlock(t.DataAtom) {
+		switch {
+		case isBlock(name):
 			w.breakLine(2)
+		case !isInline(name): // as in "Upgrade to <version>": no element of HTML
+			w.text(raw)
 		}
 	}
 }
@@ -157,14 +182,26 @@ func (w *writer) end(name atom.Atom) {
 		w.breakLine(2)
 	case atom.A:
 		w.endLink()
-	case atom.Tr, atom.Li:
+	case atom.Tr:
 		w.inCell = false
+		w.breakLine(1)
+	case atom.Li:
 		w.breakLine(1)
 	default:
 		if isBlock(name) {
 			w.breakLine(2)
 		}
 	}
+}
+
+// isInline tells the elements of HTML that change nothing in plain text.
+func isInline(name atom.Atom) bool {
+	return slices.Contains([]atom.Atom{
+		atom.B, atom.I, atom.U, atom.S, atom.Em, atom.Strong, atom.Small, atom.Big, atom.Font, atom.Span, atom.Tt, atom.Code, atom.Kbd,
+		atom.Samp, atom.Var, atom.Sub, atom.Sup, atom.Strike, atom.Del, atom.Ins, atom.Mark, atom.Q, atom.Cite, atom.Abbr, atom.Acronym, atom.Dfn,
+		atom.Nobr, atom.Wbr, atom.Label, atom.Html, atom.Head, atom.Body, atom.Meta, atom.Link, atom.Base, atom.Thead, atom.Tbody, atom.Tfoot,
+		atom.Col, atom.Colgroup, atom.Textarea, atom.Noscript, atom.Input, atom.Button, atom.Select, atom.Option, atom.Bdo, atom.Area, atom.Map, atom.Object, atom.Param, atom.Embed, atom.Center,
+	}, name)
 }
 
 // isBlock tells which elements stand in paragraphs of their own.
@@ -208,7 +245,7 @@ func (w *writer) endLink() {
 	case "":
 		w.put(href)
 	default:
-		w.blank = false
+		w.blank, w.lines = false, 0
 		w.put(" (" + href + ")")
 	}
 }
@@ -227,7 +264,11 @@ func (w *writer) breakLine(lines int) {
 func (w *writer) text(s string) {
 	s = strings.ReplaceAll(s, "\u00a0", " ")
 	if w.pre && !w.inCell {
-		w.put(strings.Trim(s, "\r\n"))
+		if w.preBegins {
+			s = strings.TrimLeft(s, "\r\n")
+		}
+		w.preBegins = w.preBegins && s == ""
+		w.put(s)
 		return
 	}
 	for i, paragraph := range blankLine.Split(s, -1) {
@@ -256,7 +297,7 @@ func (w *writer) put(s string) {
 	switch {
 	case len(w.dst) == w.begin: // nothing is before the first text
 	case w.lines > 0:
-		w.dst = bytes.TrimRight(w.dst, " ")
+		w.dst = w.dst[:w.begin+len(bytes.TrimRight(w.dst[w.begin:], " \n"))]
 		for range w.lines {
 			w.dst = append(w.dst, '\n')
 		}

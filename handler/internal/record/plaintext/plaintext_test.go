@@ -28,7 +28,12 @@ func TestAppend(t *testing.T) {
 		"not ascii":        {"<p>Größe 東京 ☂</p>", "Größe 東京 ☂"},
 		"entities only":    {"one &quot;x&quot;\n\n  &lt;SCRIPT&gt;\n    two &amp; three&nbsp;four", "one \"x\"\n\n  <SCRIPT>\n    two & three four"},
 		"blank lines":      {"one\n  line <B>b</B>\n \n  two\n\nthree.<P>\n\n<P>four", "one line b\n\ntwo\n\nthree.\n\nfour"},
-		"no elements":      {"Upgrade to <Version> or mail <user@host.example> at once<BR>now", "Upgrade to <version> or mail <user@host.example> at once\nnow"},
+		"no elements":      {"Upgrade to <Fixed Version> or mail <user@host.example> at once<BR>now <name> by <type>, see <https://x.example/kb>", "Upgrade to <Fixed Version> or mail <user@host.example> at once\nnow <name> by <type>, see <https://x.example/kb>"},
+		"spoken of":        {"set the <style> attribute, not <SCRIPT><p>rest", "set the <style> attribute, not <SCRIPT><p>rest"},
+		"pre with markup":  {"<pre>\nline1\n<b>line2</b>\n  line3\n</pre>after", "line1\nline2\n  line3\n\nafter"},
+		"list in a cell":   {"<table><tr><td>a<ul><li>one</li><li>two</li></ul></td><td>b</td></tr></table>", "a - one - two | b"},
+		"second table":     {"<table><tr><td>a<td>b</table><table><td>x<td>y</table>", "a | b\n\nx | y"},
+		"block in a link":  {"<a href=u><p>text</p></a> more", "text (u) more"},
 		"caption, centre":  {"<TABLE><CAPTION>Cap</CAPTION><TR><TD>A<TD>B</TABLE><FONT>red</FONT><CENTER>mid</CENTER><textarea>t</textarea>", "Cap\n\nA | B\n\nred\n\nmid\n\nt"},
 		"empty":            {"<P><BR></P>", ""},
 	} {
@@ -37,6 +42,15 @@ func TestAppend(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})
+	}
+}
+
+// What is appended to is left alone.
+func TestAppendKeepsWhatIsThere(t *testing.T) {
+	for html, want := range map[string]string{"<P>": "head \n", "<P>x": "head \nx", "": "head \n"} {
+		if got := string(plaintext.Append([]byte("head \n"), []byte(html))); got != want {
+			t.Errorf("%q: %q, want %q", html, got, want)
+		}
 	}
 }
 
@@ -49,6 +63,7 @@ func TestHostile(t *testing.T) {
 	for name, html := range map[string]string{
 		"formatting": formatting + strings.Repeat("<p>x", 60_000) + "deep",
 		"quotes":     strings.Repeat("<blockquote>", 300) + strings.Repeat("x<br>\n", 40_000) + "deep",
+		"attributes": "<p " + strings.Repeat("a=b ", 60_000) + ">deep",
 		"bodies":     strings.Repeat("<html a0><body a=1>", 13_000) + "deep",
 		"list lines": strings.Repeat("<ul><li>", 150) + strings.Repeat("x<br>", 40_000) + "deep",
 		"links":      strings.Repeat("<a href=x>y", 20_000) + "deep",
