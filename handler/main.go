@@ -95,11 +95,12 @@ Sentinel: page by page, once, and without loss.
 As an Azure Function it needs no command. From a terminal:
 
   qualys-sentinel demo         try all of it, without an account
-  qualys-sentinel sync vm      run once against a real subscription` + "\n" + exitCodeHelp,
+  qualys-sentinel sync vm      run once against a real subscription
+  qualys-sentinel replay vm    send rows again that were refused` + "\n" + exitCodeHelp,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newSync(), newDemo(), newSimulate(), newTables())
+	root.AddCommand(newSync(), newReplay(), newDemo(), newSimulate(), newTables())
 	return root
 }

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -171,6 +174,38 @@ func TestDemoGoesOn(t *testing.T) {
 	}
 }
 
+// Dead letters in the state are sent again, and gone then.
+func TestReplayCommand(t *testing.T) {
+	t.Setenv("apiUsername", "u")
+	t.Setenv("apiPassword", "p")
+	dir := t.TempDir()
+	letters := filepath.Join(dir, "state", "deadletter", "vm", "r1")
+	if err := os.MkdirAll(letters, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	gz := gzip.NewWriter(&b)
+	fmt.Fprintln(gz, `{"table":"QualysHostDetectionV2_CL","reason":"too old","row":{"RunId_s":"r1","RowKey_s":"1@x"}}`)
+	gz.Close()
+	object := filepath.Join(letters, "rows-000000.ndjson.gz")
+	if err := os.WriteFile(object, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"replay", "vm", "--set", "uri=https://qualysapi.qualys.com", "--to", filepath.Join(dir, "rows"), "--state", filepath.Join(dir, "state")}
+	if code, out := command(t, append(args, "--list")...); code != exitOK || !strings.Contains(out, "1 dead letters in 1 objects") || !strings.Contains(out, "too old") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if code, out := command(t, args...); code != exitOK || !strings.Contains(out, "1 accepted and removed") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if row, err := os.ReadFile(filepath.Join(dir, "rows", "QualysHostDetectionV2_CL", "replay.ndjson")); err != nil || !strings.Contains(string(row), `"RowKey_s":"1@x"`) {
+		t.Errorf("%s, %v", row, err)
+	}
+	if _, err := os.Stat(object); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the dead letter is still there: %v", err)
+	}
+}
+
 // The settings of a dataset reach its run.
 func TestRunsAreWired(t *testing.T) {
 	base := []string{
@@ -248,6 +283,8 @@ func TestCommandLine(t *testing.T) {
 		"no file":         {[]string{"sync", "vm", "--settings", "/nonexistent.json"}, exitUsage, "--settings"},
 		"version":         {[]string{"--version"}, exitOK, "dev"},
 		"tables":          {[]string{"tables"}, exitOK, "dataCollectionRules"},
+		"replay help":     {[]string{"replay", "--help"}, exitOK, "--list"},
+		"replay, unknown": {[]string{"replay", "tv"}, exitUsage, `dataset "tv" is unknown`},
 		"simulate help":   {[]string{"simulate", "--help"}, exitOK, "--listen"},
 	} {
 		t.Run(name, func(t *testing.T) {

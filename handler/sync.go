@@ -15,8 +15,8 @@ import (
 	"qualys-sentinel/handler/internal/settings"
 )
 
-// syncFlags are the flags of sync.
-type syncFlags struct {
+// settingsFlags are the flags of the commands that work with settings.
+type settingsFlags struct {
 	settingsFile string
 	set          []string
 	to           string
@@ -25,7 +25,7 @@ type syncFlags struct {
 }
 
 func newSync() *cobra.Command {
-	var f syncFlags
+	var f settingsFlags
 	c := &cobra.Command{
 		Use:   "sync <dataset>",
 		Short: "Run once, from this terminal",
@@ -61,12 +61,17 @@ Into Azure, with the settings of the function app:
 			return f.sync(c.Context(), dataset)
 		},
 	}
+	f.add(c)
+	return c
+}
+
+// add declares the flags.
+func (f *settingsFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.settingsFile, "settings", "", "`file` with settings, in the form of local.settings.json")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "one setting, `name=value`; may be repeated")
 	c.Flags().StringVar(&f.to, "to", "", "write rows into this `folder` instead of Log Analytics")
-	c.Flags().StringVar(&f.state, "state", "", "keep checkpoints in this `folder` instead of blob storage")
+	c.Flags().StringVar(&f.state, "state", "", "keep the state in this `folder` instead of blob storage")
 	c.Flags().StringVar(&f.log, "log", "warn", "what to log: debug, info, warn or error")
-	return c
 }
 
 func datasetHelp() string {
@@ -94,7 +99,7 @@ func findDataset(name string) (*ingest.Dataset, error) {
 }
 
 // environ is the environment with the file's and the flags' settings behind it.
-func (f *syncFlags) environ() ([]string, error) {
+func (f *settingsFlags) environ() ([]string, error) {
 	environ := os.Environ()
 	if f.settingsFile != "" {
 		doc, err := os.ReadFile(f.settingsFile)
@@ -150,7 +155,7 @@ func override(environ []string, name, value string) []string {
 	return append(kept, name+"="+value)
 }
 
-func (f *syncFlags) sync(ctx context.Context, dataset *ingest.Dataset) error {
+func (f *settingsFlags) sync(ctx context.Context, dataset *ingest.Dataset) error {
 	environ, err := f.environ()
 	if err != nil {
 		return err

@@ -27,6 +27,9 @@ type Store interface {
 	// Open opens an object for reading. The error for one that is not there is
 	// fs.ErrNotExist.
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
+	// List returns the names of all objects, journals and documents that begin
+	// with prefix, ascending.
+	List(ctx context.Context, prefix string) ([]string, error)
 	// Append adds p to the end of a journal, which is made where needed. When
 	// it returns nil p is there; an error leaves open whether it is, once or
 	// even twice. A journal is no object: Create must not be used for its name.

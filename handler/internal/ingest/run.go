@@ -363,10 +363,7 @@ func (r *Run) inTime(ctx context.Context) error {
 // did not say, twice as long each time. A wait beyond the deadline ends the run
 // with the reason.
 func (r *Run) wait(ctx context.Context, deadline time.Time, reason error, after time.Duration, tries int) error {
-	if after <= 0 {
-		after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
-		after += rand.N(after / 2) //nolint:gosec // spreads retries, guards nothing
-	}
+	after = backOff(after, tries)
 	if !r.Clock.Now().Add(after).Before(deadline) {
 		r.Log.Warn("the wait is longer than the run's budget: ending the run", zap.Duration("wait", after), zap.String("reason", reason.Error()))
 		return reason
@@ -377,6 +374,16 @@ func (r *Run) wait(ctx context.Context, deadline time.Time, reason error, after 
 	r.counts.setWaiting(fmt.Sprintf("%s: %v", after.Round(time.Second), reason))
 	defer r.counts.setWaiting("")
 	return r.Clock.Sleep(ctx, after)
+}
+
+// backOff is how long to wait before another try: as long as the other side
+// wants or, if it did not say, twice as long each time.
+func backOff(after time.Duration, tries int) time.Duration {
+	if after > 0 {
+		return after
+	}
+	after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
+	return after + rand.N(after/2) //nolint:gosec // spreads retries, guards nothing
 }
 
 // writeObject creates an object and fills it.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -168,10 +169,15 @@ func (d *delivery) send(b record.Batch) (int64, error) {
 }
 
 func (d *delivery) keepLetters(name string, letters []letter) error {
-	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
+	return writeLetters(d.ctx, d.run.Store, name, d.run.Dataset, letters)
+}
+
+// writeLetters writes refused rows as an object.
+func writeLetters(ctx context.Context, store checkpoint.Store, name string, dataset *Dataset, letters []letter) error {
+	return writeObject(ctx, store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		for _, l := range letters {
-			line := record.AppendQuoted([]byte(`{"table":`), d.run.Dataset.Schema.Table)
+			line := record.AppendQuoted([]byte(`{"table":`), dataset.Schema.Table)
 			line = record.AppendQuoted(append(line, `,"reason":`...), l.reason)
 			line = append(append(append(line, `,"row":`...), l.row...), "}\n"...)
 			if _, err := gz.Write(line); err != nil {

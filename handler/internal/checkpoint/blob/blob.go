@@ -176,6 +176,24 @@ func (s *Store) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	return resp.NewRetryReader(ctx, nil), nil
 }
 
+// List implements checkpoint.Store.
+func (s *Store) List(ctx context.Context, prefix string) (names []string, err error) {
+	pager := s.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix})
+	for pager.More() {
+		page, err := pager.NextPage(ctx)
+		if bloberror.HasCode(err, bloberror.ContainerNotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, explain("list "+prefix, err)
+		}
+		for _, b := range page.Segment.BlobItems {
+			names = append(names, *b.Name)
+		}
+	}
+	return names, nil
+}
+
 // Append implements checkpoint.Store by an append blob.
 func (s *Store) Append(ctx context.Context, name string, p []byte) error {
 	if err := s.ensure(ctx); err != nil {

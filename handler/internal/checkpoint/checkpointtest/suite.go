@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -115,6 +116,26 @@ func Run(t *testing.T, open func() checkpoint.Store) {
 		cancel()
 		if err := open().Append(ended, journal, []byte("late")); err == nil {
 			t.Error("append after the end of its context: no error")
+		}
+	})
+	t.Run("objects are listed", func(t *testing.T) {
+		if got, err := open().List(ctx, "list/none/"); err != nil || len(got) != 0 {
+			t.Errorf("nothing listed as %v, %v", got, err)
+		}
+		for _, name := range []string{"list/a/2.gz", "list/a/1.gz", "list/ab/3.gz", "list/b.json"} {
+			w, err := open().Create(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release(t, acquire(t, open(), "list/b.json"))
+		for prefix, want := range map[string]string{"list/a/": "[list/a/1.gz list/a/2.gz]", "list/a": "[list/a/1.gz list/a/2.gz list/ab/3.gz]", "list/b": "[list/b.json]"} {
+			if got, err := open().List(ctx, prefix); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("%s: listed %v, %v; want %s", prefix, got, err, want)
+			}
 		}
 	})
 	t.Run("an abandoned object is absent", func(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/gofrs/flock"
 
@@ -45,7 +47,7 @@ func (s *Store) Acquire(_ context.Context, name string) (checkpoint.Lease, error
 	if err != nil {
 		return nil, err
 	}
-	lock := flock.New(path + ".lock")
+	lock := flock.New(path + lockSuffix)
 	ok, err := lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -77,6 +79,33 @@ func (s *Store) Open(_ context.Context, name string) (io.ReadCloser, error) {
 	}
 	return f, nil
 }
+
+// List implements checkpoint.Store.
+func (s *Store) List(_ context.Context, prefix string) (names []string, err error) {
+	err = filepath.WalkDir(s.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(s.dir, path)
+		if err != nil {
+			return err
+		}
+		name = filepath.ToSlash(name)
+		// Files that are being written, and locks, are no objects.
+		if strings.HasPrefix(name, prefix) && !strings.HasPrefix(entry.Name(), ".") && !strings.HasSuffix(name, lockSuffix) {
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list: %w", err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// lockSuffix ends the name of the file that locks a document.
+const lockSuffix = ".lock"
 
 // Append implements checkpoint.Store.
 func (s *Store) Append(ctx context.Context, name string, p []byte) error {

@@ -1,0 +1,238 @@
+package ingest
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// A Replay sends the dead letters of a dataset again: rows that the destination
+// had refused for good, as a table or rule that did not fit makes it do.
+//
+// An object is removed when all its rows were accepted, and holds only those
+// refused again otherwise. A replay that ends in the middle of an object leaves
+// it as it was: its rows are sent again next time.
+type Replay struct {
+	Store       checkpoint.Store
+	Dataset     *Dataset
+	Destination Destination
+	Clock       Clock
+	Log         *zap.Logger
+}
+
+// ReplayReport is what a replay did, or would do.
+type ReplayReport struct {
+	Objects  int `json:"objects"`
+	Rows     int `json:"rows"`
+	Accepted int `json:"accepted"`
+	Refused  int `json:"refused"` // again: still there
+	// Reasons counts the rows by why they were refused.
+	Reasons map[string]int `json:"reasons"`
+}
+
+// deadLetter is a line of an object.
+type deadLetter struct {
+	Table  string          `json:"table"`
+	Reason string          `json:"reason"`
+	Row    json.RawMessage `json:"row"`
+}
+
+// objects lists the dead letters that are rows; the others are fields of rows
+// that have arrived.
+func (r *Replay) objects(ctx context.Context) (names []string, err error) {
+	all, err := r.Store.List(ctx, "deadletter/"+r.Dataset.Name+"/")
+	if err != nil {
+		return nil, fmt.Errorf("list the dead letters: %w", err)
+	}
+	for _, name := range all {
+		if strings.HasPrefix(path.Base(name), "rows-") {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// List tells what there is to send.
+func (r *Replay) List(ctx context.Context) (ReplayReport, error) {
+	report := ReplayReport{Reasons: map[string]int{}}
+	names, err := r.objects(ctx)
+	if err != nil {
+		return report, err
+	}
+	for _, name := range names {
+		report.Objects++
+		if err := r.read(ctx, name, func(l deadLetter) error {
+			report.Rows++
+			report.Reasons[l.Reason]++
+			return nil
+		}); err != nil {
+			return report, err
+		}
+	}
+	return report, nil
+}
+
+// Do sends all of them.
+func (r *Replay) Do(ctx context.Context) (ReplayReport, error) {
+	report := ReplayReport{Reasons: map[string]int{}}
+	names, err := r.objects(ctx)
+	if err != nil {
+		return report, err
+	}
+	for _, name := range names {
+		report.Objects++
+		if err := r.object(ctx, name, &report); err != nil {
+			return report, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return report, nil
+}
+
+// read calls visit with each row of an object.
+func (r *Replay) read(ctx context.Context, name string, visit func(deadLetter) error) error {
+	object, err := r.Store.Open(ctx, name)
+	if err != nil {
+		return fmt.Errorf("open the dead letter: %w", err)
+	}
+	defer object.Close() //nolint:errcheck // read only
+	gz, err := gzip.NewReader(bufio.NewReader(object))
+	if err != nil {
+		return fmt.Errorf("read the dead letter: %w", err)
+	}
+	lines := json.NewDecoder(gz)
+	for {
+		var l deadLetter
+		if err := lines.Decode(&l); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the dead letter: %w", err)
+		}
+		if l.Table != r.Dataset.Schema.Table {
+			return fmt.Errorf("a row is of table %q, not %s", l.Table, r.Dataset.Schema.Table)
+		}
+		if err := r.fits(l.Row); err != nil {
+			return err
+		}
+		if err := visit(l); err != nil {
+			return err
+		}
+	}
+}
+
+// fits tells whether a row is made for the destination: the two APIs want the
+// members named differently, and drop others without a word.
+func (r *Replay) fits(row []byte) error {
+	byColumn := bytes.Contains(row, []byte(`"RunId_s":`))
+	if byColumn != (r.Destination.Limits().Naming == record.ByColumn) {
+		return errors.New("its rows were made for the other API of Log Analytics: set logAnalyticsApi and its settings as they were then")
+	}
+	return nil
+}
+
+// object sends the rows of one object.
+func (r *Replay) object(ctx context.Context, name string, report *ReplayReport) error {
+	var batch []deadLetter
+	var refused []letter
+	size := 2
+	flush := func() error {
+		again, err := r.send(ctx, batch)
+		if err != nil {
+			return err
+		}
+		report.Accepted += len(batch) - len(again)
+		refused = append(refused, again...)
+		batch, size = nil, 2
+		return nil
+	}
+	if err := r.read(ctx, name, func(l deadLetter) error {
+		report.Rows++
+		if len(batch) > 0 && size+len(l.Row)+1 > r.Destination.BatchBytes() {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch, size = append(batch, l), size+len(l.Row)+1
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if len(refused) == 0 {
+		if err := r.Store.Delete(ctx, name); err != nil {
+			return fmt.Errorf("its rows are accepted, but it is not removed: %w", err)
+		}
+		return nil
+	}
+	report.Refused += len(refused)
+	for _, l := range refused {
+		report.Reasons[l.reason]++
+	}
+	return writeLetters(ctx, r.Store, name, r.Dataset, refused)
+}
+
+// send sends rows until they are accepted, and returns those that are refused
+// by themselves.
+func (r *Replay) send(ctx context.Context, rows []deadLetter) ([]letter, error) {
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	b := record.Batch{Body: []byte{'['}}
+	for i, l := range rows {
+		if i > 0 {
+			b.Body = append(b.Body, ',')
+		}
+		b.Body = append(b.Body, l.Row...)
+		b.Ends = append(b.Ends, len(b.Body))
+	}
+	b.Body = append(b.Body, ']')
+	err := r.sendBatch(ctx, b)
+	switch {
+	case err == nil:
+		return nil, nil
+	case !isRefusal(err):
+		return nil, err
+	case len(rows) == 1:
+		return []letter{{row: rows[0].Row, reason: err.Error()}}, nil
+	}
+	first, err := r.send(ctx, rows[:len(rows)/2])
+	if err != nil {
+		return nil, err
+	}
+	second, err := r.send(ctx, rows[len(rows)/2:])
+	return append(first, second...), err
+}
+
+func (r *Replay) sendBatch(ctx context.Context, b record.Batch) error {
+	for tries := 1; ; tries++ {
+		_, err := r.Destination.Send(ctx, b)
+		if err == nil {
+			return nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		after, again := retryAfter(err)
+		if !again || tries == maxTries {
+			return err
+		}
+		after = backOff(after, tries)
+		r.Log.Warn("waiting before another try", zap.Duration("wait", after), zap.Int("try", tries), zap.Error(err))
+		if err := r.Clock.Sleep(ctx, after); err != nil {
+			return err
+		}
+	}
+}
