@@ -12,7 +12,7 @@ RACE      ?=
 OUTPUT    := $(CURDIR)/build/test-output
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt vet lint bench fuzz generate package clean
+.PHONY: help run build test check fmt vet lint bench faults fuzz generate package clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, a
 	go test -run '^$$' -bench . -benchmem -count 5 ./handler/... | tee build/bench.txt
 	@bin/benchstat build/bench.txt
 	go test -run '^$$' -bench Memory -benchtime 1x -timeout 20m ./e2e
+
+faults: ## every way in which Qualys, Log Analytics or the state can go wrong, as a table: what was lost and what came twice
+	@go test ./handler/internal/ingest -count=1 -run TestFaults -v | sed -n 's/^ *faults_test.go:[0-9]*: |/|/p; /^--- FAIL/p; /^ *--- FAIL/p'
 
 fuzz: ## every fuzz test for a minute
 	go test -run '^$$' -fuzz FuzzScanner -fuzztime 60s ./handler/internal/qualys/xmlstream

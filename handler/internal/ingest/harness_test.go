@@ -87,6 +87,7 @@ type world struct {
 	target   string
 	inFlight int
 	health   *destination
+	timeout  time.Duration // of an answer's header and silence; zero: the product's
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
@@ -115,8 +116,8 @@ func (w *world) run() *ingest.Run {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: transport}, UserAgent: "test", Now: w.clock.Now}
+	transport := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: w.timeout}
+	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: transport, CheckRedirect: qualys.NewHTTPClient().CheckRedirect}, UserAgent: "test", Now: w.clock.Now, IdleTimeout: w.timeout}
 	detections := qualys.NewDetections(client, ingest.VM.Schema)
 	detections.PageSize, detections.Filter = w.page, w.filter
 	knowledge := qualys.NewKnowledgeBase(client, ingest.KB.Schema)

@@ -1,0 +1,184 @@
+package ingest_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// How a fault ends that does not go away, by its name; the reason it is told
+// with. All that are not here are hosts' or pages' and stop the run after some
+// tries, since no single host is to blame.
+var lasting = map[string]struct {
+	outcome ingest.Outcome
+	reason  string
+}{
+	// Mended, or of no effect on a page that makes progress.
+	"mismatched tags": {ingest.Complete, ""}, "next page does not grow": {ingest.Complete, ""},
+	"control characters": {ingest.Complete, ""}, "invalid UTF-8": {ingest.Complete, ""}, "entity bomb": {ingest.Complete, ""}, "next page elsewhere": {ingest.Complete, ""},
+	"error 2012 with 200": {ingest.Failed, "role Reader or above"}, "403": {ingest.Failed, "role Reader or above"},
+	"redirect elsewhere": {ingest.Failed, "follow no redirect"}, "401": {ingest.Failed, "check apiUsername and apiPassword"},
+	"404": {ingest.Failed, "end of life"}, "409 code 2003": {ingest.Failed, "accept the terms"}, "414": {ingest.Failed, "414"},
+	"409 code 1960": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
+	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "19h0m0s"}, "429": {ingest.Waiting, "429"},
+	"503": {ingest.Failed, "no progress in 6 tries"},
+}
+
+// final are the faults that end a run at once, even if they come once.
+var final = []string{"error 2012 with 200", "403", "redirect elsewhere", "401", "404", "409 code 2003", "414", "409 code 1965, 19 hours"}
+
+// Every way in which Qualys, the destination or the state can go wrong, once and
+// for as long as the run lasts: when it is over, nothing is missing and nothing
+// came twice that need not. make faults prints the table.
+func TestFaults(t *testing.T) {
+	type line struct {
+		name, how, outcome, reason string
+		runs, retries, lost, twice int
+	}
+	var mu sync.Mutex
+	var table []line
+	check := func(t *testing.T, w *world, name, how string, want ingest.Outcome, reason string, heal func(), mayTwice int) {
+		t.Helper()
+		report, err := w.do()
+		if report.Outcome != want || !strings.Contains(report.Reason, reason) || (err != nil) != (want == ingest.Failed) {
+			t.Errorf("%s: %v (%s), want %s with %q", report.Outcome, err, report.Reason, want, reason)
+		}
+		heal()
+		w.clock.advance(24 * time.Hour)
+		runs := 1
+		for ; runs < 4; runs++ {
+			if last, err := w.do(); err == nil && last.Outcome == ingest.Complete && len(w.checkpoint().Isolated) == 0 {
+				break
+			}
+			w.clock.advance(24 * time.Hour)
+		}
+		l := line{name: name, how: how, outcome: string(report.Outcome), reason: report.Reason, runs: runs + 1, retries: int(report.Retries)}
+		latest := map[string]bool{}
+		for key := range w.dest.keys {
+			id, _, _ := strings.Cut(key, "@")
+			latest[id] = true
+		}
+		w.qualys.Subscription.Expected(time.Time{}, w.clock.Now(), func(_ simulator.Host, d simulator.Detection) {
+			if !latest[fmt.Sprint(d.UniqueID)] {
+				l.lost++
+			}
+		})
+		for _, n := range w.dest.keys {
+			l.twice += n - 1
+		}
+		if l.lost > 0 || l.twice > mayTwice {
+			t.Errorf("%d lost, %d twice", l.lost, l.twice)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		table = append(table, l)
+	}
+	start := func(t *testing.T) *world {
+		w := newWorld(t, 60, 6)
+		w.page, w.dest.batch, w.budget = 16, 30_000, 20*time.Minute
+		w.timeout = 60 * time.Millisecond
+		return w
+	}
+	for _, fault := range simulator.Faults() {
+		for _, how := range []string{"once", "lasting"} {
+			t.Run(fault.Name+", "+how, func(t *testing.T) {
+				w := start(t)
+				spoilt := 0
+				faulty := &simulator.Faulty{Next: w.qualys, Fault: &fault, When: func(n int, r *http.Request) bool {
+					if n == 1 || how == "once" && spoilt > 0 || !strings.HasSuffix(r.URL.Path, "/detection/") {
+						return false
+					}
+					spoilt++
+					return true
+				}}
+				server := httptest.NewServer(faulty)
+				defer server.Close()
+				w.server = server
+				want, reason := ingest.Complete, ""
+				end, known := lasting[fault.Name]
+				switch {
+				case known && (how == "lasting" || slices.Contains(final, fault.Name)):
+					want, reason = end.outcome, end.reason
+				case how == "lasting":
+					want, reason = ingest.Failed, "hosts"
+				}
+				check(t, w, "Qualys: "+fault.Name, how, want, reason, func() { faulty.Heal(); server.CloseClientConnections() }, 0)
+			})
+		}
+	}
+	// The destination.
+	for name, p := range map[string]error{
+		"400 for one row": &problem{refused: true}, "413, then smaller": &problem{refused: true}, "429": &problem{retry: true, limit: true, after: 30 * time.Second},
+		"500": &problem{retry: true}, "403": errors.New("answered 403: role missing"),
+	} {
+		t.Run("destination: "+name, func(t *testing.T) {
+			w := start(t)
+			n := 0
+			w.dest.before = func(_ int, b record.Batch) error {
+				n++
+				switch {
+				case name == "400 for one row" && b.Rows() == 1 && n > 3, name == "413, then smaller" && b.Rows() > 2:
+					return p
+				case name == "400 for one row":
+					return map[bool]error{true: p, false: nil}[n == 3]
+				case name == "413, then smaller":
+					return nil
+				case n >= 3 && n <= 5:
+					return p
+				}
+				return nil
+			}
+			want, reason := ingest.Complete, ""
+			if name == "403" {
+				want, reason = ingest.Failed, "role missing"
+			}
+			check(t, w, "destination: "+name, "thrice", want, reason, func() { w.dest.before = nil }, 0)
+		})
+	}
+	t.Run("destination: answer lost after the rows were taken", func(t *testing.T) {
+		w := start(t)
+		w.dest.after = func(n int, _ record.Batch) error {
+			if n == 3 {
+				return &problem{retry: true}
+			}
+			return nil
+		}
+		check(t, w, "destination: answer lost", "once", ingest.Complete, "", func() {}, 40)
+	})
+	// The state.
+	for name, fail := range map[string]func(w *world, err error){
+		"save":        func(w *world, err error) { w.store.beforeSave = func([]byte) error { return err } },
+		"saved, told": func(w *world, err error) { w.store.afterSave = func([]byte) error { return err } },
+		"create": func(w *world, err error) {
+			w.store.beforeCreate = func(string) error { return err }
+		},
+	} {
+		t.Run("state: "+name, func(t *testing.T) {
+			w := start(t)
+			down := errors.New("state storage: answered 503")
+			fail(w, down)
+			if report, err := w.do(); err == nil || !strings.Contains(err.Error(), "503") {
+				t.Errorf("%s: %v", report.Outcome, err)
+			}
+			w.store.beforeSave, w.store.afterSave, w.store.beforeCreate = nil, nil, nil
+			check(t, w, "state: "+name+" fails", "a run", ingest.Complete, "", func() {}, (ingest.DefaultInFlight+1)*40)
+		})
+	}
+	slices.SortFunc(table, func(a, b line) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.how, b.how)) })
+	t.Logf("| fault | how | outcome | runs | retries | lost | twice | reason |")
+	for _, l := range table {
+		reason, _, _ := strings.Cut(l.reason, "\n")
+		t.Logf("| %s | %s | %s | %d | %d | %d | %d | %.90s |", l.name, l.how, l.outcome, l.runs, l.retries, l.lost, l.twice, reason)
+	}
+}

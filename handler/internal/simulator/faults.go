@@ -1,0 +1,169 @@
+package simulator
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+)
+
+// A Fault is one way in which an answer of Qualys goes wrong.
+type Fault struct {
+	Name string
+	// Spoil answers a request; doc is what the answer would have been.
+	Spoil func(w http.ResponseWriter, r *http.Request, doc []byte)
+}
+
+// Faulty is a server whose answers go wrong.
+type Faulty struct {
+	Next http.Handler
+	// Fault, if not nil, spoils the requests for which When is true; n counts
+	// from 1.
+	Fault *Fault
+	When  func(n int, r *http.Request) bool
+
+	mu sync.Mutex
+	n  int
+}
+
+// ServeHTTP implements http.Handler.
+func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.n++
+	n, fault := f.n, f.Fault
+	f.mu.Unlock()
+	if fault == nil || !f.When(n, r) {
+		f.Next.ServeHTTP(w, r)
+		return
+	}
+	r.Header.Del("Accept-Encoding") // the document, not its compression, is spoilt
+	answer := httptest.NewRecorder()
+	f.Next.ServeHTTP(answer, r)
+	for _, name := range []string{"Date", "Content-Type", "X-RateLimit-Limit", "X-RateLimit-Remaining"} {
+		if v := answer.Header().Get(name); v != "" {
+			w.Header().Set(name, v)
+		}
+	}
+	fault.Spoil(w, r, answer.Body.Bytes())
+}
+
+// Heal ends the fault.
+func (f *Faulty) Heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Fault = nil
+}
+
+// give ignores a client that has gone away.
+func give(w io.Writer, doc []byte) { _, _ = w.Write(doc) }
+
+// giveNow sends what was written so far.
+func giveNow(w http.ResponseWriter, doc []byte) {
+	give(w, doc)
+	_ = http.NewResponseController(w).Flush() // as above
+}
+
+// middle is the place behind the last occurrence of mark in the first half.
+func middle(doc []byte, mark string) int {
+	return bytes.LastIndex(doc[:len(doc)/2], []byte(mark)) + len(mark)
+}
+
+// insert puts text into the middle of a document, behind a mark.
+func insert(mark, text string) func(http.ResponseWriter, *http.Request, []byte) {
+	return func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+		at := middle(doc, mark)
+		give(w, doc[:at])
+		give(w, []byte(text))
+		give(w, doc[at:])
+	}
+}
+
+// status answers with a status, headers and a body.
+func status(code int, body string, header ...string) func(http.ResponseWriter, *http.Request, []byte) {
+	return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+		for i := 0; i+1 < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		w.WriteHeader(code)
+		give(w, []byte(body))
+	}
+}
+
+// simple is a SIMPLE_RETURN.
+func simple(code, text, items string) string {
+	return fmt.Sprintf(`<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>%s</CODE><TEXT>%s</TEXT>%s</RESPONSE></SIMPLE_RETURN>`, code, text, items)
+}
+
+// Faults lists the ways in which an answer of Qualys can go wrong.
+func Faults() []Fault {
+	const page = "<html><head><title>Maintenance</title></head><body>Please come back.</body></html>"
+	return []Fault{
+		{"reset in the body", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+			giveNow(w, doc[:len(doc)/2])
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				_ = tcp.SetLinger(0) // a reset, not an end
+			}
+			_ = conn.Close() // that is the fault
+		}},
+		{"hang in the body", func(w http.ResponseWriter, r *http.Request, doc []byte) {
+			giveNow(w, doc[:len(doc)/2])
+			<-r.Context().Done()
+		}},
+		{"hang before the answer", func(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }},
+		{"cut between elements", func(w http.ResponseWriter, _ *http.Request, doc []byte) { give(w, doc[:middle(doc, "</HOST>")]) }},
+		{"cut in CDATA", func(w http.ResponseWriter, _ *http.Request, doc []byte) { give(w, doc[:middle(doc, "<![CDATA[")+3]) }},
+		{"control characters", insert("<![CDATA[", "\x00\x01\x1b")},
+		{"invalid UTF-8", insert("<![CDATA[", "\xff\xfe\xc3")},
+		{"mismatched tags", insert("</HOST>", "</WRONG>")},
+		{"a second root", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+			give(w, append(bytes.Clone(doc), "<HOST_LIST_VM_DETECTION_OUTPUT/>"...))
+		}},
+		{"entity bomb", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+			bomb := `<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>`
+			root := bytes.Index(doc, []byte("<HOST_LIST_VM_DETECTION_OUTPUT>"))
+			give(w, []byte(bomb))
+			give(w, bytes.Replace(doc[root:], []byte("<IP>"), []byte("<IP>&c;"), 1))
+		}},
+		{"HTML with 200", status(200, page, "Content-Type", "text/html")},
+		{"HTML with 200, as XML", status(200, page, "Content-Type", "text/xml")},
+		{"empty 200", status(200, "")},
+		{"error 999 with 200", status(200, simple("999", "Internal error", ""))},
+		{"error 2012 with 200", status(200, simple("2012", "no permission", ""))},
+		{"redirect elsewhere", status(301, "", "Location", "https://elsewhere.example/")},
+		{"next page elsewhere", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+			give(w, bytes.ReplaceAll(doc, []byte("<URL><![CDATA[https://"), []byte("<URL><![CDATA[https://elsewhere.example/?x=")))
+		}},
+		{"next page does not grow", func(w http.ResponseWriter, r *http.Request, doc []byte) {
+			s := string(doc)
+			if i := strings.LastIndex(s, "id_min="); i >= 0 {
+				end := i + strings.IndexAny(s[i:], "&]")
+				s = s[:i] + "id_min=1" + s[end:]
+			}
+			give(w, []byte(s))
+		}},
+		{"401", status(401, simple("2000", "Bad Login/Password", ""))},
+		{"403", status(403, simple("2012", "no permission", ""))},
+		{"404", status(404, "not found")},
+		{"409 code 1960", status(409, simple("1960", "This API cannot be run again until 1 currently running API instance has finished.", ""), "X-Concurrency-Limit-Limit", "2", "X-Concurrency-Limit-Running", "2")},
+		{"409 without a code", status(409, "<SIMPLE_RETURN><RESPONSE><TEXT>This API cannot be run again until 1 currently running API instance has finished.</TEXT></RESPONSE></SIMPLE_RETURN>")},
+		{"409 code 1965, seconds", status(409, simple("1965", "wait", "<ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>55</VALUE></ITEM></ITEM_LIST>"))},
+		{"409 code 1965, in words", status(409, simple("1965", "This API cannot be run again for another 0 hours, 3 minutes and 7 seconds.", ""))},
+		{"409 code 1965, 19 hours", status(409, simple("1965", "wait", ""), "X-RateLimit-ToWait-Sec", "68400")},
+		{"409 code 2003", status(409, simple("2003", "registration", ""))},
+		{"414", status(414, page, "Content-Type", "text/html")},
+		{"429", status(429, "", "Retry-After", "33")},
+		{"500", status(500, simple("999", "Internal error", ""))},
+		{"501", status(501, "")},
+		{"502", status(502, page, "Content-Type", "text/html")},
+		{"503", status(503, simple("1999", "maintenance", ""))},
+		{"504", status(504, page, "Content-Type", "text/html")},
+	}
+}
