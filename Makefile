@@ -12,7 +12,7 @@ RACE      ?=
 OUTPUT    := $(CURDIR)/build/test-output
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt vet lint bench faults fuzz generate package clean
+.PHONY: help run build test check fmt vet lint bench faults soak fuzz generate package clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, a
 
 faults: ## every way in which Qualys, Log Analytics or the state can go wrong, as a table: what was lost and what came twice
 	@go test ./handler/internal/ingest -count=1 -run TestFaults -v | sed -n 's/^ *faults_test.go:[0-9]*: |/|/p; /^--- FAIL/p; /^ *--- FAIL/p'
+
+soak: e2e/node_modules/.installed ## 2,000 kills with SIGKILL at random moments (the tests have 200)
+	KILLS=2000 go test ./e2e -count=1 -run TestKills -v -timeout 2h
 
 fuzz: ## every fuzz test for a minute
 	go test -run '^$$' -fuzz FuzzScanner -fuzztime 60s ./handler/internal/qualys/xmlstream

@@ -120,6 +120,7 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	defer func() { d.saving = false }()
 	for {
 		n := 0
+		before := d.run.state.Window.NextID
 		for {
 			a, ok := d.acked[d.settled]
 			if !ok {
@@ -145,6 +146,8 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		}
 		d.mu.Lock()
 		if err != nil {
+			// What is not saved must not be by somebody who saves later.
+			d.run.state.Window.NextID = before
 			d.failLocked(fmt.Errorf("save the checkpoint: %w", err))
 			return
 		}
