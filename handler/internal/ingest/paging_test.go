@@ -260,3 +260,32 @@ func TestIllEntryIsIsolated(t *testing.T) {
 		t.Errorf("%d lines in the index", len(lines))
 	}
 }
+
+// An entry that is listed for ever and never comes is isolated, and no other.
+func TestListedEntryThatNeverComes(t *testing.T) {
+	w := newKBWorld(t, 150)
+	ill := w.knowledge().QID(70)
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("details") != "All" {
+			return false
+		}
+		answer := httptest.NewRecorder()
+		r.Header.Del("Accept-Encoding")
+		w.qualys.ServeHTTP(answer, r)
+		doc := answer.Body.String()
+		if i := strings.Index(doc, fmt.Sprintf("<QID>%d</QID>", ill)); i >= 0 {
+			begin, end := strings.LastIndex(doc[:i], "<VULN>"), i+strings.Index(doc[i:], "</VULN>")+len("</VULN>")
+			doc = doc[:begin] + doc[end:]
+		}
+		io.WriteString(rw, doc)
+		return true
+	}
+	report := w.mustComplete()
+	if len(report.Isolated) != 1 || report.Isolated[0].ID != uint64(ill) || w.arrived() != 149 || len(w.dest.keys) != 149 {
+		t.Fatalf("%d rows, isolated %+v", w.arrived(), report.Isolated)
+	}
+	w.before = nil
+	w.clock.advance(time.Hour)
+	w.mustComplete()
+	w.wantEntries(150)
+}

@@ -84,6 +84,9 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 	taken := s.taken
 	if taken == nil || taken.low != q.From || taken.listed != s.listed {
 		taken = &arrivals{low: q.From, listed: s.listed, came: map[uint64]bool{}}
+		if s.taken != nil { // a larger range may have brought some of this one
+			taken.came = s.taken.behind(q.From)
+		}
 		s.taken = taken
 	}
 	warning := ""
@@ -109,6 +112,9 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 		return record.Page{}, err
 	}
 	s.taken = nil
+	if taken.next != 0 {
+		s.taken = &arrivals{low: taken.next, listed: s.listed, came: taken.behind(taken.next)}
+	}
 	return record.Page{Next: taken.next, Warning: strings.TrimSpace(warning + " " + taken.warning())}, nil
 }
 
@@ -162,6 +168,7 @@ func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *ar
 	if still := taken.missing(&now); len(still) > 0 && now.count > 0 {
 		for _, id := range still {
 			if taken.listed.has(id) {
+				taken.whole = false // a smaller range parts it from the others
 				return &Error{Kind: Broken, Text: fmt.Sprintf("QID %d is listed and does not come, not by name either", id)}
 			}
 		}
@@ -193,9 +200,18 @@ type arrivals struct {
 // try begins another try.
 func (a *arrivals) try(sink record.Sink, at time.Time, high uint64) {
 	a.Sink, a.at, a.high, a.only = sink, at, high, nil
-	a.earlier, a.last, a.began, a.drop, a.dropped = len(a.came), 0, false, false, 0
-	// What came in an earlier try stands behind a place that is not safe.
-	a.gap = a.earlier > 0
+	a.earlier, a.last, a.began, a.drop, a.gap, a.dropped = len(a.came), 0, false, false, false, 0
+}
+
+// behind are the entries that came with ids from low on.
+func (a *arrivals) behind(low uint64) map[uint64]bool {
+	came := map[uint64]bool{}
+	for id := range a.came {
+		if id >= low {
+			came[id] = true
+		}
+	}
+	return came
 }
 
 // Begin lets a window begin at the time of its list: what changes while it is
@@ -214,13 +230,13 @@ func (a *arrivals) Record(rec *record.Record) error {
 		return a.Sink.Record(rec) // no number: it cannot have been listed
 	}
 	_, wanted := slices.BinarySearch(a.only, id)
-	if a.drop = a.came[id] || a.only != nil && !wanted || id < a.low || id > a.high; a.drop {
-		a.dropped++
-		return nil
-	}
-	if id > a.last {
+	if a.drop = a.only != nil && !wanted || id < a.low || id > a.high; !a.drop && id > a.last {
 		a.gap = a.gap || a.listed.between(max(a.last+1, a.low), id) > 0
 		a.last = id
+	}
+	if a.drop = a.drop || a.came[id]; a.drop {
+		a.dropped++
+		return nil
 	}
 	a.came[id] = true
 	return a.Sink.Record(rec)
