@@ -148,6 +148,14 @@ func (s *services) clock() time.Time {
 	return s.now
 }
 
+// setKnowledge gives the subscription a KnowledgeBase. The server, which runs
+// already, reads it behind its clock's lock.
+func (s *services) setKnowledge(k *simulation.Knowledge) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sub.Knowledge = k
+}
+
 func (s *services) advance(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -70,7 +70,7 @@ func TestKnowledgeBase(t *testing.T) {
 			s.environ["kbSchedule"], s.environ["runBudget"], s.environ["enrichDetections"] = "*/2 * * * * *", "3s", "true"
 			s.environ["kbPageSize"] = strconv.Itoa(c.size / 8)
 			kb := &simulation.Knowledge{Seed: 5, Size: c.size, Pause: func() { <-time.After(200 * time.Millisecond) }}
-			s.sub.Knowledge = kb
+			s.setKnowledge(kb)
 			h := startHost(t, s)
 			loaded := windowAfter(t, s, h, "kb", time.Time{})
 			rows, twice := s.entries()
@@ -173,7 +173,7 @@ func (s *services) checkJoin(t *testing.T, h *functionsHost) {
 // detections arrive all the same.
 func TestKnowledgeBaseRefused(t *testing.T) {
 	s := startServices(t, 3, 3)
-	s.sub.Knowledge = &simulation.Knowledge{Seed: 5, Size: 10, Refused: true}
+	s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: 10, Refused: true})
 	s.environ["enrichDetections"] = "true"
 	h := startHost(t, s)
 	for _, function := range []string{"QualysKB", "QualysVM"} {

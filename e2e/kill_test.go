@@ -34,7 +34,7 @@ func TestKills(t *testing.T) {
 		kills = 20
 	}
 	s := startServices(t, 300, 45)
-	s.sub.Knowledge = &simulation.Knowledge{Seed: 5, Size: 3000}
+	s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: 3000})
 	delete(s.environ, "AzureWebJobsStorage") // a lease blocks for a minute after a kill; a lock does not
 	s.environ["stateFolder"] = filepath.Join(t.TempDir(), "state")
 	s.environ["kbPageSize"] = "700"

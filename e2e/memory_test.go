@@ -64,7 +64,7 @@ func BenchmarkMemoryKnowledgeBase(b *testing.B) {
 		b.Run(fmt.Sprintf("qids=%d", qids), func(b *testing.B) {
 			for b.Loop() {
 				s := startServices(b, 1000, 50)
-				s.sub.Knowledge = &simulation.Knowledge{Seed: 5, Size: qids}
+				s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: qids})
 				s.environ["enrichDetections"] = "true"
 				carry(b, s, step{function: "QualysKB"}, step{function: "QualysKB", before: func() {
 					now := s.clock()
