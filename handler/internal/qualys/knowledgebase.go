@@ -165,12 +165,13 @@ func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *ar
 	if err != nil {
 		return fmt.Errorf("list the KnowledgeBase again: %w", s.explain(err))
 	}
-	if still := taken.missing(&now); len(still) > 0 && now.count > 0 {
-		for _, id := range still {
-			if taken.listed.has(id) {
-				taken.whole = false // a smaller range parts it from the others
-				return &Error{Kind: Broken, Text: fmt.Sprintf("QID %d is listed and does not come, not by name either", id)}
-			}
+	if now.count == 0 && q.After.IsZero() {
+		return &Error{Kind: Broken, Text: "it lists no QID any more in a window that began with some"}
+	}
+	for _, id := range missing {
+		if now.has(id) {
+			taken.whole = false // a smaller range parts it from the others
+			return &Error{Kind: Broken, Text: fmt.Sprintf("QID %d is listed and does not come, not by name either", id)}
 		}
 	}
 	taken.gone = len(missing)

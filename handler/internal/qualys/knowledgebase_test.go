@@ -339,6 +339,7 @@ func TestKnowledgeBaseHoldsAnswersToTheList(t *testing.T) {
 		"the first is late":  {page: knowledge(`<VULN><QID>2</QID></VULN><VULN><QID>3</QID></VULN>`), byName: []uint64{1}, rows: 3, done: []uint64{0, 0, 0}},
 		"one is gone since":  {page: knowledge(`<VULN><QID>1</QID></VULN><VULN><QID>2</QID></VULN>`), gone: "3", rows: 2, done: []uint64{1, 2}, warning: "1 QIDs were listed and do not come"},
 		"all are gone since": {page: idSet(""), gone: "1-3", rows: 0, warning: "3 QIDs were listed and do not come"},
+		"list empties":       {page: knowledge(`<VULN><QID>1</QID></VULN><VULN><QID>2</QID></VULN>`), gone: "all", err: "lists no QID any more"},
 		"never comes":        {page: knowledge(`<VULN><QID>1</QID></VULN><VULN><QID>2</QID></VULN>`), err: "QID 3 is listed and does not come"},
 		"outside and twice":  {page: knowledge(`<VULN><QID>1</QID></VULN><VULN><QID>1</QID></VULN><VULN><QID>2</QID></VULN><VULN><QID>3</QID></VULN><VULN><QID>900</QID></VULN>`), rows: 3, done: []uint64{1, 2, 3}, warning: "2 entries came twice or outside"},
 		"no list of entries": {page: idSet(""), byName: []uint64{1, 2, 3}, rows: 3, done: []uint64{0, 0, 0}},
@@ -348,7 +349,9 @@ func TestKnowledgeBaseHoldsAnswersToTheList(t *testing.T) {
 			s, _ := api(t, func(p url.Values) string {
 				switch {
 				case p.Get("details") == "None":
-					if lists++; lists > 1 && c.gone != "" {
+					if lists++; lists > 1 && c.gone == "all" {
+						return idSet("")
+					} else if lists > 1 && c.gone != "" {
 						return idSet(strings.ReplaceAll(`<ID_SET><ID_RANGE>`+map[string]string{"3": "1-2</ID_RANGE><ID_RANGE>4-6", "1-3": "4-6"}[c.gone]+`</ID_RANGE></ID_SET>`, "\n", ""))
 					}
 					return list
