@@ -9,6 +9,8 @@ BENCHSTAT := v0.0.0-20260908200009-22c9c6c9d4da
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 ARCH      ?= amd64
 RACE      ?=
+FUZZTIME  ?= 60s
+FUZZWORKERS ?= 2
 OUTPUT    := $(CURDIR)/build/test-output
 
 .DEFAULT_GOAL := help
@@ -54,14 +56,13 @@ faults: ## every way in which Qualys, Log Analytics or the state can go wrong, a
 soak: e2e/node_modules/.installed ## 2,000 kills with SIGKILL at random moments (the tests have 200)
 	KILLS=2000 go test ./e2e -count=1 -run TestKills -v -timeout 2h
 
-fuzz: ## every fuzz test for a minute
-	go test -run '^$$' -fuzz FuzzScanner -fuzztime 60s ./handler/internal/qualys/xmlstream
-	go test -run '^$$' -fuzz FuzzDetections -fuzztime 60s ./handler/internal/qualys
-	go test -run '^$$' -fuzz FuzzKnowledgeBase -fuzztime 60s ./handler/internal/qualys
-	go test -run '^$$' -fuzz FuzzEncode -fuzztime 60s ./handler/internal/record
-	go test -run '^$$' -fuzz FuzzAppend -fuzztime 60s ./handler/internal/record/plaintext
-	go test -run '^$$' -fuzz FuzzIndex -fuzztime 60s ./handler/internal/ingest
-	go test -run '^$$' -fuzz FuzzLoad -fuzztime 60s ./handler/internal/settings
+fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
+	@grep -rl '^func Fuzz' --include='*_test.go' handler | sort | while read -r file; do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
+	    echo "$$target ($$(dirname $$file))"; \
+	    go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel $(FUZZWORKERS) | grep -v 'gathering' | tail -n 12 || exit 1; \
+	  done; \
+	done
 
 generate: ## what is made from the catalogue and the settings: arm/tables.json, README's table, the example file
 	go test ./handler -run TestTablesTemplate -update

@@ -152,3 +152,35 @@ func TestExitCode(t *testing.T) {
 		t.Error("the host never starts a handler again that has ended with 0")
 	}
 }
+
+// Whatever is asked of the handler, the answer is an object in the protocol's
+// form, and a known function is started.
+func FuzzInvocation(f *testing.F) {
+	f.Add("POST", "/QualysVM", "id", fmt.Sprintf(timer, true))
+	f.Add("GET", "/", "", "")
+	f.Add("PUT", "/../QualysVM?x#y", "\x00", `{"Data":{"a":[1],"b":{"IsPastDue":"x"}}}`)
+	f.Fuzz(func(t *testing.T, method, path, id, body string) {
+		started := 0
+		host := &Host{Log: zap.NewNop(), Functions: map[string]Function{"QualysVM": func(context.Context, Invocation) error {
+			started++
+			return nil
+		}}}
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+		r.Method, r.URL.Path = method, path
+		r.Header["X-Azure-Functions-Invocationid"] = []string{id}
+		w := httptest.NewRecorder()
+		host.ServeHTTP(w, r)
+		var doc struct {
+			Outputs     *struct{}
+			Logs        []string
+			ReturnValue any
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Outputs == nil || doc.Logs == nil {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		known := strings.Trim(path, "/") == "QualysVM" && method == http.MethodPost
+		if known != (started == 1) || known && w.Code != http.StatusOK || w.Code >= 500 {
+			t.Errorf("%s %q: %d, started %d", method, path, w.Code, started)
+		}
+	})
+}

@@ -241,16 +241,23 @@ func loadRecent(ctx context.Context, store checkpoint.Store, name string) (recen
 		return recentDoc{}, fmt.Errorf("open %s: %w", name, err)
 	}
 	defer r.Close() //nolint:errcheck // read only
-	gz, err := gzip.NewReader(r)
+	doc, err := readRecent(r)
 	if err != nil {
 		return recentDoc{}, fmt.Errorf("read %s: %w", name, err)
 	}
-	var doc recentDoc
+	return doc, nil
+}
+
+func readRecent(r io.Reader) (doc recentDoc, err error) {
+	gz, err := gzip.NewReader(r)
+	if err != nil {
+		return recentDoc{}, err
+	}
 	if err := json.NewDecoder(io.LimitReader(gz, maxRecent*32)).Decode(&doc); err != nil {
-		return recentDoc{}, fmt.Errorf("read %s: %w", name, err)
+		return recentDoc{}, err
 	}
 	if doc.Version != stateVersion {
-		return recentDoc{}, fmt.Errorf("%s has version %d, this program knows %d", name, doc.Version, stateVersion)
+		return recentDoc{}, fmt.Errorf("it has version %d, this program knows %d", doc.Version, stateVersion)
 	}
 	return doc, nil
 }

@@ -107,6 +107,19 @@ func (r *Replay) read(ctx context.Context, name string, visit func(deadLetter) e
 		return fmt.Errorf("open the dead letter: %w", err)
 	}
 	defer object.Close() //nolint:errcheck // read only
+	return readLetters(object, func(l deadLetter) error {
+		if l.Table != r.Dataset.Schema.Table {
+			return fmt.Errorf("a row is of table %q, not %s", l.Table, r.Dataset.Schema.Table)
+		}
+		if err := r.fits(l.Row); err != nil {
+			return err
+		}
+		return visit(l)
+	})
+}
+
+// readLetters calls visit with each line of an object.
+func readLetters(object io.Reader, visit func(deadLetter) error) error {
 	gz, err := gzip.NewReader(bufio.NewReader(object))
 	if err != nil {
 		return fmt.Errorf("read the dead letter: %w", err)
@@ -118,12 +131,6 @@ func (r *Replay) read(ctx context.Context, name string, visit func(deadLetter) e
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("read the dead letter: %w", err)
-		}
-		if l.Table != r.Dataset.Schema.Table {
-			return fmt.Errorf("a row is of table %q, not %s", l.Table, r.Dataset.Schema.Table)
-		}
-		if err := r.fits(l.Row); err != nil {
-			return err
 		}
 		if err := visit(l); err != nil {
 			return err

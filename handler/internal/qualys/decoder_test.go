@@ -176,7 +176,10 @@ func readLeaves(t testing.TB, doc []byte) (hosts []leaves, detections int) {
 		case xml.EndElement:
 			e := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
-			if inHost && !e.parent {
+			switch {
+			case e.name == "RESULTS":
+				add(e.text.String()) // to the byte
+			case inHost && !e.parent:
 				add(strings.Trim(e.text.String(), " \t\r\n"))
 			}
 			switch e.name {

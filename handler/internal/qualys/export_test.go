@@ -10,3 +10,6 @@ func ReadIDSet(r io.Reader, root string, fallback time.Time) (count uint64, read
 	s, n, err := readIDSet(r, root, fallback)
 	return s.count, n, err
 }
+
+// ErrorAnswer opens errorAnswer to fuzzing.
+var ErrorAnswer = errorAnswer

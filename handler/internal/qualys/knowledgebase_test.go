@@ -55,7 +55,7 @@ func entryLeaves(t testing.TB, doc []byte) (entries [][]string) {
 			}
 			stack = append(stack, &element{})
 			for _, a := range tok.Attr {
-				if inside {
+				if inside && a.Value != "" {
 					entries[len(entries)-1] = append(entries[len(entries)-1], a.Value)
 				}
 			}

@@ -158,20 +158,24 @@ func ParseAttrs(raw []byte, visit func(name, value []byte)) error {
 // of AttrText or Next.
 func (s *Scanner) AttrText(value []byte) []byte { return s.clean(value, true) }
 
-// validName takes what is not plainly wrong: the names are only compared.
+// validName tells whether name is one by XML's rules for ASCII (section 2.3 of
+// the recommendation); beyond it every valid UTF-8 is taken: names are only
+// compared.
 func validName(name []byte) bool {
-	if len(name) == 0 {
+	if len(name) == 0 || name[0] == '-' || name[0] == '.' || '0' <= name[0] && name[0] <= '9' {
 		return false
 	}
-	if c := name[0]; c == '-' || c == '.' || '0' <= c && c <= '9' {
-		return false
-	}
+	ascii := true
 	for _, c := range name {
-		if c <= ' ' || c == '<' || c == '>' || c == '&' || c == '/' || c == '=' || c == '"' || c == '\'' || c == '!' || c == '?' {
+		switch {
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '_', c == ':', c == '-', c == '.':
+		case c >= utf8.RuneSelf:
+			ascii = false
+		default:
 			return false
 		}
 	}
-	return utf8.Valid(name)
+	return ascii || utf8.Valid(name)
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }

@@ -405,6 +405,8 @@ func (s *Scanner) tagLength() (int, error) {
 		raw := s.buf[s.pos:s.end]
 		for i := from; i < len(raw); i++ {
 			switch c := raw[i]; {
+			case c == '<': // not even in an attribute's value
+				return 0, s.syntax("'<' inside a tag")
 			case quote != 0:
 				if c == quote {
 					quote = 0
@@ -413,8 +415,6 @@ func (s *Scanner) tagLength() (int, error) {
 				return i + 1, nil
 			case c == '"' || c == '\'':
 				quote = c
-			case c == '<':
-				return 0, s.syntax("'<' inside a tag")
 			}
 		}
 		from = len(raw)
