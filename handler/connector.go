@@ -95,6 +95,7 @@ func open(ctx context.Context, environ []string, rows string) (*connector, error
 		Credentials: s.Credentials(),
 		HTTP:        qualys.NewHTTPClient(),
 		UserAgent:   "qualys-sentinel/" + version,
+		Reserve:     s.CallReserve,
 	}
 	if c.store, err = c.openStore(); err != nil {
 		return nil, err

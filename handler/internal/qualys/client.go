@@ -61,9 +61,11 @@ type Client struct {
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 
+	// Reserve is the share of calls to leave to others, in percent.
+	Reserve int
+
+	limits   limits
 	mu       sync.Mutex
-	limits   Limits
-	blocked  time.Time // no call before this: the last answer said so
 	rejected [2]string // the login that Qualys refused last
 }
 
@@ -85,81 +87,73 @@ func NewHTTPClient() *http.Client {
 	}
 }
 
+// ask sends one request and lets read take the document of the answer, whose
+// status was 200. It waits for its turn. sent counts the requests that left; at
+// is the answer's Date, zero if it had none.
+func (c *Client) ask(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
+	if err := c.checkLogin(ctx); err != nil {
+		return err
+	}
+	leave, err := c.limits.enter(ctx, path, c.now)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	a, err := c.open(ctx, path, params, sent)
+	if err == nil {
+		c.limits.answered()
+		err = read(a, a.at)
+		_ = a.Close() // read to its end, or given up: nothing can be lost here
+	}
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause // an end from outside shows as a broken answer
+	}
+	if e := asError(err); e != nil {
+		// A refusal may stand in a document with status 200.
+		if e.Kind == BadLogin {
+			c.reject()
+		}
+		c.limits.failed(path, e, c.now())
+	}
+	return err
+}
+
 // An answer is an answer with status 200 whose document has yet to be read.
 type answer struct {
 	io.ReadCloser
 	at time.Time // by its Date header; zero if there was none
 }
 
-// open sends one request and returns the answer if its status is 200.
-// sent counts the requests that left.
+// open sends a request, and once more if its login is refused and the
+// credentials have changed where they are kept.
 func (c *Client) open(ctx context.Context, path string, params url.Values, sent func()) (*answer, error) {
-	if err := c.gate(ctx); err != nil {
-		return nil, err
-	}
 	a, err := c.try(ctx, path, params, sent)
-	var e *Error
-	if !errors.As(err, &e) {
+	if e := asError(err); e == nil || e.Kind != BadLogin {
 		return a, err
 	}
-	c.keep(e)
-	if e.Kind != BadLogin {
-		return nil, err
-	}
 	changed, reloadErr := c.Credentials.Reload(ctx)
-	if reloadErr != nil || !changed {
-		c.reject()
-		if reloadErr != nil {
-			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
-		}
+	switch {
+	case reloadErr != nil:
+		return nil, fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+	case !changed:
 		return nil, err
 	}
-	if a, err = c.try(ctx, path, params, sent); errors.As(err, &e) && e.Kind == BadLogin {
-		c.reject()
-	}
-	return a, err
+	return c.try(ctx, path, params, sent)
 }
 
-// read looks at the error of reading an answer's document: a refused login may
-// stand in one with status 200, and an end from outside shows as a broken one.
-func (c *Client) read(ctx context.Context, err error) error {
-	var e *Error
-	if errors.As(err, &e) && e.Kind == BadLogin {
-		c.reject()
+// checkLogin refuses a login that Qualys has refused before, unless it can be
+// read anew.
+func (c *Client) checkLogin(ctx context.Context) error {
+	if !c.isRejected() {
+		return nil
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
+	if _, err := c.Credentials.Reload(ctx); err != nil {
+		return fmt.Errorf("read the credentials again: %w", err)
 	}
-	return err
-}
-
-// gate refuses a call that Qualys is known to refuse: with a login that it has
-// refused before, unless that can be read anew, or with no call left.
-func (c *Client) gate(ctx context.Context) error {
 	if c.isRejected() {
-		if _, err := c.Credentials.Reload(ctx); err != nil {
-			return fmt.Errorf("read the credentials again: %w", err)
-		}
-		if c.isRejected() {
-			return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before"}
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if left := c.blocked.Sub(c.now()); left > 0 {
-		return &Error{Kind: Limited, Text: "the calls of this window are used up", After: left}
+		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before"}
 	}
 	return nil
-}
-
-// keep remembers a window that is used up: headers do not always tell.
-func (c *Client) keep(e *Error) {
-	if e.Kind != Limited || e.Code != "1965" {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.blocked = c.now().Add(e.After)
 }
 
 func (c *Client) isRejected() bool {
@@ -205,7 +199,7 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, sent f
 		idle = DefaultIdleTimeout
 	}
 	body := newIdleReader(resp.Body, idle, cancel)
-	c.note(resp.Header)
+	c.limits.note(path, resp.Header, c.Reserve, c.now())
 	if err := c.check(resp, body); err != nil {
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
@@ -260,42 +254,9 @@ func (c *Client) check(resp *http.Response, body io.Reader) error {
 	return nil
 }
 
-// Limits are the subscription's, as Qualys told last. A field is -1 where it
-// did not tell: any of the headers may be missing.
-type Limits struct {
-	Calls      int `json:"calls"`      // allowed in a window
-	Remaining  int `json:"remaining"`  // of them
-	WindowSec  int `json:"windowSec"`  // length of the window
-	Concurrent int `json:"concurrent"` // calls allowed at once
-	Running    int `json:"running"`    // calls going on, whoever's they are
-}
-
-// Limits tells what the headers of the last answer said.
-func (c *Client) Limits() Limits {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.limits
-}
-
-// note keeps what the headers say of the subscription's limits.
-func (c *Client) note(header http.Header) {
-	l := Limits{
-		Calls:      number(header, "X-RateLimit-Limit"),
-		Remaining:  number(header, "X-RateLimit-Remaining"),
-		WindowSec:  number(header, "X-RateLimit-Window-Sec"),
-		Concurrent: number(header, "X-Concurrency-Limit-Limit", "X-ConcurrencyLimit-Limit"),
-		Running:    number(header, "X-Concurrency-Limit-Running", "X-ConcurrencyLimit-Running"),
-	}
-	if l == (Limits{-1, -1, -1, -1, -1}) {
-		return // a proxy's answer, or a bad login's
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.limits = l
-	if toWait := number(header, "X-RateLimit-ToWait-Sec"); l.Remaining == 0 && toWait > 0 {
-		c.blocked = c.now().Add(seconds(toWait))
-	}
-}
+// Limits tells what the headers of the last answer of each endpoint said, by
+// its path.
+func (c *Client) Limits() map[string]Limits { return c.limits.all() }
 
 // number reads the first header of these that is there; -1 if none is a number.
 func number(header http.Header, names ...string) int {

@@ -92,10 +92,10 @@ func TestErrorAnswers(t *testing.T) {
 		"429 with nothing":         {status: 429, kind: qualys.Limited, after: qualys.DefaultLimitWait},
 		"unknown code of a limit":  {status: 429, header: header("Retry-After", "30"), body: simple("<CODE>TOO_MANY_REQUESTS</CODE>", "x"), kind: qualys.Limited, after: 30 * time.Second},
 		"unknown code of a login":  {status: 401, body: simple("<CODE>401</CODE>", "x"), kind: qualys.BadLogin},
-		"unknown code of a fault":  {status: 503, body: simple("<CODE>503</CODE>", "x"), kind: qualys.Unavailable},
+		"unknown code of a fault":  {status: 503, body: simple("<CODE>503</CODE>", "x"), kind: qualys.Unavailable, after: time.Second},
 		"endless wait":             {status: 409, body: strings.Replace(simple("<CODE>1965</CODE>", "x"), "</TEXT>", "</TEXT><ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>10000000000</VALUE></ITEM></ITEM_LIST>", 1), kind: qualys.Limited, after: 7 * 24 * time.Hour},
 		"internal error":           {status: 501, body: simple("<CODE>999</CODE>", "Internal error"), kind: qualys.Unavailable},
-		"maintenance":              {status: 503, body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable},
+		"maintenance":              {status: 503, body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable, after: time.Second},
 		"gateway timeout":          {status: 504, body: "<html>", kind: qualys.Unavailable},
 		"forbidden":                {status: 403, body: simple("<CODE>2012</CODE>", "User license is not authorized"), kind: qualys.Forbidden, text: "role Reader"},
 		"gone version":             {status: 404, body: "nope", kind: qualys.Refused, text: "detectionApiVersion"},
@@ -328,7 +328,7 @@ func TestConnectionFailures(t *testing.T) {
 	checkError(t, err, qualys.Unavailable, 0, "broke off")
 	cl.Origin = &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
 	_, _, err = ask(cl)
-	checkError(t, err, qualys.Unavailable, 0, "refused")
+	checkError(t, err, qualys.Unavailable, time.Second, "refused")
 	if strings.Contains(err.Error(), "action=list") {
 		t.Errorf("the query is in the error: %v", err)
 	}
@@ -395,11 +395,13 @@ func TestUsedUpWindowByItsText(t *testing.T) {
 	checkError(t, err, qualys.Limited, 19*time.Hour, "1965")
 	now = now.Add(time.Hour)
 	_, _, err = ask(cl)
-	checkError(t, err, qualys.Limited, 18*time.Hour, "used up")
+	checkError(t, err, qualys.Limited, 18*time.Hour, "said to a call just before: for another 19 hours")
 	if calls != 1 {
 		t.Errorf("%d calls in a window that is used up", calls)
 	}
 }
+
+const detectionPath = "/api/5.0/fo/asset/host/vm/detection/"
 
 // Qualys spells the headers in two ways, and leaves some out.
 func TestLimits(t *testing.T) {
@@ -409,7 +411,7 @@ func TestLimits(t *testing.T) {
 	}{
 		"recorded":       {map[string]string{"X-RateLimit-Limit": "300", "X-RateLimit-Window-Sec": "3600", "X-RateLimit-Remaining": "298", "X-Concurrency-Limit-Limit": "2", "X-Concurrency-Limit-Running": "0"}, qualys.Limits{Calls: 300, Remaining: 298, WindowSec: 3600, Concurrent: 2, Running: 0}},
 		"other spelling": {map[string]string{"x-concurrencylimit-limit": "5", "X-ConcurrencyLimit-Running": "1"}, qualys.Limits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: 5, Running: 1}},
-		"none":           {nil, qualys.Limits{}},
+		"none":           {nil, qualys.Limits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: -1, Running: -1}},
 		"odd":            {map[string]string{"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": " 7 "}, qualys.Limits{Calls: -1, Remaining: 7, WindowSec: -1, Concurrent: -1, Running: -1}},
 	} {
 		cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -418,7 +420,7 @@ func TestLimits(t *testing.T) {
 			}
 			io.WriteString(w, page(""))
 		})
-		if _, _, err := ask(cl); err != nil || cl.Limits() != c.want {
+		if _, _, err := ask(cl); err != nil || cl.Limits()[detectionPath] != c.want {
 			t.Errorf("%s: %+v, %v; want %+v", name, cl.Limits(), err, c.want)
 		}
 	}

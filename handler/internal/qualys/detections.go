@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"slices"
@@ -104,14 +105,13 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		version = DefaultDetectionVersion
 	}
 	path := "/api/" + version + "/fo/asset/host/vm/detection/"
-	body, err := s.Client.open(ctx, path, s.params(q), func() { sink.Tally(record.Tally{Requests: 1}) })
+	var page record.Page
+	err := s.Client.ask(ctx, path, s.params(q), func() { sink.Tally(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
+		page, err = s.decoder.Decode(doc, at, sink)
+		return err
+	})
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
-	}
-	page, err := s.decoder.Decode(body, body.at, sink)
-	_ = body.Close() // read to its end, or given up: nothing can be lost here
-	if err := s.Client.read(ctx, err); err != nil {
-		return record.Page{}, fmt.Errorf("read detections: %w", err)
 	}
 	if page.Next != 0 && page.Next <= q.From {
 		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with host %d, not after this page's %d: it would never end", page.Next, q.From)}
@@ -141,15 +141,15 @@ func (s *Detections) First(ctx context.Context, q record.Query, count func(recor
 	if q.To > 0 {
 		p.Set("id_max", strconv.FormatUint(q.To, 10))
 	}
-	body, err := s.Client.open(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) })
+	var id uint64
+	err := s.Client.ask(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, _ time.Time) (err error) {
+		var size int64
+		id, size, err = firstID(doc, "HOST_LIST_OUTPUT")
+		count(record.Tally{Bytes: size})
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("ask for the next host: %w", err)
-	}
-	id, size, err := firstID(body, "HOST_LIST_OUTPUT")
-	_ = body.Close() // read to its end, or given up: nothing can be lost here
-	count(record.Tally{Bytes: size})
-	if err := s.Client.read(ctx, err); err != nil {
-		return 0, fmt.Errorf("read the next host: %w", err)
 	}
 	return id, nil
 }

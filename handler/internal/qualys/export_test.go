@@ -13,3 +13,10 @@ func ReadIDSet(r io.Reader, root string, fallback time.Time) (count uint64, read
 
 // ErrorAnswer opens errorAnswer to fuzzing.
 var ErrorAnswer = errorAnswer
+
+// Waiting is how many calls wait for a slot of a path.
+func (c *Client) Waiting(path string) int {
+	c.limits.mu.Lock()
+	defer c.limits.mu.Unlock()
+	return len(c.limits.endpoint(path).waiting)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/url"
 	"slices"
@@ -301,14 +302,14 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 }
 
 func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
-	body, err := s.Client.open(ctx, s.path(), params, func() { count(record.Tally{Requests: 1}) })
-	if err != nil {
-		return idSet{}, err
-	}
-	set, size, err := readIDSet(body, s.schema.Root, body.at)
-	_ = body.Close() // read to its end, or given up: nothing can be lost here
-	count(record.Tally{Bytes: size})
-	return set, s.Client.read(ctx, err)
+	var set idSet
+	err := s.Client.ask(ctx, s.path(), params, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
+		var size int64
+		set, size, err = readIDSet(doc, s.schema.Root, at)
+		count(record.Tally{Bytes: size})
+		return err
+	})
+	return set, err
 }
 
 // read reads entries and hands them to sink.
@@ -317,14 +318,13 @@ func (s *KnowledgeBase) read(ctx context.Context, params url.Values, sink record
 	for _, name := range []string{"show_pci_reasons", "show_supported_modules_info", "show_disabled_flag", "show_qid_change_log"} {
 		params.Set(name, "1")
 	}
-	body, err := s.Client.open(ctx, s.path(), params, func() { sink.Tally(record.Tally{Requests: 1}) })
+	var page record.Page
+	err := s.Client.ask(ctx, s.path(), params, func() { sink.Tally(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
+		page, err = s.decoder.Decode(doc, at, sink)
+		return err
+	})
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for the KnowledgeBase: %w", s.explain(err))
-	}
-	page, err := s.decoder.Decode(body, body.at, sink)
-	_ = body.Close() // as above
-	if err := s.Client.read(ctx, err); err != nil {
-		return record.Page{}, fmt.Errorf("read the KnowledgeBase: %w", s.explain(err))
 	}
 	return page, nil
 }

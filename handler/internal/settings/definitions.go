@@ -72,6 +72,7 @@ var definitions = []Definition{
 	{Name: "kbPageSize", Doc: "How many QIDs to ask for at once. A page that takes too long is halved by itself.", Default: "5000", set: setKBPage},
 	{Name: "enrichDetections", Doc: "`true`: each detection carries title, severity level, CVEs, CVSS base scores and patchable flag of its QID, from the KnowledgeBase as QualysKB has loaded it.", Default: "false", set: setEnrich},
 	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, time.Second, 24*time.Hour)},
+	{Name: "callReserve", Doc: "Percent of the subscription's API calls to leave to your other tools. Qualys counts calls by endpoint; one of those it allows at once is always left as well.", Default: "10", set: setReserve},
 	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: version(func(s *Settings) *string { return &s.DetectionAPIVersion })},
 	{Name: "kbApiVersion", Doc: "Version of Qualys' KnowledgeBase API.", Default: "4.0", set: version(func(s *Settings) *string { return &s.KBAPIVersion })},
 	{Name: "stateContainer", Doc: "Blob container for checkpoints, run records and dead letters.", Default: "qualys-connector", set: setContainer},
@@ -325,6 +326,18 @@ func setKBPage(s *Settings, v string) error {
 		return fmt.Errorf("%q is no page size. Accepted: %d to %d", clip(v), minKBPage, maxKBPage)
 	}
 	s.KBPageSize = n
+	return nil
+}
+
+// maxReserve leaves a tenth of the calls to the connector.
+const maxReserve = 90
+
+func setReserve(s *Settings, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 || n > maxReserve {
+		return fmt.Errorf("%q is no share. Accepted: 0 to %d, in percent", clip(v), maxReserve)
+	}
+	s.CallReserve = n
 	return nil
 }
 

@@ -35,6 +35,8 @@ type Settings struct {
 	PageSize            int
 	DetectionAPIVersion string
 	IncrementalBy       string
+	// CallReserve is the share of calls left to others, in percent.
+	CallReserve int
 
 	// KBPageSize in QIDs, KBOverlap and KBRefresh (zero: never) of the
 	// KnowledgeBase; Enrich joins it to the detections.

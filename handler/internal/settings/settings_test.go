@@ -61,7 +61,7 @@ func TestGoodSettings(t *testing.T) {
 	user, password := s.Credentials().Login()
 	if user != canary.User || password != canary.Password || s.API != settings.LogsIngestion || s.Lookback != 30*24*time.Hour ||
 		s.RunBudget != 25*time.Minute || s.Overlap != 10*time.Minute || s.StateContainer != "qualys-connector" || s.ResultsBytes != -1 ||
-		s.IncrementalBy != "host" || s.DetectionAPIVersion != "5.0" || s.PageSize != 0 || s.ResultQIDs != nil {
+		s.IncrementalBy != "host" || s.DetectionAPIVersion != "5.0" || s.PageSize != 0 || s.ResultQIDs != nil || s.CallReserve != 10 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -105,6 +105,7 @@ func TestForms(t *testing.T) {
 		"budget of a long function": {map[string]string{"runBudget": "55m", "AzureFunctionsJobHost__functionTimeout": "01:00:00"}, func(s *settings.Settings) any { return s.RunBudget }, 55 * time.Minute},
 		"KnowledgeBase":             {map[string]string{"kbOverlap": "36h", "kbFullRefreshDays": "0", "kbPageSize": "500", "enrichDetections": "TRUE", "kbApiVersion": "3.0"}, knowledge, "36h0m0s 0s 500 true 3.0\n"},
 		"KnowledgeBase, defaults":   {nil, knowledge, "24h0m0s 720h0m0s 5000 false 4.0\n"},
+		"no reserve":                {map[string]string{"callReserve": "0"}, func(s *settings.Settings) any { return s.CallReserve }, 0},
 		"empty is not set":          {map[string]string{"filterParameters": " ", "vmSchedule": ""}, func(s *settings.Settings) any { return s.Filter.Encode() }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,6 +176,7 @@ func TestFaults(t *testing.T) {
 		"level":                  {map[string]string{"logLevel": "loud"}, "logLevel", "debug, info"},
 		"version":                {map[string]string{"detectionApiVersion": "../5"}, "detectionApiVersion", "no API version"},
 		"KB version":             {map[string]string{"kbApiVersion": "four"}, "kbApiVersion", "no API version"},
+		"no reserve":             {map[string]string{"callReserve": "100"}, "callReserve", "0 to 90"},
 		"KB schedule":            {map[string]string{"kbSchedule": "hourly"}, "kbSchedule", "six fields"},
 		"KB overlap":             {map[string]string{"kbOverlap": "90d"}, "kbOverlap", "between"},
 		"refresh":                {map[string]string{"kbFullRefreshDays": "never"}, "kbFullRefreshDays", "0 (never)"},

@@ -1,0 +1,213 @@
+package qualys
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// looks is how many calls of a window are made into the reserve, to see
+	// whether the others have left more again.
+	looks = 10
+	// maxRest is the longest that a server which is down is left alone.
+	maxRest = time.Minute
+)
+
+// Limits are an endpoint's, as Qualys told last. A field is -1 where it did not
+// tell: any of the headers may be missing.
+type Limits struct {
+	Calls      int `json:"calls"`      // allowed in a window
+	Remaining  int `json:"remaining"`  // of them
+	WindowSec  int `json:"windowSec"`  // length of the window
+	Concurrent int `json:"concurrent"` // calls allowed at once
+	Running    int `json:"running"`    // calls going on, whoever's they are
+}
+
+// limits keeps the calls of all datasets within what the subscription allows.
+// Qualys counts by endpoint (its guide, "API limits"), so each has limits of its
+// own; a server that is down, or answers 429, is down for all.
+type limits struct {
+	mu        sync.Mutex
+	endpoints map[string]*endpoint
+	rest      rest // of all
+	strikes   int  // failures in a row of the server as a whole
+}
+
+// endpoint is what is known of one path.
+type endpoint struct {
+	told    Limits
+	rest    rest
+	running int // calls of ours
+	waiting []chan struct{}
+}
+
+// rest is a time without calls.
+type rest struct {
+	until time.Time
+	why   Error
+}
+
+// over returns the reason while the rest goes on.
+func (r *rest) over(now time.Time) error {
+	left := r.until.Sub(now)
+	if left <= 0 {
+		return nil
+	}
+	why := r.why
+	why.After = left
+	return &why
+}
+
+func (l *limits) endpoint(path string) *endpoint {
+	if l.endpoints == nil {
+		l.endpoints = map[string]*endpoint{}
+	}
+	if l.endpoints[path] == nil {
+		l.endpoints[path] = &endpoint{told: Limits{-1, -1, -1, -1, -1}}
+	}
+	return l.endpoints[path]
+}
+
+// slots is how many calls may run at once: one less than Qualys allows, for the
+// customer's other tools, and one as long as it has not told.
+func (e *endpoint) slots() int { return max(1, e.told.Concurrent-1) }
+
+// enter waits for a slot of the endpoint, first come first served, and refuses a
+// call that Qualys is known to refuse. leave must be called when the answer is
+// read.
+func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (leave func(), err error) {
+	l.mu.Lock()
+	e := l.endpoint(path)
+	if e.running < e.slots() && len(e.waiting) == 0 {
+		e.running++
+		l.mu.Unlock()
+	} else {
+		turn := make(chan struct{})
+		e.waiting = append(e.waiting, turn)
+		l.mu.Unlock()
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if i := slices.Index(e.waiting, turn); i >= 0 {
+				e.waiting = slices.Delete(e.waiting, i, i+1)
+			} else {
+				e.leave() // the turn came in this very moment
+			}
+			return nil, context.Cause(ctx)
+		}
+	}
+	var once sync.Once
+	leave = func() {
+		once.Do(func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			e.leave()
+		})
+	}
+	l.mu.Lock()
+	at := now()
+	err = cmp.Or(l.rest.over(at), e.rest.over(at))
+	l.mu.Unlock()
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// leave gives a slot to whoever waits longest.
+func (e *endpoint) leave() {
+	e.running--
+	for len(e.waiting) > 0 && e.running < e.slots() {
+		close(e.waiting[0])
+		e.waiting = e.waiting[1:]
+		e.running++
+	}
+}
+
+// note keeps what an answer's headers say of the endpoint's limits. reserve is
+// in percent.
+func (l *limits) note(path string, header http.Header, reserve int, now time.Time) {
+	told := Limits{
+		Calls:      number(header, "X-RateLimit-Limit"),
+		Remaining:  number(header, "X-RateLimit-Remaining"),
+		WindowSec:  number(header, "X-RateLimit-Window-Sec"),
+		Concurrent: number(header, "X-Concurrency-Limit-Limit", "X-ConcurrencyLimit-Limit"),
+		Running:    number(header, "X-Concurrency-Limit-Running", "X-ConcurrencyLimit-Running"),
+	}
+	if told == (Limits{-1, -1, -1, -1, -1}) {
+		return // a proxy's answer, or a bad login's
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.endpoint(path)
+	e.told = told
+	toWait := number(header, "X-RateLimit-ToWait-Sec")
+	switch {
+	case told.Remaining == 0 && toWait > 0:
+		e.rest = rest{now.Add(seconds(toWait)), Error{Kind: Limited, Text: "the calls of this window are used up"}}
+	case told.Remaining >= 0 && told.Calls > 0 && told.WindowSec > 0 && told.Remaining <= told.Calls*reserve/100:
+		e.rest = rest{now.Add(seconds(told.WindowSec) / looks), Error{Kind: Limited, Text: fmt.Sprintf("%d of %d calls of this window are left, and kept for the customer's other tools", told.Remaining, told.Calls)}}
+	}
+}
+
+// failed keeps a failure that concerns other calls, too: of this endpoint, or
+// of all. It sets how long to wait where Qualys did not say, so that whoever
+// met the failure and whoever is told of it here wait alike.
+func (l *limits) failed(path string, e *Error, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := &l.rest
+	switch {
+	case e.Kind == Limited && e.Status != http.StatusTooManyRequests:
+		at = &l.endpoint(path).rest
+	case e.Kind == Limited:
+	case e.Kind == Unavailable && !e.Heavy():
+		if e.After == 0 {
+			e.After = min(maxRest, time.Second<<min(l.strikes, 6))
+		}
+		l.strikes++
+	default:
+		return
+	}
+	why := Error{Kind: e.Kind, Status: e.Status, Code: e.Code, Text: "said to a call just before: " + e.Text}
+	if e.Err != nil {
+		why.Text += e.Err.Error()
+	}
+	*at = rest{now.Add(e.After), why}
+}
+
+// answered ends the failures in a row.
+func (l *limits) answered() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.strikes = 0
+}
+
+// all copies what is known, by path.
+func (l *limits) all() map[string]Limits {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := make(map[string]Limits, len(l.endpoints))
+	for path, e := range l.endpoints {
+		m[path] = e.told
+	}
+	return m
+}
+
+// asError is err as an *Error, or nil.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return nil
+}
