@@ -19,6 +19,8 @@ type Checkpoint struct {
 	// Watermark is the end of the last window that arrived whole, by Qualys'
 	// clock. Null before the first.
 	Watermark *time.Time `json:"watermark"`
+	// Clocks is what both clocks said when the watermark was taken.
+	Clocks *Clocks `json:"clocks,omitempty"`
 	// LastFull is the end of the last window that began at the beginning.
 	LastFull *time.Time `json:"lastFull,omitempty"`
 	// Index is the generation of the index of what was delivered; empty for a
@@ -44,6 +46,21 @@ type Window struct {
 	NextID uint64 `json:"nextId"`
 	// Source is the request that the window was begun with.
 	Source string `json:"source"`
+	// Clocks is what both clocks said at Until.
+	Clocks *Clocks `json:"clocks,omitempty"`
+}
+
+// Clocks are one moment by two clocks.
+type Clocks struct {
+	Qualys time.Time `json:"qualys"`
+	Here   time.Time `json:"here"`
+}
+
+// fallenBack is how far Qualys' clock has gone back since c, measured by ours.
+// It may be ours that has gone ahead: then a window that reaches back as far
+// brings nothing new.
+func (c Clocks) fallenBack(now Clocks) time.Duration {
+	return now.Here.Sub(c.Here) - now.Qualys.Sub(c.Qualys)
 }
 
 // encodeState writes a document that people read, too: indented, and with "&"

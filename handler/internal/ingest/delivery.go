@@ -212,7 +212,7 @@ func (d *delivery) finish() error {
 	if s.Window.After == nil {
 		s.LastFull = &s.Window.Until
 	}
-	s.Watermark, s.Window, s.Stalled = &s.Window.Until, nil, 0
+	s.Watermark, s.Clocks, s.Window, s.Stalled = &s.Window.Until, s.Window.Clocks, nil, 0
 	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}

@@ -33,10 +33,11 @@ var lasting = map[string]struct {
 	"409 code 1960": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
 	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "19h0m0s"}, "429": {ingest.Waiting, "429"},
 	"503": {ingest.Failed, "no progress in 6 tries"},
+	"clock three hours ahead": {ingest.Complete, ""}, "DATETIME a year ahead": {ingest.Failed, "in its Date header"},
 }
 
 // final are the faults that end a run at once, even if they come once.
-var final = []string{"error 2012 with 200", "403", "redirect elsewhere", "401", "404", "409 code 2003", "414", "409 code 1965, 19 hours"}
+var final = []string{"error 2012 with 200", "403", "redirect elsewhere", "401", "404", "409 code 2003", "414", "DATETIME a year ahead", "409 code 1965, 19 hours"}
 
 // Every way in which Qualys, the destination or the state can go wrong, once and
 // for as long as the run lasts: when it is over, nothing is missing and nothing

@@ -71,7 +71,7 @@ func (d *delivery) release(id uint64) {
 func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	var arrived []uint64
 	for _, i := range slices.Clone(r.state.Isolated) {
-		if r.Clock.Now().Before(i.Again) {
+		if wait := i.Again.Sub(r.Clock.Now()); wait > 0 && wait <= isolatedMost { // longer: this clock was wrong
 			continue
 		}
 		if err := r.inTime(ctx); err != nil {

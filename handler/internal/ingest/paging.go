@@ -100,6 +100,12 @@ func (p *pager) succeeded(page record.Page) bool {
 func (p *pager) failed(ctx context.Context, err error) error {
 	r := p.run
 	from := p.d.rollback()
+	var back *clockError
+	if errors.As(err, &back) {
+		r.Log.Warn("reaching further back", zap.String("reason", back.Error()))
+		p.q.After = back.after
+		return nil
+	}
 	if errors.Is(err, errPause) || errors.Is(err, errStop) {
 		return err
 	}

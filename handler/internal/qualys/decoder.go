@@ -29,7 +29,7 @@ type Decoder struct {
 
 	// State of one document.
 	sink      record.Sink
-	fallback  time.Time // time of the answer by its HTTP header
+	date      time.Time // time of the answer by its HTTP header
 	began     bool
 	pending   bool // rec holds a record that was not handed over yet
 	inParent  bool
@@ -210,7 +210,7 @@ func (d *Decoder) Decode(r io.Reader, at time.Time, sink record.Sink) (record.Pa
 
 func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
 	d.scan.Reset(r)
-	d.sink, d.fallback, d.began, d.at = sink, at, false, ""
+	d.sink, d.date, d.began, d.at = sink, at, false, ""
 	d.pending, d.inParent, d.inItem = false, false, false
 	d.frames, d.path = d.frames[:0], d.path[:0]
 	d.leaf = leaf{blanks: d.leaf.blanks[:0]}
@@ -286,7 +286,7 @@ func (d *Decoder) begin() error {
 	if d.began {
 		return nil
 	}
-	at, err := d.time()
+	at, err := answerTime(d.at, d.date)
 	if err != nil {
 		return err
 	}
@@ -294,15 +294,25 @@ func (d *Decoder) begin() error {
 	return d.sink.Begin(at)
 }
 
-// time is the answer's time by Qualys' clock.
-func (d *Decoder) time() (time.Time, error) {
-	if at, err := time.Parse(time.RFC3339, strings.TrimSpace(d.at)); err == nil {
-		return at.UTC(), nil
+// maxAhead is how far the time that an answer states may be ahead of its Date
+// header: both are of Qualys' servers.
+const maxAhead = time.Hour
+
+// answerTime is an answer's time by Qualys' clock: its DATETIME, or its Date
+// header where it states none. A DATETIME far ahead is refused: a window that
+// ended there would make the next one miss all that comes before.
+func answerTime(text string, date time.Time) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
+	switch {
+	case err != nil && date.IsZero():
+		return time.Time{}, &Error{Kind: Broken, Text: fmt.Sprintf("the answer does not tell its time: DATETIME is %.40q and there is no Date header", text)}
+	case err != nil:
+		return date.UTC(), nil
+	case !date.IsZero() && at.Sub(date) > maxAhead:
+		return time.Time{}, &Error{Kind: Refused, Text: fmt.Sprintf("the answer states %s as its time and %s in its Date header", at.UTC().Format(timeForm), date.UTC().Format(timeForm)),
+			Advice: "the clock of Qualys, or of a proxy, is wrong: nothing is read until they agree, and nothing is lost"}
 	}
-	if !d.fallback.IsZero() {
-		return d.fallback.UTC(), nil
-	}
-	return time.Time{}, &Error{Kind: Broken, Text: fmt.Sprintf("the answer does not tell its time: DATETIME is %.40q and there is no Date header", d.at)}
+	return at.UTC(), nil
 }
 
 func (d *Decoder) start(tok xmlstream.Token) error {

@@ -23,6 +23,7 @@ type idRange struct{ low, high uint64 }
 
 // An idSet is ids in ascending ranges.
 type idSet struct {
+	stated string    // DATETIME of the answer
 	at     time.Time // of the answer, by Qualys' clock
 	ranges []idRange
 	below  []uint64 // ids in the ranges before each
@@ -30,16 +31,19 @@ type idSet struct {
 }
 
 // readIDSet reads a list document that holds ID_SET instead of records: ids
-// and ranges of ids, in any order. fallback is the time for a document without
-// DATETIME. A document without an ID_SET is an empty set.
-func readIDSet(r io.Reader, root string, fallback time.Time) (idSet, int64, error) {
+// and ranges of ids, in any order. date is the answer's by its header. A
+// document without an ID_SET is an empty set.
+func readIDSet(r io.Reader, root string, date time.Time) (idSet, int64, error) {
 	scan := xmlstream.New(r)
-	s, err := scanIDSet(scan, root, fallback, false)
+	s, err := scanIDSet(scan, root, false)
+	if err == nil {
+		s.at, err = answerTime(s.stated, date)
+	}
 	return s, scan.Offset(), err
 }
 
 // scanIDSet reads the document; cut says that it may be one of several pages.
-func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time, cut bool) (idSet, error) {
+func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	tok, err := scan.Next()
 	if err != nil {
 		return idSet{}, documentError(err)
@@ -47,7 +51,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time, cut boo
 	if string(tok.Name) != root {
 		return idSet{}, readError(scan, string(tok.Name), 200, nil)
 	}
-	s := idSet{at: fallback}
+	var s idSet
 	var stack []string
 	var text []byte
 	for {
@@ -79,16 +83,13 @@ func scanIDSet(scan *xmlstream.Scanner, root string, fallback time.Time, cut boo
 			text = text[:0]
 		}
 	}
-	if s.at.IsZero() {
-		return idSet{}, &Error{Kind: Broken, Text: "the answer does not tell its time: neither DATETIME nor a Date header"}
-	}
 	return s, s.normalise()
 }
 
 // firstID reads the lowest id of a list document that is cut on purpose.
 func firstID(r io.Reader, root string) (uint64, int64, error) {
 	scan := xmlstream.New(r)
-	s, err := scanIDSet(scan, root, time.Unix(0, 0), true)
+	s, err := scanIDSet(scan, root, true)
 	if err != nil || len(s.ranges) == 0 {
 		return 0, scan.Offset(), err
 	}
@@ -99,9 +100,7 @@ func firstID(r io.Reader, root string) (uint64, int64, error) {
 func (s *idSet) take(path, text string) error {
 	switch path {
 	case "RESPONSE/DATETIME":
-		if at, err := time.Parse(time.RFC3339, text); err == nil {
-			s.at = at.UTC()
-		}
+		s.stated = text
 	case "RESPONSE/ID_SET/ID":
 		return s.add(text, text)
 	case "RESPONSE/ID_SET/ID_RANGE":

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A Fault is one way in which an answer of Qualys goes wrong.
@@ -98,6 +100,27 @@ func simple(code, text, items string) string {
 	return fmt.Sprintf(`<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>%s</CODE><TEXT>%s</TEXT>%s</RESPONSE></SIMPLE_RETURN>`, code, text, items)
 }
 
+var stated = regexp.MustCompile(`<DATETIME>[^<]*</DATETIME>`)
+
+// clockAhead lets the answer state a time that is ahead, in its document and,
+// if header is set, in its Date header.
+func clockAhead(ahead time.Duration, header bool) func(http.ResponseWriter, *http.Request, []byte) {
+	return func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+		at, err := http.ParseTime(w.Header().Get("Date"))
+		if err != nil {
+			panic(err) // the simulator's own
+		}
+		at = at.Add(ahead)
+		if header {
+			w.Header().Set("Date", at.Format(http.TimeFormat))
+		}
+		place := stated.FindIndex(doc)
+		give(w, doc[:place[0]])
+		give(w, []byte("<DATETIME>"+at.Format(time.RFC3339)+"</DATETIME>"))
+		give(w, doc[place[1]:])
+	}
+}
+
 // Faults lists the ways in which an answer of Qualys can go wrong.
 func Faults() []Fault {
 	const page = "<html><head><title>Maintenance</title></head><body>Please come back.</body></html>"
@@ -149,6 +172,8 @@ func Faults() []Fault {
 			}
 			give(w, []byte(s))
 		}},
+		{"clock three hours ahead", clockAhead(3*time.Hour, true)},
+		{"DATETIME a year ahead", clockAhead(365*24*time.Hour, false)},
 		{"401", status(401, simple("2000", "Bad Login/Password", ""))},
 		{"403", status(403, simple("2012", "no permission", ""))},
 		{"404", status(404, "not found")},
