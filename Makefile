@@ -50,8 +50,8 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, a
 	@bin/benchstat build/bench.txt
 	go test -run '^$$' -bench Memory -benchtime 1x -timeout 20m ./e2e
 
-faults: ## every way in which Qualys, Log Analytics or the state can go wrong, as a table: what was lost and what came twice
-	@go test ./handler/internal/ingest -count=1 -run TestFaults -v | sed -n 's/^ *faults_test.go:[0-9]*: |/|/p; /^--- FAIL/p; /^ *--- FAIL/p'
+faults: e2e/node_modules/.installed ## every way in which Qualys, Log Analytics, identity, Key Vault or the state can go wrong, as a table
+	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'TestFaults$$' -v | sed -n 's/^ *faults_test.go:[0-9]*: |/|/p; /^--- FAIL/p; /^ *--- FAIL/p; /^FAIL/p'
 
 soak: e2e/node_modules/.installed ## 2,000 kills with SIGKILL at random moments (the tests have 200)
 	KILLS=2000 go test ./e2e -count=1 -run TestKills -v -timeout 2h

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -77,21 +78,35 @@ type services struct {
 	qualys  *simulation.Qualys
 	azure   *simulation.Azure
 	storage string
-	environ map[string]string
+	// container of the state.
+	container string
+	environ   map[string]string
+	// places are the servers, by name; see place.
+	places map[string]*place
+	// program is the binary, for tests that run it without a host.
+	program string
 	// beforeIngest is called with the number of each ingestion call.
 	beforeIngest func(n int)
 
-	mu   sync.Mutex
-	now  time.Time                    // Qualys' clock
-	rows map[string][]json.RawMessage // detections by RowKey
-	kb   map[string][]json.RawMessage // KnowledgeBase entries by RowKey
+	mu  sync.Mutex
+	now time.Time // Qualys' clock
+	// azureAhead is how far Azure's clock is ahead of this machine's.
+	azureAhead time.Duration
+	rows       map[string][]json.RawMessage // detections by RowKey
+	kb         map[string][]json.RawMessage // KnowledgeBase entries by RowKey
 	// health are the rows of the connector's own health.
 	health []json.RawMessage
 }
 
 func startServices(t testing.TB, hosts, detections int) *services {
 	t.Helper()
-	s := &services{t: t, storage: azurite.Start(t), rows: map[string][]json.RawMessage{}, kb: map[string][]json.RawMessage{}}
+	return startServicesAt(t, azurite.Start(t), "qualys-connector", hosts, detections)
+}
+
+// startServicesAt keeps the state in a container of an Azurite that runs.
+func startServicesAt(t testing.TB, storage, container string, hosts, detections int) *services {
+	t.Helper()
+	s := &services{t: t, storage: storage, container: container, places: map[string]*place{}, rows: map[string][]json.RawMessage{}, kb: map[string][]json.RawMessage{}}
 	s.sub = simulation.NewSubscription(11, hosts, detections)
 	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)
 	s.now = time.Now().UTC().Truncate(time.Second)
@@ -100,10 +115,14 @@ func startServices(t testing.TB, hosts, detections int) *services {
 	s.azure.IdentityHeader, s.azure.Key = canary.IdentityToken, canary.WorkspaceKey
 	s.azure.SetSecret("qualys-password", canary.Password)
 	s.azure.Keep = s.keep
-	qualys := httptest.NewServer(s.qualys)
-	t.Cleanup(qualys.Close)
+	s.azure.Now = func() time.Time {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return time.Now().Add(s.azureAhead)
+	}
+	qualys := s.open("Qualys", s.qualys, false)
 	calls := 0
-	azure := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	azure := s.open("Azure", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != simulation.IdentityPath && s.beforeIngest != nil {
 			s.mu.Lock()
 			calls++
@@ -112,32 +131,89 @@ func startServices(t testing.TB, hosts, detections int) *services {
 			s.beforeIngest(n)
 		}
 		s.azure.ServeHTTP(w, r)
-	}))
-	t.Cleanup(azure.Close)
-	vault := httptest.NewTLSServer(s.azure.Vault())
-	t.Cleanup(vault.Close)
+	}), false)
+	vault := s.open("Key Vault", s.azure.Vault(), true)
 	cert := filepath.Join(t.TempDir(), "vault.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: vault.Certificate().Raw})
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: vault.server.Certificate().Raw})
 	if err := os.WriteFile(cert, block, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.environ = map[string]string{
 		"AzureWebJobsStorage": s.storage,
 		"APIUSERNAME":         canary.User, // any case
-		"apiPassword":         "@Microsoft.KeyVault(SecretUri=" + vault.URL + "/secrets/qualys-password)",
+		"apiPassword":         "@Microsoft.KeyVault(SecretUri=" + vault.url + "/secrets/qualys-password)",
 		"SSL_CERT_FILE":       cert,
-		"uri":                 qualys.URL + "/api/2.0/fo/asset/host/vm/detection/?action=list&vm_processed_after=",
-		"logAnalyticsUri":     azure.URL,
+		"uri":                 qualys.url + "/api/2.0/fo/asset/host/vm/detection/?action=list&vm_processed_after=",
+		"logAnalyticsUri":     azure.url,
 		"logAnalyticsApi":     "logs-ingestion",
 		"dcrImmutableId":      s.azure.Rule,
-		"IDENTITY_ENDPOINT":   azure.URL + simulation.IdentityPath,
+		"IDENTITY_ENDPOINT":   azure.url + simulation.IdentityPath,
 		"IDENTITY_HEADER":     canary.IdentityToken,
 		"filterParameters":    "&truncation_limit=100",
 		"vmSchedule":          "0 0 0 1 1 *",
 		"kbSchedule":          "0 0 0 1 1 *",
+		"stateContainer":      container,
 	}
 	t.Cleanup(func() { s.dumpState() })
 	return s
+}
+
+// place is a server at an address of its own, that can go wrong and down.
+type place struct {
+	*simulation.Faulty
+	url string
+	tls bool
+
+	mu     sync.Mutex
+	server *httptest.Server
+}
+
+func (s *services) open(name string, h http.Handler, tls bool) *place {
+	p := &place{Faulty: &simulation.Faulty{Next: h}, tls: tls}
+	if err := p.start("127.0.0.1:0"); err != nil {
+		s.t.Fatal(err)
+	}
+	p.url = p.server.URL
+	s.places[name] = p
+	s.t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.server.Close()
+	})
+	return p
+}
+
+func (p *place) start(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := httptest.NewUnstartedServer(p.Faulty)
+	server.Listener.Close()
+	server.Listener = l
+	if p.tls {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	p.server = server
+	return nil
+}
+
+// goDown refuses connections for a while.
+func (p *place) goDown(s *services, d time.Duration) {
+	p.mu.Lock()
+	address := p.server.Listener.Addr().String()
+	p.server.Listener.Close()
+	p.server.CloseClientConnections()
+	go func() {
+		defer p.mu.Unlock()
+		p.server.Close()
+		<-time.After(d)
+		if err := p.start(address); err != nil {
+			s.t.Errorf("start again at %s: %v", address, err)
+		}
+	}()
 }
 
 // clock is Qualys' time. It stands still unless a test moves it, so that what
@@ -246,7 +322,7 @@ func (s *services) checkpoint(dataset string) *simulation.Checkpoint {
 // documents reads the blobs of the state with a prefix, by name.
 func (s *services) documents(prefix string) map[string][]byte {
 	s.t.Helper()
-	c, err := container.NewClientFromConnectionString(s.storage, "qualys-connector", nil)
+	c, err := container.NewClientFromConnectionString(s.storage, s.container, nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}

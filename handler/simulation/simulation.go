@@ -24,6 +24,10 @@ type (
 	Knowledge = simulator.Knowledge
 	// Edit is the simulator's.
 	Edit = simulator.Edit
+	// Fault is the simulator's.
+	Fault = simulator.Fault
+	// Faulty is the simulator's.
+	Faulty = simulator.Faulty
 	// Report is the run record.
 	Report = ingest.Report
 	// Checkpoint is the document that runs keep.
@@ -44,6 +48,12 @@ const (
 const (
 	InFlight = ingest.DefaultInFlight
 	Overlap  = ingest.DefaultOverlap
+)
+
+// Status and Reset are ways in which an answer goes wrong.
+var (
+	Status = simulator.Status
+	Reset  = simulator.Reset
 )
 
 // NewSubscription makes a subscription from a seed.

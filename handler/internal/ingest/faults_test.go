@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,14 +28,15 @@ var lasting = map[string]struct {
 	reason  string
 }{
 	// Mended, or of no effect on a page that makes progress.
-	"mismatched tags": {ingest.Complete, ""}, "next page does not grow": {ingest.Complete, ""},
+	"answers without limits": {ingest.Complete, ""},
+	"mismatched tags":        {ingest.Complete, ""}, "next page does not grow": {ingest.Complete, ""},
 	"control characters": {ingest.Complete, ""}, "invalid UTF-8": {ingest.Complete, ""}, "entity bomb": {ingest.Complete, ""}, "next page elsewhere": {ingest.Complete, ""},
 	"error 2012 with 200": {ingest.Failed, "role Reader or above"}, "403": {ingest.Failed, "role Reader or above"},
 	"redirect elsewhere": {ingest.Failed, "follow no redirect"}, "401": {ingest.Failed, "check apiUsername and apiPassword"},
 	"404": {ingest.Failed, "end of life"}, "409 code 2003": {ingest.Failed, "accept the terms"}, "414": {ingest.Failed, "414"},
 	"409 code 1960": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
 	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "19h0m0s"}, "429": {ingest.Waiting, "429"},
-	"503": {ingest.Failed, "no progress in 6 tries"},
+	"503":                     {ingest.Failed, "no progress in 6 tries"},
 	"clock three hours ahead": {ingest.Complete, ""}, "DATETIME a year ahead": {ingest.Failed, "in its Date header"},
 }
 
@@ -65,6 +69,10 @@ func TestFaults(t *testing.T) {
 			w.clock.advance(24 * time.Hour)
 		}
 		l := line{name: name, how: how, outcome: string(report.Outcome), reason: report.Reason, runs: runs + 1, retries: int(report.Retries)}
+		if n := len(report.Isolated); n > 0 {
+			l.outcome = fmt.Sprintf("%s, %d isolated", report.Outcome, n)
+			l.reason = report.Isolated[0].Reason
+		}
 		latest := map[string]bool{}
 		for key := range w.dest.keys {
 			id, _, _ := strings.Cut(key, "@")
@@ -117,6 +125,73 @@ func TestFaults(t *testing.T) {
 				check(t, w, "Qualys: "+fault.Name, how, want, reason, func() { faulty.Heal(); server.CloseClientConnections() }, 0)
 			})
 		}
+	}
+	// The network in between.
+	for how, n := range map[string]int{"once": 1, "lasting": 1 << 30} {
+		t.Run("connection refused, "+how, func(t *testing.T) {
+			w := start(t)
+			dials := 0
+			w.dial = func() error {
+				if dials++; dials >= 3 && dials < 3+n {
+					return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+				}
+				return nil
+			}
+			want, reason := ingest.Complete, ""
+			if how == "lasting" {
+				want, reason = ingest.Failed, "connection refused"
+			}
+			check(t, w, "Qualys: connection refused", how, want, reason, func() { w.dial = nil }, 0)
+		})
+	}
+	// Hosts and pages that are ill, and no others.
+	for name, c := range map[string]struct {
+		spoil    func(w http.ResponseWriter, r *http.Request, doc []byte, host string)
+		isolated int
+	}{
+		"pages of more than 4 hosts time out": {func(w http.ResponseWriter, r *http.Request, doc []byte, _ string) {
+			if _, _, size := asks(r); size > 4 {
+				<-r.Context().Done()
+				return
+			}
+			w.Write(doc)
+		}, 0},
+		"one host times out": {func(w http.ResponseWriter, r *http.Request, doc []byte, host string) {
+			if strings.Contains(string(doc), host) {
+				<-r.Context().Done()
+				return
+			}
+			w.Write(doc)
+		}, 1},
+		"one host breaks the XML": {func(w http.ResponseWriter, _ *http.Request, doc []byte, host string) {
+			io.WriteString(w, strings.Replace(string(doc), host, host+"</BROKEN>", 1))
+		}, 1},
+		"one host resets the connection": {func(w http.ResponseWriter, r *http.Request, doc []byte, host string) {
+			if i := strings.Index(string(doc), host); i >= 0 {
+				w.Write(doc[:i])
+				w.(http.Flusher).Flush()
+				simulator.Reset(w, r, nil)
+				return
+			}
+			w.Write(doc)
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t)
+			host := fmt.Sprintf("<ID>%d</ID>", w.hostIDs()[23])
+			faulty := &simulator.Faulty{Next: w.qualys, Fault: &simulator.Fault{Spoil: func(w http.ResponseWriter, r *http.Request, doc []byte) { c.spoil(w, r, doc, host) }},
+				When: func(_ int, r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/detection/") }}
+			server := httptest.NewServer(faulty)
+			defer server.Close()
+			w.server = server
+			check(t, w, "Qualys: "+name, "lasting", ingest.Complete, "", func() {
+				if n := len(w.checkpoint().Isolated); n != c.isolated {
+					t.Errorf("%d hosts are isolated, want %d", n, c.isolated)
+				}
+				faulty.Heal()
+				server.CloseClientConnections()
+			}, 0)
+		})
 	}
 	// The destination.
 	for name, p := range map[string]error{

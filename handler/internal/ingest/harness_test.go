@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -88,6 +89,8 @@ type world struct {
 	inFlight int
 	health   *destination
 	timeout  time.Duration // of an answer's header and silence; zero: the product's
+	// dial, if not nil, decides about a connection to Qualys.
+	dial func() error
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
@@ -117,6 +120,14 @@ func (w *world) run() *ingest.Run {
 		w.t.Fatal(err)
 	}
 	transport := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: w.timeout}
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if w.dial != nil {
+			if err := w.dial(); err != nil {
+				return nil, err
+			}
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
 	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: transport, CheckRedirect: qualys.NewHTTPClient().CheckRedirect}, UserAgent: "test", Now: w.clock.Now, IdleTimeout: w.timeout}
 	detections := qualys.NewDetections(client, ingest.VM.Schema)
 	detections.PageSize, detections.Filter = w.page, w.filter

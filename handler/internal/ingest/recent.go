@@ -57,6 +57,7 @@ type recent struct {
 	now     map[uint64]struct{} // delivered by this window
 	dropped int
 	savedAt time.Time
+	unsaved bool // a save has failed: only the end of the run tries again
 }
 
 var _ ledger = (*recent)(nil)
@@ -147,7 +148,7 @@ func (r *recent) forget() { r.host, r.young = r.host[:0], false }
 
 // due saves what is known now and then.
 func (r *recent) due(now time.Time) func(context.Context) error {
-	if now.Sub(r.savedAt) < recentInterval+time.Duration(len(r.now))*recentPerRow {
+	if r.unsaved || now.Sub(r.savedAt) < recentInterval+time.Duration(len(r.now))*recentPerRow {
 		return nil
 	}
 	r.savedAt = now
@@ -177,6 +178,7 @@ func (r *recent) end(ctx context.Context, whole bool) {
 func (r *recent) save(ctx context.Context, doc recentDoc) {
 	doc.For = r.goesFor
 	if err := doc.save(ctx, r.run.Store, r.name()); err != nil {
+		r.unsaved = true
 		r.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
 	}
 }

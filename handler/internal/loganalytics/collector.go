@@ -130,7 +130,7 @@ func (d *Collector) explain(resp *http.Response, body []byte) error {
 	case s == http.StatusBadRequest && e.Code == "InvalidDataFormat", s == http.StatusRequestEntityTooLarge:
 		e.Kind = Refused
 	case s == http.StatusForbidden:
-		e.Kind, e.Advice = Misconfigured, "check workspaceID and workspaceKey"
+		e.Kind, e.Advice = Misconfigured, "check workspaceID, workspaceKey, and the clock of this machine, which is a part of the signature"
 	case s == http.StatusNotFound:
 		e.Kind, e.Advice = Misconfigured, "check logAnalyticsUri: https://<workspace id>.ods.opinsights.azure.com, or .us, .cn"
 	case s == http.StatusBadRequest:

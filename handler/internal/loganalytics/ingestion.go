@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -38,6 +39,10 @@ const (
 	gzipLevel = gzip.BestSpeed
 	// ingestionTimeout ends a call that hangs; a megabyte takes a second.
 	ingestionTimeout = 2 * time.Minute
+	// maxUnauthorized is how many calls in a row may be refused for their token
+	// before it is not its age: as many as may be in flight with an old one,
+	// and as many again with a new one.
+	maxUnauthorized = 8
 )
 
 // Ingestion is the Logs Ingestion API: a stream of a data collection rule.
@@ -47,6 +52,31 @@ type Ingestion struct {
 	stream string
 	gzips  sync.Pool
 	now    func() time.Time
+	token  *renewable
+	// unauthorized counts refused tokens since the last call that was accepted.
+	unauthorized atomic.Int32
+}
+
+// renewable is a credential whose cached token can be given up.
+type renewable struct {
+	azcore.TokenCredential
+	stale atomic.Bool
+}
+
+// managed tells that the platform issues the tokens.
+func (r *renewable) managed() bool {
+	_, ok := r.TokenCredential.(*azidentity.ManagedIdentityCredential)
+	return ok
+}
+
+// GetToken implements azcore.TokenCredential. A managed identity's token is kept
+// for the whole process and up to a day; claims are what makes the SDK pass
+// that cache by.
+func (r *renewable) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if r.managed() && options.Claims == "" && r.stale.Swap(false) {
+		options.Claims = "{}"
+	}
+	return r.TokenCredential.GetToken(ctx, options) //nolint:wrapcheck // a wrapper adds nothing
 }
 
 // IngestionConfig says where and how to send.
@@ -58,17 +88,17 @@ type IngestionConfig struct {
 	// Stream of the rule.
 	Stream     string
 	Credential azcore.TokenCredential
-	// Transport sends the requests; the default client if nil.
-	Transport policy.Transporter
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
 
 // NewIngestion returns a destination.
 func NewIngestion(c IngestionConfig) (*Ingestion, error) {
+	// Following a redirect would carry findings elsewhere.
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	options := &azlogs.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Cloud:     Cloud(c.Endpoint.Hostname()),
-		Transport: c.Transport,
+		Transport: client,
 		// Tries are counted, logged and bounded by the run, not in here.
 		Retry: policy.RetryOptions{MaxRetries: -1, TryTimeout: ingestionTimeout},
 		// Bodies and headers hold findings and tokens.
@@ -79,14 +109,11 @@ func NewIngestion(c IngestionConfig) (*Ingestion, error) {
 	if endpoint.Scheme == "http" {
 		// The SDK sends tokens over https only. Plain http is for a simulator
 		// on this machine; settings refuse it for any other host.
-		next := c.Transport
-		if next == nil {
-			next = http.DefaultClient
-		}
-		options.Transport = plain{next}
+		options.Transport = plain{client}
 		endpoint.Scheme = "https"
 	}
-	client, err := azlogs.NewClient(strings.TrimRight(endpoint.String(), "/"), c.Credential, options)
+	token := &renewable{TokenCredential: c.Credential}
+	api, err := azlogs.NewClient(strings.TrimRight(endpoint.String(), "/"), token, options)
 	if err != nil {
 		return nil, fmt.Errorf("logs ingestion client: %w", err)
 	}
@@ -94,7 +121,7 @@ func NewIngestion(c IngestionConfig) (*Ingestion, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &Ingestion{client: client, rule: c.Rule, stream: c.Stream, now: now}, nil
+	return &Ingestion{client: api, rule: c.Rule, stream: c.Stream, now: now, token: token}, nil
 }
 
 // plain sends requests over http instead of https.
@@ -154,6 +181,7 @@ func (d *Ingestion) Send(ctx context.Context, b record.Batch) (int64, error) {
 	if err != nil {
 		return 0, d.explain(err)
 	}
+	d.unauthorized.Store(0)
 	return int64(c.buf.Len()), nil
 }
 
@@ -165,7 +193,11 @@ func (d *Ingestion) explain(err error) error {
 	if errors.As(err, &auth) || errors.As(err, &none) {
 		e := &Error{Kind: Misconfigured, Text: "no token for the destination", Err: shortAuth(err),
 			Advice: "switch on the function app's managed identity; on your own machine, sign in with: az login"}
-		if auth != nil && auth.RawResponse != nil && (auth.RawResponse.StatusCode >= 500 || auth.RawResponse.StatusCode == http.StatusTooManyRequests) {
+		switch {
+		case auth == nil:
+		case auth.RawResponse == nil && d.token.managed(): // no answer: the endpoint is down
+			e.Kind, e.Advice = Unavailable, ""
+		case auth.RawResponse != nil && (auth.RawResponse.StatusCode >= 500 || auth.RawResponse.StatusCode == http.StatusTooManyRequests):
 			e.Kind, e.Advice = Unavailable, ""
 		}
 		return e
@@ -182,6 +214,9 @@ func (d *Ingestion) explain(err error) error {
 	switch s := r.StatusCode; {
 	case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge:
 		e.Kind = Refused
+	case s == http.StatusUnauthorized && d.unauthorized.Add(1) <= maxUnauthorized:
+		e.Kind = Unavailable // too old, or revoked: the next try brings a new one
+		d.token.stale.Store(true)
 	case s == http.StatusUnauthorized:
 		e.Kind, e.Advice = Misconfigured, "the token is not for this cloud or tenant: check that logAnalyticsUri belongs to the cloud and tenant of the function app"
 	case s == http.StatusForbidden:

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
@@ -147,7 +148,7 @@ func TestIngestionErrors(t *testing.T) {
 		"too large":        {row: strings.Replace(goodRow, `"1"`, `"`+strings.Repeat("x", 1<<20)+`"`, 1), want: "refused", text: "413"},
 		"wrong rule":       {row: goodRow, rule: "dcr-ffffffffffffffffffffffffffffffff", want: "stop", text: "check dcrImmutableId"},
 		"no role":          {wrap: answerWith(403, "", "", `{"error":{"code":"OperationFailed","message":"The authentication token provided does not have access"}}`), row: goodRow, want: "stop", text: "Monitoring Metrics Publisher"},
-		"wrong cloud":      {wrap: answerWith(401, "", "", ""), row: goodRow, want: "stop", text: "cloud"},
+		"refused token":    {wrap: answerWith(401, "", "", ""), row: goodRow, want: "retry 0s limit=false"},
 		"throttled":        {wrap: answerWith(429, "Retry-After", "17", ""), row: goodRow, want: "retry 17s limit=true"},
 		"broken":           {wrap: answerWith(503, "", "", ""), row: goodRow, want: "retry 0s limit=false"},
 		"200 is no accept": {wrap: answerWith(200, "", "", ""), row: goodRow, want: "stop"},
@@ -167,6 +168,37 @@ func TestIngestionErrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("wrong cloud", func(t *testing.T) {
+		a, address := azure(t, answerWith(401, "", "", ""))
+		d := ingestion(t, address, a.Rule, ingest.VM.Schema.Stream())
+		var err error
+		for tries := 1; ; tries++ {
+			if _, err = d.Send(context.Background(), batch(goodRow)); kind(err) == "stop" {
+				break
+			}
+			if tries == 20 {
+				t.Fatalf("a token that is refused for ever: %v", err)
+			}
+		}
+		if !strings.Contains(err.Error(), "check that logAnalyticsUri belongs to the cloud") {
+			t.Error(err)
+		}
+	})
+	t.Run("the token ends before its time", func(t *testing.T) {
+		a, address := azure(t, nil)
+		d := ingestion(t, address, a.Rule, ingest.VM.Schema.Stream())
+		for n := range 3 {
+			if _, err := d.Send(context.Background(), batch(goodRow)); err != nil {
+				t.Fatalf("%d: %v", n, err)
+			}
+			// Expired there; by this machine's clock it is good for another day.
+			now := a.Now().Add(25 * time.Hour)
+			a.Now = func() time.Time { return now }
+			if _, err := d.Send(context.Background(), batch(goodRow)); kind(err) != "retry 0s limit=false" {
+				t.Fatalf("%d: %s %v", n, kind(err), err)
+			}
+		}
+	})
 	t.Run("connection refused", func(t *testing.T) {
 		a, _ := azure(t, nil)
 		if _, err := ingestion(t, "http://127.0.0.1:1", a.Rule, "Custom-X").Send(context.Background(), batch(goodRow)); kind(err) != "retry 0s limit=false" {

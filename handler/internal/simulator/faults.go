@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A Fault is one way in which an answer of Qualys goes wrong.
+// A Fault is one way in which an answer goes wrong.
 type Fault struct {
 	Name string
 	// Spoil answers a request; doc is what the answer would have been.
@@ -27,6 +27,9 @@ type Faulty struct {
 	// from 1.
 	Fault *Fault
 	When  func(n int, r *http.Request) bool
+	// Unasked keeps the requests that are spoilt from the server; else it does
+	// what they ask for, and only its answer is lost.
+	Unasked bool
 
 	mu sync.Mutex
 	n  int
@@ -44,7 +47,9 @@ func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Header.Del("Accept-Encoding") // the document, not its compression, is spoilt
 	answer := httptest.NewRecorder()
-	f.Next.ServeHTTP(answer, r)
+	if !f.Unasked {
+		f.Next.ServeHTTP(answer, r)
+	}
 	for _, name := range []string{"Date", "Content-Type", "X-RateLimit-Limit", "X-RateLimit-Remaining"} {
 		if v := answer.Header().Get(name); v != "" {
 			w.Header().Set(name, v)
@@ -84,8 +89,8 @@ func insert(mark, text string) func(http.ResponseWriter, *http.Request, []byte) 
 	}
 }
 
-// status answers with a status, headers and a body.
-func status(code int, body string, header ...string) func(http.ResponseWriter, *http.Request, []byte) {
+// Status answers with a status, headers and a body.
+func Status(code int, body string, header ...string) func(http.ResponseWriter, *http.Request, []byte) {
 	return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
 		for i := 0; i+1 < len(header); i += 2 {
 			w.Header().Set(header[i], header[i+1])
@@ -93,6 +98,18 @@ func status(code int, body string, header ...string) func(http.ResponseWriter, *
 		w.WriteHeader(code)
 		give(w, []byte(body))
 	}
+}
+
+// Reset resets the connection.
+func Reset(w http.ResponseWriter, _ *http.Request, _ []byte) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // a reset, not an end
+	}
+	_ = conn.Close() // that is the fault
 }
 
 // simple is a SIMPLE_RETURN.
@@ -125,16 +142,9 @@ func clockAhead(ahead time.Duration, header bool) func(http.ResponseWriter, *htt
 func Faults() []Fault {
 	const page = "<html><head><title>Maintenance</title></head><body>Please come back.</body></html>"
 	return []Fault{
-		{"reset in the body", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+		{"reset in the body", func(w http.ResponseWriter, r *http.Request, doc []byte) {
 			giveNow(w, doc[:len(doc)/2])
-			conn, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				panic(http.ErrAbortHandler)
-			}
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				_ = tcp.SetLinger(0) // a reset, not an end
-			}
-			_ = conn.Close() // that is the fault
+			Reset(w, r, nil)
 		}},
 		{"hang in the body", func(w http.ResponseWriter, r *http.Request, doc []byte) {
 			giveNow(w, doc[:len(doc)/2])
@@ -155,12 +165,12 @@ func Faults() []Fault {
 			give(w, []byte(bomb))
 			give(w, bytes.Replace(doc[root:], []byte("<IP>"), []byte("<IP>&c;"), 1))
 		}},
-		{"HTML with 200", status(200, page, "Content-Type", "text/html")},
-		{"HTML with 200, as XML", status(200, page, "Content-Type", "text/xml")},
-		{"empty 200", status(200, "")},
-		{"error 999 with 200", status(200, simple("999", "Internal error", ""))},
-		{"error 2012 with 200", status(200, simple("2012", "no permission", ""))},
-		{"redirect elsewhere", status(301, "", "Location", "https://elsewhere.example/")},
+		{"HTML with 200", Status(200, page, "Content-Type", "text/html")},
+		{"HTML with 200, as XML", Status(200, page, "Content-Type", "text/xml")},
+		{"empty 200", Status(200, "")},
+		{"error 999 with 200", Status(200, simple("999", "Internal error", ""))},
+		{"error 2012 with 200", Status(200, simple("2012", "no permission", ""))},
+		{"redirect elsewhere", Status(301, "", "Location", "https://elsewhere.example/")},
 		{"next page elsewhere", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
 			give(w, bytes.ReplaceAll(doc, []byte("<URL><![CDATA[https://"), []byte("<URL><![CDATA[https://elsewhere.example/?x=")))
 		}},
@@ -174,21 +184,26 @@ func Faults() []Fault {
 		}},
 		{"clock three hours ahead", clockAhead(3*time.Hour, true)},
 		{"DATETIME a year ahead", clockAhead(365*24*time.Hour, false)},
-		{"401", status(401, simple("2000", "Bad Login/Password", ""))},
-		{"403", status(403, simple("2012", "no permission", ""))},
-		{"404", status(404, "not found")},
-		{"409 code 1960", status(409, simple("1960", "This API cannot be run again until 1 currently running API instance has finished.", ""), "X-Concurrency-Limit-Limit", "2", "X-Concurrency-Limit-Running", "2")},
-		{"409 without a code", status(409, "<SIMPLE_RETURN><RESPONSE><TEXT>This API cannot be run again until 1 currently running API instance has finished.</TEXT></RESPONSE></SIMPLE_RETURN>")},
-		{"409 code 1965, seconds", status(409, simple("1965", "wait", "<ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>55</VALUE></ITEM></ITEM_LIST>"))},
-		{"409 code 1965, in words", status(409, simple("1965", "This API cannot be run again for another 0 hours, 3 minutes and 7 seconds.", ""))},
-		{"409 code 1965, 19 hours", status(409, simple("1965", "wait", ""), "X-RateLimit-ToWait-Sec", "68400")},
-		{"409 code 2003", status(409, simple("2003", "registration", ""))},
-		{"414", status(414, page, "Content-Type", "text/html")},
-		{"429", status(429, "", "Retry-After", "33")},
-		{"500", status(500, simple("999", "Internal error", ""))},
-		{"501", status(501, "")},
-		{"502", status(502, page, "Content-Type", "text/html")},
-		{"503", status(503, simple("1999", "maintenance", ""))},
-		{"504", status(504, page, "Content-Type", "text/html")},
+		{"answers without limits", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
+			w.Header().Del("X-RateLimit-Limit")
+			w.Header().Del("X-RateLimit-Remaining")
+			give(w, doc)
+		}},
+		{"401", Status(401, simple("2000", "Bad Login/Password", ""))},
+		{"403", Status(403, simple("2012", "no permission", ""))},
+		{"404", Status(404, "not found")},
+		{"409 code 1960", Status(409, simple("1960", "This API cannot be run again until 1 currently running API instance has finished.", ""), "X-Concurrency-Limit-Limit", "2", "X-Concurrency-Limit-Running", "2")},
+		{"409 without a code", Status(409, "<SIMPLE_RETURN><RESPONSE><TEXT>This API cannot be run again until 1 currently running API instance has finished.</TEXT></RESPONSE></SIMPLE_RETURN>")},
+		{"409 code 1965, seconds", Status(409, simple("1965", "wait", "<ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>55</VALUE></ITEM></ITEM_LIST>"))},
+		{"409 code 1965, in words", Status(409, simple("1965", "This API cannot be run again for another 0 hours, 3 minutes and 7 seconds.", ""))},
+		{"409 code 1965, 19 hours", Status(409, simple("1965", "wait", ""), "X-RateLimit-ToWait-Sec", "68400")},
+		{"409 code 2003", Status(409, simple("2003", "registration", ""))},
+		{"414", Status(414, page, "Content-Type", "text/html")},
+		{"429", Status(429, "", "Retry-After", "33")},
+		{"500", Status(500, simple("999", "Internal error", ""))},
+		{"501", Status(501, "")},
+		{"502", Status(502, page, "Content-Type", "text/html")},
+		{"503", Status(503, simple("1999", "maintenance", ""))},
+		{"504", Status(504, page, "Content-Type", "text/html")},
 	}
 }

@@ -52,6 +52,13 @@ func NewQualys(s *Subscription, user, password string) *Qualys {
 	}
 }
 
+// SetPassword changes the account's password, as a rotation does.
+func (q *Qualys) SetPassword(password string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.Password = password
+}
+
 // Calls lists the parameters of all detection calls so far.
 func (q *Qualys) Calls() []url.Values {
 	q.mu.Lock()
@@ -169,7 +176,10 @@ func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user, password, ok := r.BasicAuth()
-	if !ok || subtle.ConstantTimeCompare([]byte(user), []byte(q.User)) != 1 || subtle.ConstantTimeCompare([]byte(password), []byte(q.Password)) != 1 {
+	q.mu.Lock()
+	want := q.Password
+	q.mu.Unlock()
+	if !ok || subtle.ConstantTimeCompare([]byte(user), []byte(q.User)) != 1 || subtle.ConstantTimeCompare([]byte(password), []byte(want)) != 1 {
 		q.fail(w, http.StatusUnauthorized, "2000", "Bad Login/Password", nil)
 		return
 	}

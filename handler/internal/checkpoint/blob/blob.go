@@ -109,11 +109,37 @@ func (s *Store) ensure(ctx context.Context) error {
 	return nil
 }
 
+// forget lets the next use create the container again: somebody has deleted it.
+func (s *Store) forget() {
+	s.once.Lock()
+	defer s.once.Unlock()
+	s.created = false
+}
+
 // Acquire implements checkpoint.Store.
 func (s *Store) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
 	if err := s.ensure(ctx); err != nil {
 		return nil, err
 	}
+	l, err := s.acquire(ctx, name)
+	if bloberror.HasCode(err, bloberror.ContainerNotFound) {
+		s.forget()
+		if err := s.ensure(ctx); err != nil {
+			return nil, err
+		}
+		l, err = s.acquire(ctx, name)
+	}
+	switch {
+	case bloberror.HasCode(err, bloberror.LeaseAlreadyPresent):
+		return nil, checkpoint.ErrHeld
+	case err != nil:
+		return nil, explain("lease "+name, err)
+	}
+	return l, nil
+}
+
+// acquire is Acquire with the SDK's errors.
+func (s *Store) acquire(ctx context.Context, name string) (*blobLease, error) {
 	client := s.container.NewBlockBlobClient(name)
 	held, err := lease.NewBlobClient(client, nil)
 	if err != nil {
@@ -133,15 +159,12 @@ func (s *Store) Acquire(ctx context.Context, name string) (checkpoint.Lease, err
 			},
 		})
 		if err != nil && !bloberror.HasCode(err, bloberror.BlobAlreadyExists, bloberror.LeaseIDMissing) {
-			return nil, explain("create "+name, err)
+			return nil, err
 		}
 		_, err = held.AcquireLease(ctx, seconds, nil)
 	}
-	if bloberror.HasCode(err, bloberror.LeaseAlreadyPresent) {
-		return nil, checkpoint.ErrHeld
-	}
 	if err != nil {
-		return nil, explain("lease "+name, err)
+		return nil, err
 	}
 	l := &blobLease{client: client, held: held, name: name, lost: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{})}
 	go l.renew(leaseTime) //nolint:gosec // ends with Release, not with the call

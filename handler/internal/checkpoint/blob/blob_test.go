@@ -98,6 +98,37 @@ func TestLosingTheHold(t *testing.T) {
 	}
 }
 
+// A store that lives on makes a deleted container again.
+func TestDeletedContainer(t *testing.T) {
+	connection := azurite.Start(t)
+	ctx := context.Background()
+	s := open(t, connection, "state")
+	c, err := container.NewClientFromConnectionString(connection, "state", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		l, err := s.Acquire(ctx, "a.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if doc, err := l.Load(ctx); err != nil || doc != nil {
+			t.Errorf("a new container holds %q, %v", doc, err)
+		}
+		if err := l.Save(ctx, []byte("{}")); err != nil {
+			t.Error(err)
+		}
+		if n < 2 {
+			if _, err := c.Delete(ctx, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.Release(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A person who edits the document between two saves is not overwritten.
 func TestChangeBySomebodyElse(t *testing.T) {
 	connection := azurite.Start(t)
