@@ -193,6 +193,7 @@ func holds(r *http.Request, text string) bool {
 // should and says why, and when it is over nothing is missing. make faults
 // prints the table.
 func TestFaults(t *testing.T) {
+	t.Parallel() // it mostly waits
 	program := filepath.Join(stage(t), "qualys-sentinel")
 	storage := azurite.Start(t)
 	var mu sync.Mutex

@@ -66,7 +66,7 @@ type Client struct {
 
 	limits   limits
 	mu       sync.Mutex
-	rejected [2]string // the login that Qualys refused last
+	rejected rejection
 }
 
 // NewHTTPClient returns a client for the Qualys API: proxy from the
@@ -102,6 +102,7 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 	a, err := c.open(ctx, path, params, sent)
 	if err == nil {
 		c.limits.answered()
+		c.accept()
 		err = read(a, a.at)
 		_ = a.Close() // read to its end, or given up: nothing can be lost here
 	}
@@ -141,33 +142,61 @@ func (c *Client) open(ctx context.Context, path string, params url.Values, sent 
 	return c.try(ctx, path, params, sent)
 }
 
+// rejection is the login that Qualys has refused last.
+type rejection struct {
+	login [2]string
+	times int
+	until time.Time // not tried again before
+}
+
+const (
+	// loginRest is how long a login that was refused is left alone; twice as
+	// long each time, up to loginRestMost. Qualys locks an account after some
+	// bad logins, but has also been seen to refuse a good one once.
+	loginRest     = time.Hour
+	loginRestMost = 24 * time.Hour
+)
+
 // checkLogin refuses a login that Qualys has refused before, unless it can be
 // read anew.
 func (c *Client) checkLogin(ctx context.Context) error {
-	if !c.isRejected() {
+	if _, is := c.isRejected(); !is {
 		return nil
 	}
 	if _, err := c.Credentials.Reload(ctx); err != nil {
 		return fmt.Errorf("read the credentials again: %w", err)
 	}
-	if c.isRejected() {
-		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before"}
+	if until, is := c.isRejected(); is {
+		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before; they are tried again in " + until.Sub(c.now()).Round(time.Second).String()}
 	}
 	return nil
 }
 
-func (c *Client) isRejected() bool {
+// isRejected tells whether the login was refused, and until when it rests.
+func (c *Client) isRejected() (until time.Time, is bool) {
 	user, password := c.Credentials.Login()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.rejected != [2]string{} && c.rejected == [2]string{user, password}
+	return c.rejected.until, c.rejected.login == [2]string{user, password} && c.now().Before(c.rejected.until)
 }
 
 func (c *Client) reject() {
 	user, password := c.Credentials.Login()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rejected = [2]string{user, password}
+	r := &c.rejected
+	if login := [2]string{user, password}; r.login != login {
+		*r = rejection{login: login}
+	}
+	r.until = c.now().Add(min(loginRestMost, loginRest<<min(r.times, 10)))
+	r.times++
+}
+
+// accept forgets a refusal: the login was good.
+func (c *Client) accept() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rejected = rejection{}
 }
 
 func (c *Client) now() time.Time {

@@ -250,6 +250,18 @@ func TestBadLogin(t *testing.T) {
 		t.Errorf("%d calls with the refused password, %v; want 1", calls, err)
 	}
 	checkError(t, err, qualys.BadLogin, 0, "refused before")
+	// It may have been a good one: it is tried again, ever more seldom.
+	start, now := time.Now(), time.Now()
+	cl.Now = func() time.Time { return now }
+	for hour := range 60 {
+		now = start.Add(time.Duration(hour+1) * time.Hour)
+		_, _, err = ask(cl)
+		checkError(t, err, qualys.BadLogin, 0, "")
+	}
+	if calls != 7 { // in hours: 0, 1, 3, 7, 15, 31, 55
+		t.Errorf("%d calls with the refused password in 60 hours, want 7", calls)
+	}
+	calls = 1
 	l.mu.Lock()
 	l.next = "new"
 	l.mu.Unlock()

@@ -104,7 +104,7 @@ func (e *Error) advice() string {
 	case e.Advice != "":
 		return e.Advice
 	case e.Kind == BadLogin:
-		return "check apiUsername and apiPassword; nothing is tried again until they change, because repeated bad logins lock the account"
+		return "check apiUsername and apiPassword; until they change they are tried but seldom, because repeated bad logins lock the account"
 	case e.Code == "2003":
 		return "log in to the Qualys console once with this account and accept the terms"
 	case e.Code == "2011":
