@@ -295,3 +295,45 @@ func TestCommandLine(t *testing.T) {
 		})
 	}
 }
+
+// What the README says that people see, the program says.
+func TestReadmeErrors(t *testing.T) {
+	doc, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(doc), "| you see | why | what to do |")
+	if table, _, _ = strings.Cut(table, "\n\n"); !ok {
+		t.Fatal("no table")
+	}
+	var source strings.Builder
+	err = filepath.WalkDir(".", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		code, err := os.ReadFile(path)
+		source.Write(code)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Composed of numbers, of the network, or of the system.
+	composed := regexp.MustCompile(`^answered \d+( code \d+)?$|^lookup$|^no such host$|^connection refused$|^no space left on device$|^the destination has refused 20 rows and accepted none$`)
+	rows := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[1], -1) {
+			rows++
+			if text := m[1]; !composed.MatchString(text) && !strings.Contains(source.String(), text) {
+				t.Errorf("nothing says %q", text)
+			}
+		}
+	}
+	if rows < 40 {
+		t.Errorf("only %d texts", rows)
+	}
+}
