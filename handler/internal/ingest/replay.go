@@ -66,26 +66,21 @@ func (r *Replay) objects(ctx context.Context) (names []string, err error) {
 
 // List tells what there is to send.
 func (r *Replay) List(ctx context.Context) (ReplayReport, error) {
-	report := ReplayReport{Reasons: map[string]int{}}
-	names, err := r.objects(ctx)
-	if err != nil {
-		return report, err
-	}
-	for _, name := range names {
-		report.Objects++
-		if err := r.read(ctx, name, func(l deadLetter) error {
+	return r.walk(ctx, func(name string, report *ReplayReport) error {
+		return r.read(ctx, name, func(l deadLetter) error {
 			report.Rows++
 			report.Reasons[l.Reason]++
 			return nil
-		}); err != nil {
-			return report, err
-		}
-	}
-	return report, nil
+		})
+	})
 }
 
 // Do sends all of them.
 func (r *Replay) Do(ctx context.Context) (ReplayReport, error) {
+	return r.walk(ctx, func(name string, report *ReplayReport) error { return r.object(ctx, name, report) })
+}
+
+func (r *Replay) walk(ctx context.Context, visit func(name string, report *ReplayReport) error) (ReplayReport, error) {
 	report := ReplayReport{Reasons: map[string]int{}}
 	names, err := r.objects(ctx)
 	if err != nil {
@@ -93,7 +88,7 @@ func (r *Replay) Do(ctx context.Context) (ReplayReport, error) {
 	}
 	for _, name := range names {
 		report.Objects++
-		if err := r.object(ctx, name, &report); err != nil {
+		if err := visit(name, &report); err != nil {
 			return report, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -150,27 +145,37 @@ func (r *Replay) fits(row []byte) error {
 
 // object sends the rows of one object.
 func (r *Replay) object(ctx context.Context, name string, report *ReplayReport) error {
-	var batch []deadLetter
+	b := record.Batch{Body: []byte{'['}}
 	var refused []letter
-	size := 2
 	flush := func() error {
-		again, err := r.send(ctx, batch)
+		if b.Rows() == 0 {
+			return nil
+		}
+		b.Body = append(b.Body, ']')
+		again := len(refused)
+		err := part(b, func(b record.Batch) error { return r.send(ctx, b) }, func(l letter, _ error) error {
+			refused = append(refused, l)
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		report.Accepted += len(batch) - len(again)
-		refused = append(refused, again...)
-		batch, size = nil, 2
+		report.Accepted += b.Rows() - (len(refused) - again)
+		b = record.Batch{Body: append(b.Body[:0], '[')}
 		return nil
 	}
 	if err := r.read(ctx, name, func(l deadLetter) error {
 		report.Rows++
-		if len(batch) > 0 && size+len(l.Row)+1 > r.Destination.BatchBytes() {
+		if len(b.Body)+len(l.Row)+2 > r.Destination.BatchBytes() {
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		batch, size = append(batch, l), size+len(l.Row)+1
+		if b.Rows() > 0 {
+			b.Body = append(b.Body, ',')
+		}
+		b.Body = append(b.Body, l.Row...)
+		b.Ends = append(b.Ends, len(b.Body))
 		return nil
 	}); err != nil {
 		return err
@@ -191,39 +196,8 @@ func (r *Replay) object(ctx context.Context, name string, report *ReplayReport) 
 	return writeLetters(ctx, r.Store, name, r.Dataset, refused)
 }
 
-// send sends rows until they are accepted, and returns those that are refused
-// by themselves.
-func (r *Replay) send(ctx context.Context, rows []deadLetter) ([]letter, error) {
-	if len(rows) == 0 {
-		return nil, nil
-	}
-	b := record.Batch{Body: []byte{'['}}
-	for i, l := range rows {
-		if i > 0 {
-			b.Body = append(b.Body, ',')
-		}
-		b.Body = append(b.Body, l.Row...)
-		b.Ends = append(b.Ends, len(b.Body))
-	}
-	b.Body = append(b.Body, ']')
-	err := r.sendBatch(ctx, b)
-	switch {
-	case err == nil:
-		return nil, nil
-	case !isRefusal(err):
-		return nil, err
-	case len(rows) == 1:
-		return []letter{{row: rows[0].Row, reason: err.Error()}}, nil
-	}
-	first, err := r.send(ctx, rows[:len(rows)/2])
-	if err != nil {
-		return nil, err
-	}
-	second, err := r.send(ctx, rows[len(rows)/2:])
-	return append(first, second...), err
-}
-
-func (r *Replay) sendBatch(ctx context.Context, b record.Batch) error {
+// send sends a batch until it is accepted or refused.
+func (r *Replay) send(ctx context.Context, b record.Batch) error {
 	for tries := 1; ; tries++ {
 		_, err := r.Destination.Send(ctx, b)
 		if err == nil {

@@ -59,12 +59,13 @@ type letter struct {
 	reason string
 }
 
-// sendAll sends b, in halves where it is refused whole, down to the rows that
-// are refused by themselves.
+// sendAll sends b until each of its rows is accepted or among the letters.
 func (d *delivery) sendAll(b record.Batch, s *shipment) error {
-	sent, err := d.send(b)
-	switch {
-	case err == nil:
+	return part(b, func(b record.Batch) error {
+		sent, err := d.send(b)
+		if err != nil {
+			return err
+		}
 		s.accepted += b.Rows()
 		d.run.counts.accepted.Add(int64(b.Rows()))
 		d.run.counts.batches.Add(1)
@@ -72,19 +73,29 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 		d.run.counts.bytesSent.Add(sent)
 		d.note(true)
 		return nil
-	case !isRefusal(err):
+	}, func(l letter, reason error) error {
+		if d.note(false) && !s.oneHost {
+			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
+		}
+		s.letters = append(s.letters, l)
+		return nil
+	})
+}
+
+// part sends b, in halves where it is refused whole, down to the rows that are
+// refused by themselves. It changes the body in doing so.
+func part(b record.Batch, send func(record.Batch) error, refused func(l letter, reason error) error) error {
+	err := send(b)
+	switch {
+	case err == nil || !isRefusal(err):
 		return err
 	case b.Rows() == 1:
-		if d.note(false) && !s.oneHost {
-			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, err)
-		}
-		s.letters = append(s.letters, letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()})
-		return nil
+		return refused(letter{row: slices.Clone(b.Body[1 : len(b.Body)-1]), reason: err.Error()}, err)
 	}
 	half := b.Rows() / 2
 	cut := b.Ends[half-1] // the comma between the halves closes one and opens the other
 	b.Body[cut] = ']'
-	if err := d.sendAll(record.Batch{Body: b.Body[:cut+1], Ends: b.Ends[:half]}, s); err != nil {
+	if err := part(record.Batch{Body: b.Body[:cut+1], Ends: b.Ends[:half]}, send, refused); err != nil {
 		return err
 	}
 	b.Body[cut] = '['
@@ -92,7 +103,7 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 	for i := range rest {
 		rest[i] -= cut
 	}
-	return d.sendAll(record.Batch{Body: b.Body[cut:], Ends: rest}, s)
+	return part(record.Batch{Body: b.Body[cut:], Ends: rest}, send, refused)
 }
 
 // errNothingTaken ends a run whose destination takes no row at all.
