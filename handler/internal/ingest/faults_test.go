@@ -20,13 +20,16 @@ import (
 	"qualys-sentinel/handler/internal/simulator"
 )
 
+// end is how a run ends.
+type end struct {
+	outcome ingest.Outcome
+	reason  string
+}
+
 // How a fault ends that does not go away, by its name; the reason it is told
 // with. All that are not here are hosts' or pages' and stop the run after some
 // tries, since no single host is to blame.
-var lasting = map[string]struct {
-	outcome ingest.Outcome
-	reason  string
-}{
+var lasting = map[string]end{
 	// Mended, or of no effect on a page that makes progress.
 	"answers without limits": {ingest.Complete, ""},
 	"mismatched tags":        {ingest.Complete, ""}, "next page does not grow": {ingest.Complete, ""},
@@ -34,7 +37,7 @@ var lasting = map[string]struct {
 	"error 2012 with 200": {ingest.Failed, "role Reader or above"}, "403": {ingest.Failed, "role Reader or above"},
 	"redirect elsewhere": {ingest.Failed, "follow no redirect"}, "401": {ingest.Failed, "check apiUsername and apiPassword"},
 	"404": {ingest.Failed, "end of life"}, "409 code 2003": {ingest.Failed, "accept the terms"}, "414": {ingest.Failed, "414"},
-	"409 code 1960": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
+	"409 code 1960": {ingest.Waiting, "1960"}, "409 code 1960 without headers": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
 	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "19h0m0s"}, "429": {ingest.Waiting, "429"},
 	"503":                     {ingest.Failed, "no progress in 6 tries"},
 	"clock three hours ahead": {ingest.Complete, ""}, "DATETIME a year ahead": {ingest.Failed, "in its Date header"},
@@ -43,93 +46,135 @@ var lasting = map[string]struct {
 // final are the faults that end a run at once, even if they come once.
 var final = []string{"error 2012 with 200", "403", "redirect elsewhere", "401", "404", "409 code 2003", "414", "DATETIME a year ahead", "409 code 1965, 19 hours"}
 
+// lastingKB is lasting for the KnowledgeBase, where it ends otherwise.
+var lastingKB = map[string]end{
+	"403": {ingest.Failed, "ask Qualys Support"}, "error 2012 with 200": {ingest.Failed, "ask Qualys Support"},
+	"a second root": {ingest.Complete, ""}, // it has brought all entries that are listed
+}
+
+// A matrix is the table of faults.
+type matrix struct {
+	mu    sync.Mutex
+	lines []line
+}
+
+type line struct {
+	name, how, outcome, reason string
+	runs, retries, lost, twice int
+}
+
+// check runs w with its fault, which must end as said, and again when it is
+// healed until all is well: then nothing is missing, and no more than some
+// rows came twice.
+func (m *matrix) check(t *testing.T, w *world, name, how string, want end, heal func(), mayTwice int) {
+	t.Helper()
+	report, err := w.do()
+	if report.Outcome != want.outcome || !strings.Contains(report.Reason, want.reason) || (err != nil) != (want.outcome == ingest.Failed) {
+		t.Errorf("%s: %v (%s), want %s with %q", report.Outcome, err, report.Reason, want.outcome, want.reason)
+	}
+	heal()
+	w.clock.advance(24 * time.Hour)
+	runs := 1
+	for ; runs < 4; runs++ {
+		if last, err := w.do(); err == nil && last.Outcome == ingest.Complete && len(w.checkpoint().Isolated) == 0 {
+			break
+		}
+		w.clock.advance(24 * time.Hour)
+	}
+	w.mustComplete() // what has changed behind the cursor of the window that was begun
+	l := line{name: name, how: how, outcome: string(report.Outcome), reason: report.Reason, runs: runs + 1, retries: int(report.Retries), lost: w.lost()}
+	if n := len(report.Isolated); n > 0 {
+		l.outcome = fmt.Sprintf("%s, %d isolated", report.Outcome, n)
+		l.reason = report.Isolated[0].Reason
+	}
+	for _, n := range w.dest.keys {
+		l.twice += n - 1
+	}
+	if l.lost > 0 || l.twice > mayTwice {
+		t.Errorf("%d lost, %d twice", l.lost, l.twice)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lines = append(m.lines, l)
+}
+
+// lost counts what Qualys holds now, in this very state, and has not arrived.
+func (w *world) lost() (n int) {
+	if w.dataset == ingest.VM {
+		for key := range w.expected(time.Time{}) {
+			if w.dest.keys[key] == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	arrived := map[string]bool{}
+	for key := range w.dest.keys {
+		// A key goes on where an entry has changed with its date unchanged.
+		arrived[strings.Join(strings.SplitN(key, "@", 3)[:2], "@")] = true
+	}
+	for index := range w.knowledge().Entries() {
+		if e, ok := w.knowledge().Entry(index, w.clock.Now()); ok && !arrived[entryKey(e)] {
+			n++
+		}
+	}
+	return n
+}
+
+// faultWorld is what a fault meets.
+func faultWorld(t *testing.T, dataset *ingest.Dataset) *world {
+	w := newWorld(t, 60, 6)
+	if dataset == ingest.KB {
+		w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 3, Size: 60}
+		w.dataset = dataset
+	}
+	w.page, w.dest.batch, w.budget = 16, 30_000, 20*time.Minute
+	w.timeout = 60 * time.Millisecond
+	return w
+}
+
 // Every way in which Qualys, the destination or the state can go wrong, once and
 // for as long as the run lasts: when it is over, nothing is missing and nothing
 // came twice that need not. make faults prints the table.
 func TestFaults(t *testing.T) {
-	type line struct {
-		name, how, outcome, reason string
-		runs, retries, lost, twice int
-	}
-	var mu sync.Mutex
-	var table []line
-	check := func(t *testing.T, w *world, name, how string, want ingest.Outcome, reason string, heal func(), mayTwice int) {
-		t.Helper()
-		report, err := w.do()
-		if report.Outcome != want || !strings.Contains(report.Reason, reason) || (err != nil) != (want == ingest.Failed) {
-			t.Errorf("%s: %v (%s), want %s with %q", report.Outcome, err, report.Reason, want, reason)
-		}
-		heal()
-		w.clock.advance(24 * time.Hour)
-		runs := 1
-		for ; runs < 4; runs++ {
-			if last, err := w.do(); err == nil && last.Outcome == ingest.Complete && len(w.checkpoint().Isolated) == 0 {
-				break
-			}
-			w.clock.advance(24 * time.Hour)
-		}
-		l := line{name: name, how: how, outcome: string(report.Outcome), reason: report.Reason, runs: runs + 1, retries: int(report.Retries)}
-		if n := len(report.Isolated); n > 0 {
-			l.outcome = fmt.Sprintf("%s, %d isolated", report.Outcome, n)
-			l.reason = report.Isolated[0].Reason
-		}
-		latest := map[string]bool{}
-		for key := range w.dest.keys {
-			id, _, _ := strings.Cut(key, "@")
-			latest[id] = true
-		}
-		w.qualys.Subscription.Expected(time.Time{}, w.clock.Now(), func(_ simulator.Host, d simulator.Detection) {
-			if !latest[fmt.Sprint(d.UniqueID)] {
-				l.lost++
-			}
-		})
-		for _, n := range w.dest.keys {
-			l.twice += n - 1
-		}
-		if l.lost > 0 || l.twice > mayTwice {
-			t.Errorf("%d lost, %d twice", l.lost, l.twice)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		table = append(table, l)
-	}
-	start := func(t *testing.T) *world {
-		w := newWorld(t, 60, 6)
-		w.page, w.dest.batch, w.budget = 16, 30_000, 20*time.Minute
-		w.timeout = 60 * time.Millisecond
-		return w
-	}
-	for _, fault := range simulator.Faults() {
-		for _, how := range []string{"once", "lasting"} {
-			t.Run(fault.Name+", "+how, func(t *testing.T) {
-				w := start(t)
-				spoilt := 0
-				faulty := &simulator.Faulty{Next: w.qualys, Fault: &fault, When: func(n int, r *http.Request) bool {
-					if n == 1 || how == "once" && spoilt > 0 || !strings.HasSuffix(r.URL.Path, "/detection/") {
-						return false
+	m := &matrix{}
+	for _, dataset := range ingest.Datasets() {
+		for _, fault := range simulator.Faults() {
+			for _, how := range []string{"once", "lasting"} {
+				t.Run(dataset.Name+", "+fault.Name+", "+how, func(t *testing.T) {
+					w := faultWorld(t, dataset)
+					spoilt := 0
+					faulty := &simulator.Faulty{Next: w.qualys, Fault: &fault, When: func(n int, r *http.Request) bool {
+						records := strings.HasSuffix(r.URL.Path, "/detection/") || r.URL.Query().Get("details") == "All"
+						if n <= 2 || how == "once" && spoilt > 0 || !records {
+							return false
+						}
+						spoilt++
+						return true
+					}}
+					server := httptest.NewServer(faulty)
+					defer server.Close()
+					w.server = server
+					want := end{ingest.Complete, ""}
+					known, is := lasting[fault.Name]
+					if other, ok := lastingKB[fault.Name]; ok && dataset == ingest.KB {
+						known, is = other, true
 					}
-					spoilt++
-					return true
-				}}
-				server := httptest.NewServer(faulty)
-				defer server.Close()
-				w.server = server
-				want, reason := ingest.Complete, ""
-				end, known := lasting[fault.Name]
-				switch {
-				case known && (how == "lasting" || slices.Contains(final, fault.Name)):
-					want, reason = end.outcome, end.reason
-				case how == "lasting":
-					want, reason = ingest.Failed, "hosts"
-				}
-				check(t, w, "Qualys: "+fault.Name, how, want, reason, func() { faulty.Heal(); server.CloseClientConnections() }, 0)
-			})
+					switch {
+					case is && (how == "lasting" || slices.Contains(final, fault.Name)):
+						want = known
+					case how == "lasting":
+						want = end{ingest.Failed, dataset.Parents}
+					}
+					m.check(t, w, "Qualys, "+dataset.Name+": "+fault.Name, how, want, func() { faulty.Heal(); server.CloseClientConnections() }, 0)
+				})
+			}
 		}
 	}
 	// The network in between.
 	for how, n := range map[string]int{"once": 1, "lasting": 1 << 30} {
 		t.Run("connection refused, "+how, func(t *testing.T) {
-			w := start(t)
+			w := faultWorld(t, ingest.VM)
 			dials := 0
 			w.dial = func() error {
 				if dials++; dials >= 3 && dials < 3+n {
@@ -141,7 +186,7 @@ func TestFaults(t *testing.T) {
 			if how == "lasting" {
 				want, reason = ingest.Failed, "connection refused"
 			}
-			check(t, w, "Qualys: connection refused", how, want, reason, func() { w.dial = nil }, 0)
+			m.check(t, w, "Qualys: connection refused", how, end{want, reason}, func() { w.dial = nil }, 0)
 		})
 	}
 	// Hosts and pages that are ill, and no others.
@@ -177,14 +222,14 @@ func TestFaults(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := start(t)
+			w := faultWorld(t, ingest.VM)
 			host := fmt.Sprintf("<ID>%d</ID>", w.hostIDs()[23])
 			faulty := &simulator.Faulty{Next: w.qualys, Fault: &simulator.Fault{Spoil: func(w http.ResponseWriter, r *http.Request, doc []byte) { c.spoil(w, r, doc, host) }},
 				When: func(_ int, r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/detection/") }}
 			server := httptest.NewServer(faulty)
 			defer server.Close()
 			w.server = server
-			check(t, w, "Qualys: "+name, "lasting", ingest.Complete, "", func() {
+			m.check(t, w, "Qualys: "+name, "lasting", end{ingest.Complete, ""}, func() {
 				if n := len(w.checkpoint().Isolated); n != c.isolated {
 					t.Errorf("%d hosts are isolated, want %d", n, c.isolated)
 				}
@@ -199,7 +244,7 @@ func TestFaults(t *testing.T) {
 		"500": &problem{retry: true}, "403": errors.New("answered 403: role missing"),
 	} {
 		t.Run("destination: "+name, func(t *testing.T) {
-			w := start(t)
+			w := faultWorld(t, ingest.VM)
 			n := 0
 			w.dest.before = func(_ int, b record.Batch) error {
 				n++
@@ -219,18 +264,18 @@ func TestFaults(t *testing.T) {
 			if name == "403" {
 				want, reason = ingest.Failed, "role missing"
 			}
-			check(t, w, "destination: "+name, "thrice", want, reason, func() { w.dest.before = nil }, 0)
+			m.check(t, w, "destination: "+name, "thrice", end{want, reason}, func() { w.dest.before = nil }, 0)
 		})
 	}
 	t.Run("destination: answer lost after the rows were taken", func(t *testing.T) {
-		w := start(t)
+		w := faultWorld(t, ingest.VM)
 		w.dest.after = func(n int, _ record.Batch) error {
 			if n == 3 {
 				return &problem{retry: true}
 			}
 			return nil
 		}
-		check(t, w, "destination: answer lost", "once", ingest.Complete, "", func() {}, 40)
+		m.check(t, w, "destination: answer lost", "once", end{ingest.Complete, ""}, func() {}, 40)
 	})
 	// The state.
 	for name, fail := range map[string]func(w *world, err error){
@@ -241,19 +286,19 @@ func TestFaults(t *testing.T) {
 		},
 	} {
 		t.Run("state: "+name, func(t *testing.T) {
-			w := start(t)
+			w := faultWorld(t, ingest.VM)
 			down := errors.New("state storage: answered 503")
 			fail(w, down)
 			if report, err := w.do(); err == nil || !strings.Contains(err.Error(), "503") {
 				t.Errorf("%s: %v", report.Outcome, err)
 			}
 			w.store.beforeSave, w.store.afterSave, w.store.beforeCreate = nil, nil, nil
-			check(t, w, "state: "+name+" fails", "a run", ingest.Complete, "", func() {}, (ingest.DefaultInFlight+1)*40)
+			m.check(t, w, "state: "+name+" fails", "a run", end{ingest.Complete, ""}, func() {}, (ingest.DefaultInFlight+1)*40)
 		})
 	}
-	slices.SortFunc(table, func(a, b line) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.how, b.how)) })
+	slices.SortFunc(m.lines, func(a, b line) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.how, b.how)) })
 	t.Logf("| fault | how | outcome | runs | retries | lost | twice | reason |")
-	for _, l := range table {
+	for _, l := range m.lines {
 		reason, _, _ := strings.Cut(l.reason, "\n")
 		t.Logf("| %s | %s | %s | %d | %d | %d | %d | %.90s |", l.name, l.how, l.outcome, l.runs, l.retries, l.lost, l.twice, reason)
 	}

@@ -79,6 +79,22 @@ func middle(doc []byte, mark string) int {
 	return bytes.LastIndex(doc[:len(doc)/2], []byte(mark)) + len(mark)
 }
 
+// parent is the end tag of the document's records.
+func parent(doc []byte) string {
+	if bytes.Contains(doc, []byte("</VULN>")) {
+		return "</VULN>"
+	}
+	return "</HOST>"
+}
+
+// rootOf finds the document's root element and its name.
+func rootOf(doc []byte) (at int, name string) {
+	m := rootForm.FindSubmatchIndex(doc)
+	return m[0], string(doc[m[2]:m[3]])
+}
+
+var rootForm = regexp.MustCompile(`<([A-Z_]+_OUTPUT)>`)
+
 // insert puts text into the middle of a document, behind a mark.
 func insert(mark, text string) func(http.ResponseWriter, *http.Request, []byte) {
 	return func(w http.ResponseWriter, _ *http.Request, doc []byte) {
@@ -151,19 +167,21 @@ func Faults() []Fault {
 			<-r.Context().Done()
 		}},
 		{"hang before the answer", func(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }},
-		{"cut between elements", func(w http.ResponseWriter, _ *http.Request, doc []byte) { give(w, doc[:middle(doc, "</HOST>")]) }},
+		{"cut between elements", func(w http.ResponseWriter, _ *http.Request, doc []byte) { give(w, doc[:middle(doc, parent(doc))]) }},
 		{"cut in CDATA", func(w http.ResponseWriter, _ *http.Request, doc []byte) { give(w, doc[:middle(doc, "<![CDATA[")+3]) }},
 		{"control characters", insert("<![CDATA[", "\x00\x01\x1b")},
 		{"invalid UTF-8", insert("<![CDATA[", "\xff\xfe\xc3")},
-		{"mismatched tags", insert("</HOST>", "</WRONG>")},
+		{"mismatched tags", func(w http.ResponseWriter, r *http.Request, doc []byte) { insert(parent(doc), "</WRONG>")(w, r, doc) }},
 		{"a second root", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
-			give(w, append(bytes.Clone(doc), "<HOST_LIST_VM_DETECTION_OUTPUT/>"...))
+			_, name := rootOf(doc)
+			give(w, append(bytes.Clone(doc), "<"+name+"/>"...))
 		}},
 		{"entity bomb", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
 			bomb := `<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>`
-			root := bytes.Index(doc, []byte("<HOST_LIST_VM_DETECTION_OUTPUT>"))
+			root, _ := rootOf(doc)
 			give(w, []byte(bomb))
-			give(w, bytes.Replace(doc[root:], []byte("<IP>"), []byte("<IP>&c;"), 1))
+			doc = bytes.Replace(doc[root:], []byte("<IP>"), []byte("<IP>&c;"), 1)
+			give(w, bytes.Replace(doc, []byte("<CATEGORY>"), []byte("<CATEGORY>&c;"), 1))
 		}},
 		{"HTML with 200", Status(200, page, "Content-Type", "text/html")},
 		{"HTML with 200, as XML", Status(200, page, "Content-Type", "text/xml")},
@@ -193,6 +211,7 @@ func Faults() []Fault {
 		{"403", Status(403, simple("2012", "no permission", ""))},
 		{"404", Status(404, "not found")},
 		{"409 code 1960", Status(409, simple("1960", "This API cannot be run again until 1 currently running API instance has finished.", ""), "X-Concurrency-Limit-Limit", "2", "X-Concurrency-Limit-Running", "2")},
+		{"409 code 1960 without headers", Status(409, simple("1960", "This API cannot be run again until 1 currently running API instance has finished.", ""))},
 		{"409 without a code", Status(409, "<SIMPLE_RETURN><RESPONSE><TEXT>This API cannot be run again until 1 currently running API instance has finished.</TEXT></RESPONSE></SIMPLE_RETURN>")},
 		{"409 code 1965, seconds", Status(409, simple("1965", "wait", "<ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>55</VALUE></ITEM></ITEM_LIST>"))},
 		{"409 code 1965, in words", Status(409, simple("1965", "This API cannot be run again for another 0 hours, 3 minutes and 7 seconds.", ""))},
