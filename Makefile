@@ -29,7 +29,7 @@ build: ## bin/qualys-sentinel for this machine
 test: e2e/node_modules/.installed bin/gotestsum ## all tests; those of the real Functions host need Core Tools (func, or FUNC=path)
 	@rm -rf $(OUTPUT) && mkdir -p $(OUTPUT)
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/go-test.json -- -count=1 $(RACE) ./... 2>&1 | tee $(OUTPUT)/console.log
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/go-test.json -- -count=1 -timeout 20m $(RACE) ./... 2>&1 | tee $(OUTPUT)/console.log
 	@go run ./e2e/leak $(OUTPUT)
 
 check: fmt vet lint ## what has to hold before a commit: format, vet, linters, all tests with the race detector
@@ -51,7 +51,15 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, a
 	go test -run '^$$' -bench Memory -benchtime 1x -timeout 20m ./e2e
 
 faults: e2e/node_modules/.installed ## every way in which Qualys, Log Analytics, identity, Key Vault or the state can go wrong, as a table
-	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'TestFaults$$' -v | sed -n 's/^ *faults_test.go:[0-9]*: |/|/p; /^--- FAIL/p; /^ *--- FAIL/p; /^FAIL/p'
+	@echo "outcome, retries and reason are of the run that met the fault; runs is how many it took until all was well;"
+	@echo "lost is what is missing then, twice what had arrived before and was sent again."
+	@echo
+	@echo "| fault | met | outcome | runs | retries | lost | twice | reason |"
+	@echo "|---|---|---|---|---|---|---|---|"
+	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'TestFaults$$' -v | awk \
+	  '/faults_test.go:[0-9]+: \|/ { sub(/^ *faults_test.go:[0-9]+: /, ""); print; n++; split($$0, c, "|"); lost += c[7]; next } \
+	   /^ *--- FAIL|_test.go:[0-9]+:/ { print; bad = 1 } \
+	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
 
 soak: e2e/node_modules/.installed ## 2,000 kills with SIGKILL at random moments (the tests have 200)
 	KILLS=2000 go test ./e2e -count=1 -run TestKills -v -timeout 2h

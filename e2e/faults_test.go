@@ -70,8 +70,31 @@ type serviceFault struct {
 	slow bool
 }
 
+// how often it is met.
+func (f *serviceFault) how() string {
+	switch {
+	case f.to == 0 && f.failures > 0:
+		return fmt.Sprintf("%d runs", f.failures+1)
+	case f.to == 0:
+		return "a run"
+	case f.to == f.from:
+		return "once"
+	}
+	return fmt.Sprintf("%d times", f.to-f.from+1)
+}
+
 func stream(r *http.Request) bool {
 	return strings.Contains(r.URL.Path, "/streams/Custom-QualysHostDetection")
+}
+
+func oldStream(r *http.Request) bool {
+	return r.URL.Path == "/api/logs" && strings.HasPrefix(r.Header.Get("Log-Type"), "QualysHostDetection")
+}
+
+// oldAPI sends by the HTTP Data Collector API.
+func oldAPI(s *services) {
+	s.environ["logAnalyticsApi"], s.environ["dcrImmutableId"] = "data-collector", ""
+	s.environ["workspaceID"], s.environ["workspaceKey"] = s.azure.Workspace, canary.WorkspaceKeyText()
 }
 
 func token(resource string) func(r *http.Request) bool {
@@ -101,7 +124,7 @@ func serviceFaults() []serviceFault {
 	const page = "<html><body>502 Bad Gateway</body></html>"
 	const checkpoint = "/checkpoints/default/vm.json"
 	poison := ""
-	newSubscription().Expected(time.Time{}, time.Now(), func(_ simulation.Host, d simulation.Detection) {
+	newSubscription().Expected(time.Time{}, time.Now().AddDate(-1, 0, 0), func(_ simulation.Host, d simulation.Detection) {
 		poison = fmt.Sprintf(`"RowKey_s":"%d@`, d.UniqueID)
 	})
 	return []serviceFault{
@@ -113,7 +136,7 @@ func serviceFaults() []serviceFault {
 		{place: "ingestion", name: "400 for one poisoned row", on: func(r *http.Request) bool { return stream(r) && holds(r, poison) }, from: 1,
 			spoil: azureError(400, "InvalidRecord"), heal: (*services).replay, want: "1 dead letters"},
 		{place: "ingestion", name: "401 once", on: stream, from: 2, to: 2, spoil: azureError(401, "InvalidToken")},
-		{place: "ingestion", name: "401 for ever", on: stream, from: 2, spoil: azureError(401, "InvalidToken"), code: exitFailed, want: "belongs to the cloud and tenant"},
+		{place: "ingestion", name: "401 for ever", on: stream, from: 2, spoil: azureError(401, "InvalidToken"), code: exitFailed, want: "belongs to the cloud and tenant", mayTwice: true},
 		{place: "ingestion", name: "the token ends before its time", on: stream, from: 2, to: 2, spoil: azureError(503, "Busy"), then: func(s *services) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -132,6 +155,13 @@ func serviceFaults() []serviceFault {
 		{place: "ingestion", name: "403 for health rows only", on: func(r *http.Request) bool {
 			return strings.Contains(r.URL.Path, "/streams/Custom-QualysConnectorHealth")
 		}, from: 1, spoil: azureError(403, "OperationFailed"), want: "the health row is not sent"},
+
+		{place: "Data Collector", name: "429 with Retry-After", before: oldAPI, on: oldStream, from: 2, to: 3, spoil: azureError(429, "TooManyRequests", "Retry-After", "1")},
+		{place: "Data Collector", name: "403", before: oldAPI, on: oldStream, from: 1, spoil: simulation.Status(403, `{"Error":"InvalidAuthorization","Message":"simulated"}`), code: exitFailed, want: "check workspaceID, workspaceKey"},
+		{place: "Data Collector", name: "200 that accepts nothing, once", before: oldAPI, on: oldStream, from: 1, to: 1, spoil: simulation.Status(200, page)},
+		{place: "Data Collector", name: "500 twice", before: oldAPI, on: oldStream, from: 1, to: 2, spoil: simulation.Status(500, `{"Error":"UnspecifiedError","Message":"simulated"}`)},
+		{place: "Data Collector", name: "reset after the rows are taken", before: oldAPI, on: oldStream, from: 1, to: 1, spoil: simulation.Reset, taken: true, mayTwice: true},
+		{place: "Data Collector", name: "down for two seconds", before: oldAPI, on: oldStream, from: 1, to: 1, mayTwice: true},
 
 		{place: "identity", name: "down for two seconds", on: token("https://monitor"), from: 1, to: 1, mayTwice: true},
 		{place: "identity", name: "500 once", on: token("https://monitor"), from: 1, to: 1, spoil: azureError(500, "InternalError")},
@@ -225,7 +255,6 @@ func TestFaults(t *testing.T) {
 	}
 	wg.Wait()
 	slices.Sort(table)
-	t.Logf("| fault | outcome | runs | retries | lost | twice | reason |")
 	for _, row := range table {
 		t.Logf("%s", row)
 	}
@@ -241,6 +270,7 @@ func slow(f serviceFault) int {
 var (
 	outcomeForm = regexp.MustCompile(`(?m)^VM detections: (\w+)`)
 	retriesForm = regexp.MustCompile(`retries +(\d+)`)
+	otherReason = regexp.MustCompile(`(?m)^  reason +(.*)$`)
 	reasonForm  = regexp.MustCompile(`(?m)^error: (.*(?:\n +.*)?)$`)
 )
 
@@ -278,6 +308,9 @@ func runFault(t *testing.T, s *services, f serviceFault, log string) string {
 			break
 		}
 	}
+	if f.on != nil && s.met.Load() == 0 {
+		t.Errorf("%s: nothing met it", name)
+	}
 	lost := 0
 	s.mu.Lock()
 	twice := 0
@@ -297,7 +330,11 @@ func runFault(t *testing.T, s *services, f serviceFault, log string) string {
 		return ""
 	}
 	outcome := cmp.Or(part(outcomeForm), "not started")
-	return fmt.Sprintf("| %s | %s | %d | %s | %d | %d | %.110s |", name, outcome, runs, cmp.Or(part(retriesForm), "0"), lost, twice, strings.Join(strings.Fields(part(reasonForm)), " "))
+	if outcome == "complete" && code != exitOK {
+		outcome = "complete, but failed to tell"
+	}
+	reason := cmp.Or(part(reasonForm), part(otherReason))
+	return fmt.Sprintf("| %s | %s | %s | %d | %s | %d | %d | %s |", name, f.how(), outcome, runs, cmp.Or(part(retriesForm), "0"), lost, twice, strings.Join(strings.Fields(reason), " "))
 }
 
 // arm puts the fault into its place.
@@ -305,9 +342,10 @@ func (f *serviceFault) arm(s *services) {
 	if f.on == nil {
 		return
 	}
-	byPlace := map[string]string{"ingestion": "Azure", "identity": "Azure"}[f.place]
+	byPlace := map[string]string{"ingestion": "Azure", "Data Collector": "Azure", "identity": "Azure"}[f.place]
 	p := s.places[cmp.Or(f.server, byPlace, f.place)]
-	var n, met atomic.Int64
+	var n atomic.Int64
+	met := &s.met
 	p.Unasked = !f.taken
 	p.When = func(_ int, r *http.Request) bool {
 		if !f.on(r) {

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -83,6 +84,8 @@ type services struct {
 	environ   map[string]string
 	// places are the servers, by name; see place.
 	places map[string]*place
+	// met counts the requests that met a fault.
+	met atomic.Int64
 	// program is the binary, for tests that run it without a host.
 	program string
 	// beforeIngest is called with the number of each ingestion call.
@@ -109,7 +112,9 @@ func startServicesAt(t testing.TB, storage, container string, hosts, detections 
 	s := &services{t: t, storage: storage, container: container, places: map[string]*place{}, rows: map[string][]json.RawMessage{}, kb: map[string][]json.RawMessage{}}
 	s.sub = simulation.NewSubscription(11, hosts, detections)
 	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)
-	s.now = time.Now().UTC().Truncate(time.Second)
+	// A year ago, so that a test may move it on: a window never ends later than
+	// the machine's clock.
+	s.now = time.Now().UTC().Truncate(time.Second).AddDate(-1, 0, 0)
 	s.qualys.Now = s.clock
 	s.azure = simulation.NewAzure()
 	s.azure.IdentityHeader, s.azure.Key = canary.IdentityToken, canary.WorkspaceKey
@@ -153,6 +158,7 @@ func startServicesAt(t testing.TB, storage, container string, hosts, detections 
 		"vmSchedule":          "0 0 0 1 1 *",
 		"kbSchedule":          "0 0 0 1 1 *",
 		"stateContainer":      container,
+		"initialLookbackDays": "0",
 	}
 	t.Cleanup(func() { s.dumpState() })
 	return s

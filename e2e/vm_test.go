@@ -27,7 +27,7 @@ const (
 func windowAfter(t *testing.T, s *services, h *functionsHost, dataset string, after time.Time) *simulation.Checkpoint {
 	t.Helper()
 	var cp *simulation.Checkpoint
-	azurite.Eventually(t, 2*time.Minute, "the watermark moves", func() error {
+	azurite.Eventually(t, 5*time.Minute, "the watermark moves", func() error {
 		if cp = s.checkpoint(dataset); cp == nil || cp.Watermark == nil || !cp.Watermark.After(after) || cp.Window != nil {
 			return fmt.Errorf("checkpoint %+v\n%s", cp, h.output())
 		}

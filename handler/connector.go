@@ -75,16 +75,28 @@ func (i *identity) credential() (azcore.TokenCredential, error) {
 	return i.made, nil
 }
 
-// open reads the settings and makes a connector.
+// purpose is what a connector is for: what it does not need is not asked for.
+type purpose struct {
+	rows                    string // a local folder that rows go to
+	noSource, noDestination bool
+}
+
+// open makes a connector for runs.
 func open(ctx context.Context, environ []string, rows string) (*connector, error) {
-	c := &connector{rows: rows, knowledge: ingest.Joined{Dataset: ingest.KB}}
+	return openFor(ctx, environ, purpose{rows: rows})
+}
+
+// openFor reads the settings and makes a connector.
+func openFor(ctx context.Context, environ []string, p purpose) (*connector, error) {
+	c := &connector{rows: p.rows, knowledge: ingest.Joined{Dataset: ingest.KB}}
 	// Secrets are read with the same identity as everything else.
 	c.identity.clientID = settings.ClientID(environ)
 	s, err := settings.Load(ctx, settings.Options{
 		Environ:            environ,
 		Vault:              &settings.KeyVault{Credential: c.identity.credential},
 		CheckFilter:        qualys.CheckFilter,
-		WithoutDestination: rows != "",
+		WithoutDestination: p.rows != "" || p.noDestination,
+		WithoutSource:      p.noSource,
 	})
 	if err != nil {
 		return nil, err

@@ -87,7 +87,11 @@ func progressLine(d *ingest.Dataset, c ingest.Counts, waiting string, took time.
 	line := fmt.Sprintf("%6.1fs  %d pages  %s %s  %s %s read, %s accepted  %s  %.0f/s",
 		took.Seconds(), c.Pages, parents, d.Parents, thousands(c.Decoded), d.Records, thousands(c.Accepted),
 		size(c.BytesRead), float64(c.Accepted)/seconds)
-	if c.BytesRead == 0 && waiting == "" {
+	switch {
+	case waiting != "" || c.BytesRead > 0:
+	case c.Requests == 0:
+		waiting = "for the state, or for a turn at Qualys"
+	default:
 		waiting = "for Qualys to answer"
 	}
 	if waiting != "" {
@@ -180,7 +184,10 @@ func printReport(out io.Writer, d *ingest.Dataset, r ingest.Report) {
 	if r.Outcome == ingest.Complete && r.Until != nil {
 		fmt.Fprintf(out, "  %-14s %s by Qualys' clock\n", "watermark", r.Until.Format(time.RFC3339))
 	}
-	if r.Reason != "" {
+	if r.DeadLetters > 0 {
+		fmt.Fprintf(out, "  %-14s rows were refused for good and are kept: qualys-sentinel replay %s --list tells why\n", "dead letters", d.Name)
+	}
+	if r.Reason != "" && r.Outcome != ingest.Failed { // a failure is told as the command's error
 		fmt.Fprintf(out, "  %-14s %s\n", "reason", r.Reason)
 	}
 }

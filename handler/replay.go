@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,10 +25,15 @@ func newReplay() *cobra.Command {
 		Short: "Send dead letters again",
 		Long: `replay sends rows again that Log Analytics had refused for good, as when a table
 or its rule did not fit. They are kept in the state under deadletter/. What is
-accepted now is removed there; what is refused again stays.
+accepted now is removed there; what is refused again stays. With --to a folder
+the rows are written there to look at, and all stays.
 
-  qualys-sentinel replay vm --list                          what there is, and why
-  qualys-sentinel replay vm --settings local.settings.json  send it
+--list needs the state only: --state, or the storage account, for which az login
+needs the role Storage Blob Data Contributor. To send, the Qualys settings are
+not used, but the destination's are: the role Monitoring Metrics Publisher.
+
+  qualys-sentinel replay vm --list --set AzureWebJobsStorage__accountName=<store>
+  qualys-sentinel replay vm --settings local.settings.json --set AzureWebJobsStorage__accountName=<store>
 
 Datasets:
 ` + datasetHelp() + `
@@ -55,7 +62,7 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	if err != nil {
 		return err
 	}
-	c, err := open(ctx, environ, f.to)
+	c, err := openFor(ctx, environ, purpose{rows: f.to, noSource: true, noDestination: list})
 	if err != nil {
 		return err
 	}
@@ -63,20 +70,26 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	if err != nil {
 		return err
 	}
-	r := &ingest.Replay{Store: c.store, Dataset: dataset, Clock: ingest.SystemClock{}, Log: log}
-	if r.Destination, _, err = c.destination(dataset.Schema, "replay"); err != nil {
-		return err
-	}
-	do := r.Do
-	if list {
-		do = r.List
+	r := &ingest.Replay{Store: c.store, Dataset: dataset, Clock: ingest.SystemClock{}, Log: log, Keep: f.to != ""}
+	do := r.List
+	if !list {
+		if r.Destination, _, err = c.destination(dataset.Schema, "replay-"+strings.ToLower(rand.Text()[:8])); err != nil {
+			return err
+		}
+		do = r.Do
 	}
 	report, err := do(ctx)
-	if folder, ok := r.Destination.(*loganalytics.Folder); ok {
+	folder, toFolder := r.Destination.(*loganalytics.Folder)
+	if toFolder {
 		err = errors.Join(err, folder.Close())
 	}
-	printReplay(os.Stdout, dataset, report, list)
+	printReplay(os.Stdout, dataset, report, list, toFolder)
+	if toFolder && report.Accepted > 0 {
+		fmt.Println("  rows           " + folder.Path())
+	}
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return exitError(exitPaused)
 	case err != nil:
 		return &jobError{err}
 	case report.Refused > 0:
@@ -85,13 +98,16 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	return nil
 }
 
-func printReplay(out io.Writer, d *ingest.Dataset, r ingest.ReplayReport, list bool) {
+func printReplay(out io.Writer, d *ingest.Dataset, r ingest.ReplayReport, list, kept bool) {
 	fmt.Fprintf(out, "%s: %s dead letters in %s objects", d.Title, thousands(int64(r.Rows)), thousands(int64(r.Objects)))
-	if !list {
+	switch {
+	case kept:
+		fmt.Fprintf(out, ": %s written to look at, and all kept", thousands(int64(r.Accepted)))
+	case !list:
 		fmt.Fprintf(out, ": %s accepted and removed, %s refused again and kept", thousands(int64(r.Accepted)), thousands(int64(r.Refused)))
 	}
 	fmt.Fprintln(out)
 	for _, reason := range slices.Sorted(maps.Keys(r.Reasons)) {
-		fmt.Fprintf(out, "  %s: %s\n", thousands(int64(r.Reasons[reason])), firstLine(reason))
+		fmt.Fprintf(out, "  %s: %s\n", thousands(int64(r.Reasons[reason])), reason)
 	}
 }

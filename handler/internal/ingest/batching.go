@@ -40,39 +40,20 @@ func (d *delivery) Begin(at time.Time) error {
 	if s.Window == nil {
 		q := d.query
 		clocks := Clocks{Qualys: at.UTC(), Here: d.run.Clock.Now().UTC()}
-		if after, enough := s.reach(q.After, clocks, d.run.Overlap); !enough {
-			return &clockError{after: after, by: s.Clocks.fallenBack(clocks)}
+		after, until, err := d.run.stretch(q.After, clocks)
+		if err != nil {
+			return err
 		}
-		s.Window = &Window{Until: at.UTC(), NextID: q.From, Source: d.run.identity(), Clocks: &clocks}
+		if q.After.Sub(after) >= time.Minute { // the second answer comes a little later
+			return &againError{after}
+		}
+		s.Window = &Window{Until: until, NextID: q.From, Source: d.run.identity(), Clocks: &clocks}
 		if !q.After.IsZero() {
 			s.Window.After = &q.After
 		}
 	}
 	d.ledger.begin(s.Window)
 	return nil
-}
-
-// reach tells whether a window that begins at after leaves nothing out although
-// Qualys' clock may have gone back, and where it has to begin if not: by the
-// wrong clock, the watermark is ahead of what has been dated by the right one
-// since.
-func (c *Checkpoint) reach(after time.Time, now Clocks, overlap time.Duration) (from time.Time, enough bool) {
-	if after.IsZero() || c.Clocks == nil || c.Watermark == nil {
-		return after, true
-	}
-	fallen := c.Clocks.fallenBack(now)
-	from = c.Watermark.Add(-fallen - overlap).Truncate(time.Second)
-	return from, fallen <= overlap || after.Sub(from) < time.Minute // the second answer comes a little later
-}
-
-// clockError ends a page whose window begins too late; see reach.
-type clockError struct {
-	after time.Time
-	by    time.Duration
-}
-
-func (e *clockError) Error() string {
-	return fmt.Sprintf("Qualys' clock has gone back by %s against this machine's: the window has to begin at %s", e.by.Round(time.Second), e.after.Format(time.RFC3339))
 }
 
 // Record implements record.Sink: it appends the record to the batch.

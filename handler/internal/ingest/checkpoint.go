@@ -32,8 +32,9 @@ type Checkpoint struct {
 	Isolated []Isolated `json:"isolated,omitempty"`
 	// Stalled is how many runs in a row have made no progress.
 	Stalled int `json:"stalled,omitempty"`
-	// LastRun is the id of the run that wrote this.
-	LastRun string `json:"lastRun"`
+	// LastRun is the id of the run that wrote this, Saved when, by its clock.
+	LastRun string     `json:"lastRun"`
+	Saved   *time.Time `json:"saved,omitempty"`
 }
 
 // A Window is a stretch of Qualys' time that is being carried over.
@@ -50,19 +51,6 @@ type Window struct {
 	Clocks *Clocks `json:"clocks,omitempty"`
 }
 
-// Clocks are one moment by two clocks.
-type Clocks struct {
-	Qualys time.Time `json:"qualys"`
-	Here   time.Time `json:"here"`
-}
-
-// fallenBack is how far Qualys' clock has gone back since c, measured by ours.
-// It may be ours that has gone ahead: then a window that reaches back as far
-// brings nothing new.
-func (c Clocks) fallenBack(now Clocks) time.Duration {
-	return now.Here.Sub(c.Here) - now.Qualys.Sub(c.Qualys)
-}
-
 // encodeState writes a document that people read, too: indented, and with "&"
 // as it is.
 func encodeState(doc any) ([]byte, error) {
@@ -76,11 +64,12 @@ func encodeState(doc any) ([]byte, error) {
 
 // decodeCheckpoint reads the document; nil is a checkpoint at the beginning.
 func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
-	c := &Checkpoint{Version: stateVersion, Dataset: dataset}
 	if len(doc) == 0 {
-		return c, nil
+		return &Checkpoint{Version: stateVersion, Dataset: dataset}, nil
 	}
-	if err := json.Unmarshal(doc, c); err != nil {
+	// The version first: a newer one may have members that are unknown here.
+	var c Checkpoint
+	if err := json.Unmarshal(doc, &c); err != nil {
 		return nil, fmt.Errorf("the checkpoint is damaged: %w; restore it, or delete it to begin anew", err)
 	}
 	if c.Version != stateVersion {
@@ -89,7 +78,13 @@ func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
 	if c.Dataset != dataset {
 		return nil, fmt.Errorf("the checkpoint belongs to dataset %q, not %q", c.Dataset, dataset)
 	}
-	return c, nil
+	// A member that an edit has misspelt would mean "from the beginning".
+	strict := json.NewDecoder(bytes.NewReader(doc))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&Checkpoint{}); err != nil {
+		return nil, fmt.Errorf("the checkpoint is damaged: %w; correct it, or delete it to begin anew", err)
+	}
+	return &c, nil
 }
 
 func (c *Checkpoint) encode() ([]byte, error) {

@@ -20,8 +20,8 @@ func (nothing) Page(_ context.Context, _ record.Query, sink record.Sink) (record
 	return record.Page{}, sink.Begin(time.Unix(0, 0))
 }
 func (nothing) PageLimit() int { return 1 }
-func (nothing) First(context.Context, record.Query, func(record.Tally)) (uint64, error) {
-	return 0, nil
+func (nothing) IDs(context.Context, record.Query, int, func(record.Tally)) ([]uint64, error) {
+	return nil, nil
 }
 func (nothing) Identity() string                                  { return "" }
 func (nothing) Send(context.Context, record.Batch) (int64, error) { return 0, nil }

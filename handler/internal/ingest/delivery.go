@@ -46,6 +46,8 @@ type delivery struct {
 	join     *join // nil: nothing is joined
 	idColumn int
 	hosts    int // whole hosts with rows in buf
+	// postponed tells that a parent stays isolated, which is to be saved.
+	postponed bool
 
 	mu       sync.Mutex
 	free     [][]byte
@@ -160,7 +162,7 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 // save saves the checkpoint as it stands.
 func (d *delivery) save() error {
 	d.mu.Lock()
-	doc, err := d.run.state.encode()
+	doc, err := d.run.document()
 	d.mu.Unlock()
 	index := d.run.state.Index
 	if err == nil {
@@ -176,7 +178,7 @@ func (d *delivery) save() error {
 // pause keeps what is known of an unfinished window.
 func (d *delivery) pause() {
 	s := d.run.state
-	moved := s.Index != d.run.savedIndex
+	moved := s.Index != d.run.savedIndex || d.postponed
 	// All that was handed over is settled. Parents that brought nothing new have
 	// moved no cursor so far.
 	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {

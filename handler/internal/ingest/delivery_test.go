@@ -484,7 +484,17 @@ type panicking struct{}
 
 func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }
 func (panicking) PageLimit() int                                                       { return 1 }
-func (panicking) First(context.Context, record.Query, func(record.Tally)) (uint64, error) {
-	return 0, nil
+func (panicking) IDs(context.Context, record.Query, int, func(record.Tally)) ([]uint64, error) {
+	return nil, nil
 }
 func (panicking) Identity() string { return "" }
+
+// A state that cannot be written shows before any row is sent: every run would
+// send them again.
+func TestStateThatCannotBeWritten(t *testing.T) {
+	w := newWorld(t, 10, 3)
+	w.store.beforeSave = func([]byte) error { return errors.New("permission denied") }
+	if _, err := w.do(); err == nil || !strings.Contains(err.Error(), "permission denied") || w.dest.sends > 0 {
+		t.Errorf("%v, %d sends", err, w.dest.sends)
+	}
+}

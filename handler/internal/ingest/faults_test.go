@@ -69,7 +69,13 @@ type line struct {
 func (m *matrix) check(t *testing.T, w *world, name, how string, want end, heal func(), mayTwice int) {
 	t.Helper()
 	report, err := w.do()
-	if report.Outcome != want.outcome || !strings.Contains(report.Reason, want.reason) || (err != nil) != (want.outcome == ingest.Failed) {
+	m.judge(t, w, name, how, report, err, want, heal, mayTwice)
+}
+
+// judge is check behind the run with the fault.
+func (m *matrix) judge(t *testing.T, w *world, name, how string, report ingest.Report, err error, want end, heal func(), mayTwice int) {
+	t.Helper()
+	if report.Outcome != want.outcome || !strings.Contains(report.Reason, want.reason) || (err == nil) == (want.outcome == ingest.Failed) {
 		t.Errorf("%s: %v (%s), want %s with %q", report.Outcome, err, report.Reason, want.outcome, want.reason)
 	}
 	heal()
@@ -121,6 +127,9 @@ func (w *world) lost() (n int) {
 	return n
 }
 
+// hangTime is when an answer is given up, where one hangs.
+const hangTime = 60 * time.Millisecond
+
 // faultWorld is what a fault meets.
 func faultWorld(t *testing.T, dataset *ingest.Dataset) *world {
 	w := newWorld(t, 60, 6)
@@ -129,7 +138,6 @@ func faultWorld(t *testing.T, dataset *ingest.Dataset) *world {
 		w.dataset = dataset
 	}
 	w.page, w.dest.batch, w.budget = 16, 30_000, 20*time.Minute
-	w.timeout = 60 * time.Millisecond
 	return w
 }
 
@@ -143,6 +151,9 @@ func TestFaults(t *testing.T) {
 			for _, how := range []string{"once", "lasting"} {
 				t.Run(dataset.Name+", "+fault.Name+", "+how, func(t *testing.T) {
 					w := faultWorld(t, dataset)
+					if strings.Contains(fault.Name, "hang") {
+						w.timeout = hangTime
+					}
 					spoilt := 0
 					faulty := &simulator.Faulty{Next: w.qualys, Fault: &fault, When: func(n int, r *http.Request) bool {
 						records := strings.HasSuffix(r.URL.Path, "/detection/") || r.URL.Query().Get("details") == "All"
@@ -223,6 +234,9 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := faultWorld(t, ingest.VM)
+			if strings.Contains(name, "time") {
+				w.timeout = hangTime
+			}
 			host := fmt.Sprintf("<ID>%d</ID>", w.hostIDs()[23])
 			faulty := &simulator.Faulty{Next: w.qualys, Fault: &simulator.Fault{Spoil: func(w http.ResponseWriter, r *http.Request, doc []byte) { c.spoil(w, r, doc, host) }},
 				When: func(_ int, r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/detection/") }}
@@ -243,7 +257,7 @@ func TestFaults(t *testing.T) {
 		"400 for one row": &problem{refused: true}, "413, then smaller": &problem{refused: true}, "429": &problem{retry: true, limit: true, after: 30 * time.Second},
 		"500": &problem{retry: true}, "403": errors.New("answered 403: role missing"),
 	} {
-		t.Run("destination: "+name, func(t *testing.T) {
+		t.Run("a fake destination: "+name, func(t *testing.T) {
 			w := faultWorld(t, ingest.VM)
 			n := 0
 			w.dest.before = func(_ int, b record.Batch) error {
@@ -264,7 +278,7 @@ func TestFaults(t *testing.T) {
 			if name == "403" {
 				want, reason = ingest.Failed, "role missing"
 			}
-			m.check(t, w, "destination: "+name, "thrice", end{want, reason}, func() { w.dest.before = nil }, 0)
+			m.check(t, w, "a fake destination: "+name, "thrice", end{want, reason}, func() { w.dest.before = nil }, 0)
 		})
 	}
 	t.Run("destination: answer lost after the rows were taken", func(t *testing.T) {
@@ -275,7 +289,7 @@ func TestFaults(t *testing.T) {
 			}
 			return nil
 		}
-		m.check(t, w, "destination: answer lost", "once", end{ingest.Complete, ""}, func() {}, 40)
+		m.check(t, w, "a fake destination: answer lost", "once", end{ingest.Complete, ""}, func() {}, 40)
 	})
 	// The state.
 	for name, fail := range map[string]func(w *world, err error){
@@ -287,19 +301,18 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run("state: "+name, func(t *testing.T) {
 			w := faultWorld(t, ingest.VM)
-			down := errors.New("state storage: answered 503")
-			fail(w, down)
-			if report, err := w.do(); err == nil || !strings.Contains(err.Error(), "503") {
+			fail(w, errors.New("a fake state: answered 503"))
+			report, err := w.do()
+			if err == nil || !strings.Contains(err.Error(), "503") {
 				t.Errorf("%s: %v", report.Outcome, err)
 			}
-			w.store.beforeSave, w.store.afterSave, w.store.beforeCreate = nil, nil, nil
-			m.check(t, w, "state: "+name+" fails", "a run", end{ingest.Complete, ""}, func() {}, (ingest.DefaultInFlight+1)*40)
+			report.Reason = err.Error()
+			heal := func() { w.store.beforeSave, w.store.afterSave, w.store.beforeCreate = nil, nil, nil }
+			m.judge(t, w, "a fake state: "+name+" fails", "a run", report, err, end{report.Outcome, "503"}, heal, (ingest.DefaultInFlight+1)*40)
 		})
 	}
 	slices.SortFunc(m.lines, func(a, b line) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.how, b.how)) })
-	t.Logf("| fault | how | outcome | runs | retries | lost | twice | reason |")
 	for _, l := range m.lines {
-		reason, _, _ := strings.Cut(l.reason, "\n")
-		t.Logf("| %s | %s | %s | %d | %d | %d | %d | %.90s |", l.name, l.how, l.outcome, l.runs, l.retries, l.lost, l.twice, reason)
+		t.Logf("| %s | %s | %s | %d | %d | %d | %d | %s |", l.name, l.how, l.outcome, l.runs, l.retries, l.lost, l.twice, strings.Join(strings.Fields(l.reason), " "))
 	}
 }

@@ -292,9 +292,13 @@ type faultStore struct {
 	// beforeAppend and afterAppend decide about an append to a journal.
 	beforeAppend, afterAppend func() error
 	lost                      chan struct{}
+	held                      bool // by somebody else
 }
 
 func (s *faultStore) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
+	if s.held {
+		return nil, checkpoint.ErrHeld
+	}
 	l, err := s.Store.Acquire(ctx, name)
 	if err != nil {
 		return nil, err

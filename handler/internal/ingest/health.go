@@ -143,7 +143,7 @@ func (r *Run) sendHealth(ctx context.Context, report *Report) {
 		}
 		err = r.Clock.Sleep(ctx, max(after, time.Second))
 	}
-	r.Log.Warn("the health row is not sent; the run record holds the same", zap.Error(err))
+	r.Log.Warn("the health row is not sent; the run record is to hold the same", zap.Error(err))
 }
 
 // healthBatch is the row of a report.
@@ -171,7 +171,7 @@ func (r *Run) countStalled(ctx context.Context, began position) {
 	r.state.Stalled = stalled
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
 	defer cancel()
-	doc, err := r.state.encode()
+	doc, err := r.document()
 	if err == nil {
 		err = r.lease.Save(ctx, doc)
 	}

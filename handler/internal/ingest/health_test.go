@@ -74,7 +74,7 @@ func TestStalledRuns(t *testing.T) {
 		if err != nil || report.Outcome != ingest.Waiting || report.Stalled != want.stalled || row["Level_s"] != want.level || row["Stalled_d"] != float64(want.stalled) {
 			t.Errorf("run %d: %s, %v, stalled %d, %v", n, report.Outcome, err, report.Stalled, row["Level_s"])
 		}
-		told := w.logs.FilterLevelExact(zap.ErrorLevel).FilterMessage("no progress").Len()
+		told := w.logs.FilterLevelExact(zap.ErrorLevel).FilterMessage("runs without progress").Len()
 		if (told == 1) != (want.level == "error") {
 			t.Errorf("run %d: told %d times", n, told)
 		}
@@ -126,4 +126,24 @@ func TestBudgetAmongRepeatedRows(t *testing.T) {
 		}
 	}
 	w.wantEntries(600)
+}
+
+// A hold under which nothing happens is told, where a run that merely finds
+// another one going on is silent.
+func TestIdleHolder(t *testing.T) {
+	w := newWorld(t, 10, 3)
+	w.mustComplete()
+	rows := len(w.health.rows)
+	w.store.held = true
+	w.clock.advance(20 * time.Minute)
+	if report, err := w.do(); err != nil || report.Outcome != ingest.Held || len(w.health.rows) != rows {
+		t.Errorf("%s, %v, %d health rows", report.Outcome, err, len(w.health.rows)-rows)
+	}
+	w.clock.advance(30 * time.Minute)
+	report, err := w.do()
+	if err == nil || report.Outcome != ingest.Failed || !strings.Contains(err.Error(), "has written nothing for 50m") || len(w.health.rows) != rows+1 {
+		t.Errorf("%s, %v, %d health rows", report.Outcome, err, len(w.health.rows)-rows)
+	}
+	w.store.held = false
+	w.mustComplete()
 }

@@ -28,9 +28,10 @@ type Source interface {
 	Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error)
 	// PageLimit is how many parents it asks for at once by itself.
 	PageLimit() int
-	// First returns the lowest parent id of a query, by another way than a page;
-	// zero if there is none. It is asked when a page of one parent fails.
-	First(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error)
+	// IDs returns up to n of the lowest parent ids of a query, ascending, by
+	// another way than a page. It may name parents that are in no page, and leave
+	// out some that are in one. It is asked when a page of one parent fails.
+	IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) ([]uint64, error)
 	// Identity tells apart sources that return different records: a window
 	// begun with one cannot be continued with another.
 	Identity() string

@@ -21,6 +21,9 @@ const (
 	// then it is twice as long each time, up to isolatedMost.
 	isolatedFirst = 15 * time.Minute
 	isolatedMost  = 24 * time.Hour
+	// maxRetried is how many of them a run tries again: the window stays open
+	// meanwhile, and each may take until its answer is given up.
+	maxRetried = 3
 )
 
 // Isolated is a parent, such as a host, whose page fails by itself: it is
@@ -70,12 +73,18 @@ func (d *delivery) release(id uint64) {
 // else.
 func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	var arrived []uint64
-	for _, i := range slices.Clone(r.state.Isolated) {
+	due := slices.Clone(r.state.Isolated)
+	slices.SortStableFunc(due, func(a, b Isolated) int { return a.Again.Compare(b.Again) })
+	tried := 0
+	for _, i := range due {
 		if wait := i.Again.Sub(r.Clock.Now()); wait > 0 && wait <= isolatedMost { // longer: this clock was wrong
 			continue
 		}
 		if err := r.inTime(ctx); err != nil {
 			return err
+		}
+		if tried++; tried > maxRetried {
+			break
 		}
 		q := record.Query{From: i.ID, To: i.ID, Size: 1}
 		if i.After != nil {
@@ -93,6 +102,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 			return err
 		}
 		d.postpone(i.ID, err)
+		d.postponed = true
 	}
 	if len(arrived) == 0 {
 		return nil

@@ -163,7 +163,13 @@ func TestJoinReadsTheJournal(t *testing.T) {
 	now := w.clock.Now()
 	w.knowledge().Edit(simulator.Edit{Index: 5, At: now, Visible: now})
 	w.clock.advance(time.Minute)
-	w.store.beforeSave = func([]byte) error { return errKilled }
+	saves := 0
+	w.store.beforeSave = func([]byte) error {
+		if saves++; saves == 1 {
+			return nil // the run finds out whether it can save
+		}
+		return errKilled
+	}
 	w.store.beforeCreate = func(string) error { return errKilled }
 	if _, err := w.do(); !errors.Is(err, errKilled) {
 		t.Fatal(err)

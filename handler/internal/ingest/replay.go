@@ -25,6 +25,8 @@ import (
 // refused again otherwise. A replay that ends in the middle of an object leaves
 // it as it was: its rows are sent again next time.
 type Replay struct {
+	// Keep leaves the objects as they are: the destination is one to look at.
+	Keep        bool
 	Store       checkpoint.Store
 	Dataset     *Dataset
 	Destination Destination
@@ -86,13 +88,18 @@ func (r *Replay) walk(ctx context.Context, visit func(name string, report *Repla
 	if err != nil {
 		return report, err
 	}
+	var errs []error
 	for _, name := range names {
 		report.Objects++
-		if err := visit(name, &report); err != nil {
-			return report, fmt.Errorf("%s: %w", name, err)
+		err := visit(name, &report)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+		if err != nil && !errors.Is(err, errUnreadable) {
+			break // it would be no better with the next
 		}
 	}
-	return report, nil
+	return report, errors.Join(errs...)
 }
 
 // read calls visit with each row of an object.
@@ -104,7 +111,7 @@ func (r *Replay) read(ctx context.Context, name string, visit func(deadLetter) e
 	defer object.Close() //nolint:errcheck // read only
 	return readLetters(object, func(l deadLetter) error {
 		if l.Table != r.Dataset.Schema.Table {
-			return fmt.Errorf("a row is of table %q, not %s", l.Table, r.Dataset.Schema.Table)
+			return fmt.Errorf("%w: a row is of table %q, not %s", errUnreadable, l.Table, r.Dataset.Schema.Table)
 		}
 		if err := r.fits(l.Row); err != nil {
 			return err
@@ -113,11 +120,15 @@ func (r *Replay) read(ctx context.Context, name string, visit func(deadLetter) e
 	})
 }
 
+// errUnreadable is an object that is damaged, or not for here: the others may
+// be well.
+var errUnreadable = errors.New("the dead letter cannot be used")
+
 // readLetters calls visit with each line of an object.
 func readLetters(object io.Reader, visit func(deadLetter) error) error {
 	gz, err := gzip.NewReader(bufio.NewReader(object))
 	if err != nil {
-		return fmt.Errorf("read the dead letter: %w", err)
+		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	lines := json.NewDecoder(gz)
 	for {
@@ -125,7 +136,7 @@ func readLetters(object io.Reader, visit func(deadLetter) error) error {
 		if err := lines.Decode(&l); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fmt.Errorf("read the dead letter: %w", err)
+			return fmt.Errorf("%w: %w", errUnreadable, err)
 		}
 		if err := visit(l); err != nil {
 			return err
@@ -136,9 +147,12 @@ func readLetters(object io.Reader, visit func(deadLetter) error) error {
 // fits tells whether a row is made for the destination: the two APIs want the
 // members named differently, and drop others without a word.
 func (r *Replay) fits(row []byte) error {
+	if r.Destination == nil {
+		return nil // only listed
+	}
 	byColumn := bytes.Contains(row, []byte(`"RunId_s":`))
 	if byColumn != (r.Destination.Limits().Naming == record.ByColumn) {
-		return errors.New("its rows were made for the other API of Log Analytics: set logAnalyticsApi and its settings as they were then")
+		return fmt.Errorf("%w: its rows were made for the other API of Log Analytics: set logAnalyticsApi and its settings as they were then", errUnreadable)
 	}
 	return nil
 }
@@ -182,6 +196,9 @@ func (r *Replay) object(ctx context.Context, name string, report *ReplayReport) 
 	}
 	if err := flush(); err != nil {
 		return err
+	}
+	if r.Keep {
+		return nil
 	}
 	if len(refused) == 0 {
 		if err := r.Store.Delete(ctx, name); err != nil {

@@ -32,6 +32,9 @@ const (
 	sendGrace = 2 * time.Minute
 	// stopGrace is how long batches in flight may take after an interruption.
 	stopGrace = 15 * time.Second
+	// idleHold is how much longer than its budget a run may be silent: a page and
+	// the last batches, and a clock that is not quite right.
+	idleHold = 15 * time.Minute
 	// maxTries is how often a page may fail without any progress where a smaller
 	// one does not help.
 	maxTries = 6
@@ -162,6 +165,7 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 	if outcome != Held {
 		if saveErr := r.keepReport(ctx, &report); saveErr != nil {
 			err = errors.Join(err, saveErr)
+			report.Outcome, report.Reason = Failed, err.Error()
 		}
 	}
 	r.logEnd(&report, err)
@@ -181,7 +185,7 @@ func (r *Run) logEnd(report *Report, err error) {
 	case report.Outcome == Failed:
 		r.Log.Error("run failed", append(fields, zap.Error(err))...)
 	case report.Stalled >= stalledRuns:
-		r.Log.Error("no progress", append(fields, zap.Int("runs in a row", report.Stalled), zap.String("reason", report.Reason))...)
+		r.Log.Error("runs without progress", append(fields, zap.Int("in a row", report.Stalled), zap.String("reason", report.Reason))...)
 	case report.Outcome == Waiting:
 		r.Log.Warn("run ended early", append(fields, zap.String("reason", err.Error()))...)
 	case err != nil:
@@ -207,11 +211,46 @@ func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	})
 }
 
+// idleHolder is the error for a hold under which nothing is written for longer
+// than a run can go on. Held runs tell nobody; this one has to.
+func (r *Run) idleHolder(ctx context.Context) error {
+	object, err := r.Store.Open(ctx, r.checkpointName())
+	if err != nil {
+		return nil // the holder may be about to create it
+	}
+	defer object.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
+	if err != nil {
+		return nil // the next run looks again
+	}
+	c, err := decodeCheckpoint(doc, r.Dataset.Name)
+	if err != nil || c.Saved == nil {
+		return nil // the holder will tell
+	}
+	if since := r.Clock.Now().Sub(*c.Saved); since > r.Budget+idleHold {
+		return fmt.Errorf("%w, and has written nothing for %s: if none is going on, end its lease (az storage blob lease break, of %s)", checkpoint.ErrHeld, since.Round(time.Minute), r.checkpointName())
+	}
+	return nil
+}
+
+// document is the checkpoint as it is to be saved now.
+func (r *Run) document() ([]byte, error) {
+	now := r.Clock.Now().UTC().Truncate(time.Second)
+	r.state.Saved = &now
+	return r.state.encode()
+}
+
+func (r *Run) checkpointName() string {
+	return fmt.Sprintf("checkpoints/%s/%s.json", r.DestinationName, r.Dataset.Name)
+}
+
 // hold takes the lease around the work.
 func (r *Run) hold(ctx context.Context) (Outcome, error) {
-	name := fmt.Sprintf("checkpoints/%s/%s.json", r.DestinationName, r.Dataset.Name)
-	lease, err := r.Store.Acquire(ctx, name)
+	lease, err := r.Store.Acquire(ctx, r.checkpointName())
 	if errors.Is(err, checkpoint.ErrHeld) {
+		if idle := r.idleHolder(ctx); idle != nil {
+			return Failed, idle
+		}
 		return Held, err
 	}
 	if err != nil {
@@ -240,13 +279,21 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return Failed, fmt.Errorf("load the checkpoint: %w", err)
 	}
 	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
-		return Failed, err
+		return Failed, fmt.Errorf("%s: %w", r.checkpointName(), err)
 	}
 	r.began, r.savedIndex = r.state.position(), r.state.Index
 	r.state.LastRun = r.ID
 	seen, err := r.openLedger(parent)
 	if err != nil {
 		return Failed, err
+	}
+	// A state that cannot be written must show before rows are sent, not behind
+	// them: every run would send them again.
+	if doc, err = r.document(); err == nil {
+		err = r.lease.Save(parent, doc)
+	}
+	if err != nil {
+		return Failed, fmt.Errorf("save the checkpoint: %w", err)
 	}
 
 	// Sending goes on for a while when reading has to stop.

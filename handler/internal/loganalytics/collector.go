@@ -101,13 +101,18 @@ func (d *Collector) Send(ctx context.Context, b record.Batch) (int64, error) {
 	}
 	defer resp.Body.Close() //nolint:errcheck // the answer is known
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-	if err != nil && resp.StatusCode != http.StatusOK {
-		body = nil // the status has to do
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return 0, d.explain(resp, body) // as much of it as came
+	case err != nil:
+		return 0, &Error{Kind: Unavailable, Status: resp.StatusCode, Text: "the answer broke off", Err: err}
+	case len(bytes.TrimSpace(body)) > 0:
+		// The service says nothing when it takes rows (Microsoft, "HTTP Data
+		// Collector API", return codes): this is somebody else.
+		return 0, &Error{Kind: Unavailable, Status: resp.StatusCode, Text: clip(string(body)),
+			Advice: "the HTTP Data Collector API does not answer so: check logAnalyticsUri, and what stands in between"}
 	}
-	if resp.StatusCode == http.StatusOK {
-		return int64(len(b.Body)), nil
-	}
-	return 0, d.explain(resp, body)
+	return int64(len(b.Body)), nil
 }
 
 // Signature signs a request of length bytes (Microsoft, "HTTP Data Collector

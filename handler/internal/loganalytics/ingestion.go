@@ -228,7 +228,7 @@ func (d *Ingestion) explain(err error) error {
 	case s == http.StatusRequestTimeout, s >= 500:
 		e.Kind, e.After = Unavailable, retryAfter(r.RawResponse.Header, d.now())
 	default:
-		e.Kind = Misconfigured
+		e.Kind, e.Advice = Misconfigured, "the Logs Ingestion API does not answer so: check logAnalyticsUri, and what stands in between"
 	}
 	return e
 }

@@ -83,7 +83,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 		return time.Duration(min(n, maxRetryAfter)) * time.Second
 	}
 	if at, err := http.ParseTime(value); err == nil && at.After(now) {
-		return at.Sub(now)
+		return min(at.Sub(now), maxRetryAfter*time.Second)
 	}
 	return 0
 }

@@ -273,6 +273,17 @@ func TestCollectorErrors(t *testing.T) {
 		}
 		server.Close()
 	}
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "<html><body>Bad Gateway</body></html>") // with 200
+	}))
+	defer page.Close()
+	somebody, err := loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: parse(t, page.URL), Workspace: "w", Key: "AAAA", LogType: "T"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := somebody.Send(context.Background(), batch(`{}`)); kind(err) != "retry 0s limit=false" || !strings.Contains(err.Error(), "check logAnalyticsUri") {
+		t.Errorf("a page that takes nothing: %s %v", kind(err), err)
+	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(400)
 		io.WriteString(w, `{"Error":"InvalidCustomerId","Message":"no such workspace"}`)

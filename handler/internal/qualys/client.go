@@ -99,24 +99,54 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 		return err
 	}
 	defer leave()
-	a, err := c.open(ctx, path, params, sent)
-	if err == nil {
-		c.limits.answered()
-		c.accept()
-		err = read(a, a.at)
-		_ = a.Close() // read to its end, or given up: nothing can be lost here
+	used := c.login()
+	err = c.once(ctx, path, params, used, sent, read)
+	if e := asError(err); e != nil && e.Kind == BadLogin {
+		changed, reloadErr := c.changedSince(ctx, used)
+		switch {
+		case reloadErr != nil:
+			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+		case changed:
+			used = c.login()
+			err = c.once(ctx, path, params, used, sent, read)
+		}
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return cause // an end from outside shows as a broken answer
 	}
 	if e := asError(err); e != nil {
-		// A refusal may stand in a document with status 200.
 		if e.Kind == BadLogin {
-			c.reject()
+			c.reject(used)
 		}
 		c.limits.failed(path, e, c.now())
 	}
 	return err
+}
+
+// once sends one request and reads its answer. A refusal may stand in a document
+// with status 200.
+func (c *Client) once(ctx context.Context, path string, params url.Values, as login, sent func(), read func(doc io.Reader, at time.Time) error) error {
+	a, err := c.try(ctx, path, params, as, sent)
+	if err != nil {
+		return err
+	}
+	c.limits.answered()
+	err = read(a, a.at)
+	_ = a.Close() // read to its end, or given up: nothing can be lost here
+	if err == nil {
+		c.accept()
+	}
+	return err
+}
+
+// changedSince tells whether there is another login than the one that was used,
+// perhaps because somebody else has just read it anew.
+func (c *Client) changedSince(ctx context.Context, used login) (bool, error) {
+	if c.login() != used {
+		return true, nil
+	}
+	_, err := c.Credentials.Reload(ctx)
+	return c.login() != used, err
 }
 
 // An answer is an answer with status 200 whose document has yet to be read.
@@ -125,26 +155,17 @@ type answer struct {
 	at time.Time // by its Date header; zero if there was none
 }
 
-// open sends a request, and once more if its login is refused and the
-// credentials have changed where they are kept.
-func (c *Client) open(ctx context.Context, path string, params url.Values, sent func()) (*answer, error) {
-	a, err := c.try(ctx, path, params, sent)
-	if e := asError(err); e == nil || e.Kind != BadLogin {
-		return a, err
-	}
-	changed, reloadErr := c.Credentials.Reload(ctx)
-	switch {
-	case reloadErr != nil:
-		return nil, fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
-	case !changed:
-		return nil, err
-	}
-	return c.try(ctx, path, params, sent)
+// login is a user and a password.
+type login struct{ user, password string }
+
+func (c *Client) login() login {
+	user, password := c.Credentials.Login()
+	return login{user, password}
 }
 
 // rejection is the login that Qualys has refused last.
 type rejection struct {
-	login [2]string
+	login login
 	times int
 	until time.Time // not tried again before
 }
@@ -174,19 +195,19 @@ func (c *Client) checkLogin(ctx context.Context) error {
 
 // isRejected tells whether the login was refused, and until when it rests.
 func (c *Client) isRejected() (until time.Time, is bool) {
-	user, password := c.Credentials.Login()
+	current := c.login()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.rejected.until, c.rejected.login == [2]string{user, password} && c.now().Before(c.rejected.until)
+	return c.rejected.until, c.rejected.login == current && c.now().Before(c.rejected.until)
 }
 
-func (c *Client) reject() {
-	user, password := c.Credentials.Login()
+// reject notes that Qualys has refused a login.
+func (c *Client) reject(used login) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := &c.rejected
-	if login := [2]string{user, password}; r.login != login {
-		*r = rejection{login: login}
+	if r.login != used {
+		*r = rejection{login: used}
 	}
 	r.until = c.now().Add(min(loginRestMost, loginRest<<min(r.times, 10)))
 	r.times++
@@ -206,9 +227,9 @@ func (c *Client) now() time.Time {
 	return time.Now()
 }
 
-func (c *Client) try(ctx context.Context, path string, params url.Values, sent func()) (*answer, error) {
+func (c *Client) try(ctx context.Context, path string, params url.Values, as login, sent func()) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := c.request(ctx, path, params)
+	req, err := c.request(ctx, path, params, as)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -240,7 +261,7 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, sent f
 	return a, nil
 }
 
-func (c *Client) request(ctx context.Context, path string, params url.Values) (*http.Request, error) {
+func (c *Client) request(ctx context.Context, path string, params url.Values, as login) (*http.Request, error) {
 	u := *c.Origin
 	u.Path = path
 	query := params.Encode()
@@ -254,8 +275,7 @@ func (c *Client) request(ctx context.Context, path string, params url.Values) (*
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
-	user, password := c.Credentials.Login()
-	req.SetBasicAuth(user, password)
+	req.SetBasicAuth(as.user, as.password)
 	req.Header.Set("X-Requested-With", c.UserAgent) // required on every FO call
 	req.Header.Set("User-Agent", c.UserAgent)
 	req.Header.Set("Accept", "application/xml, text/xml")
@@ -278,7 +298,7 @@ func (c *Client) check(resp *http.Response, body io.Reader) error {
 		return errorAnswer(resp.StatusCode, resp.Header, body)
 	}
 	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && t == "text/html" {
-		return &Error{Kind: Broken, Status: resp.StatusCode, Text: "an HTML page instead of an API answer, from a proxy or web server in between"}
+		return &Error{Kind: Broken, Status: resp.StatusCode, Text: textHTML}
 	}
 	return nil
 }

@@ -510,3 +510,62 @@ func TestIdentity(t *testing.T) {
 		t.Error("the account's name is written down")
 	}
 }
+
+const badLogin = `<SIMPLE_RETURN><RESPONSE><CODE>2000</CODE><TEXT>Bad Login/Password</TEXT></RESPONSE></SIMPLE_RETURN>`
+
+// The password is changed while two datasets ask at once: the one that is
+// refused last must not take the new one for refused.
+func TestRotationMeetsTwoCalls(t *testing.T) {
+	var mu sync.Mutex
+	old := 0
+	both := make(chan struct{})
+	cl, l := client(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, pass, _ := r.BasicAuth(); pass != "new" {
+			mu.Lock()
+			if old++; old == 2 {
+				close(both)
+			}
+			mu.Unlock()
+			<-both
+			w.WriteHeader(401)
+			io.WriteString(w, badLogin)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "/detection/") {
+			io.WriteString(w, page(""))
+		} else {
+			io.WriteString(w, `<HOST_LIST_OUTPUT><RESPONSE><ID_SET><ID>5</ID></ID_SET></RESPONSE></HOST_LIST_OUTPUT>`)
+		}
+	})
+	l.next = "new"
+	errs := make(chan error, 2)
+	go func() { _, _, err := ask(cl); errs <- err }()
+	go func() { errs <- askHosts(cl) }()
+	for range 2 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, _, err := ask(cl); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// A bad login is left alone as long when Qualys tells it with status 200.
+func TestBadLoginWithStatus200(t *testing.T) {
+	calls := 0
+	cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
+		calls++
+		io.WriteString(w, badLogin)
+	})
+	start, now := time.Now(), time.Now()
+	cl.Now = func() time.Time { return now }
+	for hour := range 61 {
+		now = start.Add(time.Duration(hour) * time.Hour)
+		_, _, err := ask(cl)
+		checkError(t, err, qualys.BadLogin, 0, "")
+	}
+	if calls != 7 {
+		t.Errorf("%d calls in 60 hours, want 7", calls)
+	}
+}

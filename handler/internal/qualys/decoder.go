@@ -298,8 +298,8 @@ func (d *Decoder) begin() error {
 // header: both are of Qualys' servers.
 const maxAhead = time.Hour
 
-// answerTime is an answer's time by Qualys' clock: its DATETIME, or its Date
-// header where it states none. A DATETIME far ahead is refused: a window that
+// answerTime is an answer's time by Qualys' clock: the earlier of its DATETIME
+// and its Date header. A DATETIME far ahead of that is refused: a window that
 // ended there would make the next one miss all that comes before.
 func answerTime(text string, date time.Time) (time.Time, error) {
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
@@ -312,6 +312,8 @@ func answerTime(text string, date time.Time) (time.Time, error) {
 	case !date.IsZero() && at.Sub(date) > maxAhead:
 		return time.Time{}, &Error{Kind: Refused, Text: fmt.Sprintf("the answer states %s as its time and %s in its Date header", at.UTC().Format(timeForm), date.UTC().Format(timeForm)),
 			Advice: "the clock of Qualys, or of a proxy, is wrong: nothing is read until they agree, and nothing is lost"}
+	case !date.IsZero() && date.Before(at):
+		return date.UTC(), nil
 	}
 	return at.UTC(), nil
 }

@@ -127,31 +127,44 @@ func (s *Detections) PageLimit() int {
 	return s.PageSize
 }
 
-// First asks the host list for the lowest id of a query: it is answered when
-// the detections of that host are not.
-func (s *Detections) First(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error) {
+// hostListFilters are the parameters that detections and the host list share.
+var hostListFilters = []string{
+	"ids", "ips", "ipv6", "ag_ids", "ag_titles", "network_ids", "os_pattern", "compliance_enabled",
+	"use_tags", "tag_set_by", "tag_include_selector", "tag_exclude_selector", "tag_set_include", "tag_set_exclude",
+}
+
+// IDs asks the host list: it is answered when the detections of a host are not.
+// Hosts without a detection that the filter wants are among them.
+func (s *Detections) IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) (ids []uint64, err error) {
 	version := s.Version
 	if version == "" {
 		version = DefaultDetectionVersion
 	}
-	p := url.Values{"action": {"list"}, "details": {"None"}, "truncation_limit": {"1"}}
+	p := url.Values{"action": {"list"}, "details": {"None"}, "truncation_limit": {strconv.Itoa(n)}}
+	for _, name := range hostListFilters {
+		if values := s.Filter[name]; len(values) > 0 {
+			p.Set(name, values[len(values)-1])
+		}
+	}
+	if !q.After.IsZero() { // what was updated since was processed since
+		p.Set("vm_processed_after", formatTime(q.After))
+	}
 	if q.From > 0 {
 		p.Set("id_min", strconv.FormatUint(q.From, 10))
 	}
 	if q.To > 0 {
 		p.Set("id_max", strconv.FormatUint(q.To, 10))
 	}
-	var id uint64
-	err := s.Client.ask(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, _ time.Time) (err error) {
+	err = s.Client.ask(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, _ time.Time) (err error) {
 		var size int64
-		id, size, err = firstID(doc, "HOST_LIST_OUTPUT")
+		ids, size, err = lowestIDs(doc, "HOST_LIST_OUTPUT", n)
 		count(record.Tally{Bytes: size})
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("ask for the next host: %w", err)
+		return nil, fmt.Errorf("ask for the ids of hosts: %w", err)
 	}
-	return id, nil
+	return ids, nil
 }
 
 func (s *Detections) params(q record.Query) url.Values {

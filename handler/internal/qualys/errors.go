@@ -60,7 +60,7 @@ func (e *Error) Error() string {
 		b.WriteString(": " + e.Err.Error())
 	}
 	if e.After > 0 {
-		fmt.Fprintf(&b, " (to be asked again in %s)", e.After)
+		fmt.Fprintf(&b, " (to be left alone for %s)", e.After)
 	}
 	if advice := e.advice(); advice != "" {
 		b.WriteString(" (" + advice + ")")
@@ -111,12 +111,18 @@ func (e *Error) advice() string {
 		return "use an account without SecurID or two-factor login"
 	case e.Code == "2001" || e.Code == "2002":
 		return "ask the subscription's manager to renew or activate the account"
+	case e.Status == http.StatusRequestURITooLong:
+		return "check filterParameters: they are too long"
+	case e.Text == textHTML:
+		return "let it pass requests to the API server through"
 	case e.Kind == Forbidden:
 		return "the account needs role Reader or above with API access, and the subscription a licence for this API"
 	case e.Status == http.StatusNotFound || e.Status == http.StatusGone:
 		return "the API version may have reached its end of life, or uri is not an API server: see uri, detectionApiVersion and kbApiVersion"
-	case e.Code == "1901":
-		return "check filterParameters; the account or the API version may not know a parameter"
+	case e.Kind == Refused && strings.HasPrefix(e.Code, "19"):
+		return "check filterParameters; the account or the API version may not know a parameter or its value"
+	case e.Status == http.StatusProxyAuthRequired:
+		return "the proxy wants a login: put it into HTTPS_PROXY"
 	}
 	return ""
 }
@@ -127,8 +133,15 @@ func documentError(err error) error {
 	if errors.As(err, &own) {
 		return err
 	}
-	return &Error{Kind: Broken, Err: err}
+	e := &Error{Kind: Broken, Err: err}
+	if errors.Is(err, xmlstream.ErrEmpty) {
+		e.Advice = "an account without API access is answered so: switch on API in the user's profile"
+	}
+	return e
 }
+
+// textHTML is what is said of an answer that is a page for people.
+const textHTML = "an HTML page instead of an API answer, from a proxy or web server in between"
 
 // maxErrorBody bounds what is read of an answer that is not the document.
 const maxErrorBody = 64 << 10
@@ -159,7 +172,7 @@ func errorAnswer(status int, header http.Header, body io.Reader) error {
 func readError(scan *xmlstream.Scanner, root string, status int, header http.Header) error {
 	e := &Error{Status: status}
 	if root == "HTML" {
-		e.Text = "an HTML page instead of an API answer, from a proxy or web server in between"
+		e.Text = textHTML
 		return classify(e, header, nil)
 	}
 	items := map[string]string{}
@@ -323,7 +336,7 @@ func retryAfter(header http.Header) time.Duration {
 	at, err := http.ParseTime(value)
 	date, dateErr := http.ParseTime(header.Get("Date"))
 	if err == nil && dateErr == nil && at.After(date) {
-		return at.Sub(date)
+		return min(at.Sub(date), maxWait)
 	}
 	return 0
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,14 +87,25 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	return s, s.normalise()
 }
 
-// firstID reads the lowest id of a list document that is cut on purpose.
-func firstID(r io.Reader, root string) (uint64, int64, error) {
+// lowestIDs reads up to n ids of a list document that is cut on purpose.
+func lowestIDs(r io.Reader, root string, n int) ([]uint64, int64, error) {
 	scan := xmlstream.New(r)
 	s, err := scanIDSet(scan, root, true)
-	if err != nil || len(s.ranges) == 0 {
-		return 0, scan.Offset(), err
+	if err != nil {
+		return nil, scan.Offset(), err
 	}
-	return s.ranges[0].low, scan.Offset(), nil
+	return s.lowest(0, math.MaxUint64, n), scan.Offset(), nil
+}
+
+// lowest lists up to n of the ids from low to high, both included.
+func (s *idSet) lowest(low, high uint64, n int) (ids []uint64) {
+	for id := range s.all(low, high) {
+		if len(ids) == n {
+			break
+		}
+		ids = append(ids, id)
+	}
+	return ids
 }
 
 // take takes the text of an element.

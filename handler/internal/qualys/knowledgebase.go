@@ -127,12 +127,16 @@ func (s *KnowledgeBase) PageLimit() int {
 	return s.PageSize
 }
 
-// First is the lowest QID of the list.
-func (s *KnowledgeBase) First(_ context.Context, q record.Query, _ func(record.Tally)) (uint64, error) {
+// IDs are the lowest QIDs of the list.
+func (s *KnowledgeBase) IDs(_ context.Context, q record.Query, n int, _ func(record.Tally)) ([]uint64, error) {
 	if s.listed == nil {
-		return 0, errors.New("the KnowledgeBase is not listed yet")
+		return nil, errors.New("the KnowledgeBase is not listed yet")
 	}
-	return s.listed.after(q.From, 0), nil
+	high := q.To
+	if high == 0 {
+		high = math.MaxUint64
+	}
+	return s.listed.lowest(q.From, high, n), nil
 }
 
 // askByName asks for the entries that are listed and have not come. One that

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -178,11 +179,9 @@ func (l *limits) failed(path string, e *Error, now time.Time) {
 	default:
 		return
 	}
-	why := Error{Kind: e.Kind, Status: e.Status, Code: e.Code, Text: "said to a call just before: " + e.Text}
-	if e.Err != nil {
-		why.Text += e.Err.Error()
+	if until := now.Add(e.After); until.After(at.until) {
+		*at = rest{until, Error{Kind: e.Kind, Status: e.Status, Code: e.Code, Text: strings.TrimSpace("said to a call just before: " + e.Text), Err: e.Err}}
 	}
-	*at = rest{now.Add(e.After), why}
 }
 
 // answered ends the failures in a row.

@@ -18,7 +18,7 @@ import (
 
 // askHosts asks another endpoint than ask does.
 func askHosts(c *qualys.Client) error {
-	_, err := qualys.NewDetections(c, ingest.VM.Schema).First(context.Background(), record.Query{}, func(record.Tally) {})
+	_, err := qualys.NewDetections(c, ingest.VM.Schema).IDs(context.Background(), record.Query{}, 1, func(record.Tally) {})
 	return err
 }
 

@@ -21,9 +21,10 @@ type Definition struct {
 	Secret   bool
 	// Platform marks a setting of Azure Functions itself.
 	Platform bool
-	// Destination marks a setting of Log Analytics.
-	Destination bool
-	set         func(*Settings, string) error
+	// Source marks a setting of the Qualys account, Destination one of Log
+	// Analytics.
+	Source, Destination bool
+	set                 func(*Settings, string) error
 }
 
 // Definitions lists all settings in the order of the README.
@@ -50,10 +51,10 @@ var (
 )
 
 var definitions = []Definition{
-	{Name: "apiUsername", Doc: "User name of the Qualys account. Role Reader or above, with API access.", Example: "acme_ab1", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.username })},
-	{Name: "apiPassword", Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.password })},
-	{Name: "uri", Doc: "Qualys API server, such as `https://qualysapi.qg2.apps.qualys.com`. The longer forms that old guides told people to paste are taken too; only the host counts.", Example: "https://qualysapi.qg2.apps.qualys.com", Required: true, set: setURI},
-	{Name: "filterParameters", Doc: "Further request parameters, `&a=b&c=d`, such as `&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers`. `truncation_limit` sets the hosts a page holds. Those that decide what a window holds are refused by name.", set: setFilter},
+	{Name: "apiUsername", Source: true, Doc: "User name of the Qualys account. Role Reader or above, with API access.", Example: "acme_ab1", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.username })},
+	{Name: "apiPassword", Source: true, Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.password })},
+	{Name: "uri", Source: true, Doc: "Qualys API server, such as `https://qualysapi.qg2.apps.qualys.com`. The longer forms that old guides told people to paste are taken too; only the host counts.", Example: "https://qualysapi.qg2.apps.qualys.com", Required: true, set: setURI},
+	{Name: "filterParameters", Source: true, Doc: "Further request parameters, `&a=b&c=d`, such as `&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers`. `truncation_limit` sets the hosts a page holds. Those that decide what a window holds are refused by name.", set: setFilter},
 	{Name: "logAnalyticsUri", Destination: true, Doc: "Where to send. `https://<name>.<region>.ingest.monitor.azure.com` selects the Logs Ingestion API, `https://<workspace id>.ods.opinsights.azure.com`, or empty with `workspaceID` set, the HTTP Data Collector API; both also with `.us` and `.cn`.", Example: "https://<rule>.<region>.ingest.monitor.azure.com", set: setLogAnalytics},
 	{Name: "logAnalyticsApi", Destination: true, Doc: "`logs-ingestion` or `data-collector`, where the address does not tell.", set: setAPI},
 	{Name: "dcrImmutableId", Destination: true, Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},

@@ -89,6 +89,8 @@ type Options struct {
 	Vault Vault
 	// CheckFilter says what is wrong with the customer's request parameters.
 	CheckFilter func(url.Values) error
+	// WithoutSource leaves the settings of the Qualys account out.
+	WithoutSource bool
 	// WithoutDestination leaves the settings of Log Analytics out, for a run
 	// into a local folder.
 	WithoutDestination bool
@@ -132,7 +134,7 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 	refs := map[string]Reference{}
 	for i := range definitions {
 		d := &definitions[i]
-		if d.Destination && o.WithoutDestination {
+		if d.Destination && o.WithoutDestination || d.Source && o.WithoutSource {
 			continue
 		}
 		value := strings.TrimSpace(raw[strings.ToLower(d.Name)])

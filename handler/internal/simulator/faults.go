@@ -39,9 +39,10 @@ type Faulty struct {
 func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.n++
-	n, fault := f.n, f.Fault
+	fault := f.Fault
+	meets := fault != nil && f.When(f.n, r) // one after the other: it may count
 	f.mu.Unlock()
-	if fault == nil || !f.When(n, r) {
+	if !meets {
 		f.Next.ServeHTTP(w, r)
 		return
 	}
@@ -135,9 +136,9 @@ func simple(code, text, items string) string {
 
 var stated = regexp.MustCompile(`<DATETIME>[^<]*</DATETIME>`)
 
-// clockAhead lets the answer state a time that is ahead, in its document and,
+// ClockAhead lets the answer state a time that is ahead, in its document and,
 // if header is set, in its Date header.
-func clockAhead(ahead time.Duration, header bool) func(http.ResponseWriter, *http.Request, []byte) {
+func ClockAhead(ahead time.Duration, header bool) func(http.ResponseWriter, *http.Request, []byte) {
 	return func(w http.ResponseWriter, _ *http.Request, doc []byte) {
 		at, err := http.ParseTime(w.Header().Get("Date"))
 		if err != nil {
@@ -200,8 +201,8 @@ func Faults() []Fault {
 			}
 			give(w, []byte(s))
 		}},
-		{"clock three hours ahead", clockAhead(3*time.Hour, true)},
-		{"DATETIME a year ahead", clockAhead(365*24*time.Hour, false)},
+		{"clock three hours ahead", ClockAhead(3*time.Hour, true)},
+		{"DATETIME a year ahead", ClockAhead(365*24*time.Hour, false)},
 		{"answers without limits", func(w http.ResponseWriter, _ *http.Request, doc []byte) {
 			w.Header().Del("X-RateLimit-Limit")
 			w.Header().Del("X-RateLimit-Remaining")

@@ -92,7 +92,15 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	q.hostCalls++
 	q.mu.Unlock()
 	limit, low, high := 1000, uint64(0), uint64(1<<62)
+	var after time.Time
+	if bad := parseDates(params, map[string]*time.Time{"vm_processed_after": &after}); bad != nil {
+		q.fail(w, http.StatusBadRequest, bad.code, bad.text, nil)
+		return
+	}
 	for name, v := range params {
+		if name == "vm_processed_after" {
+			continue
+		}
 		n, err := strconv.ParseUint(v[0], 10, 62)
 		switch name {
 		case "action", "details":
@@ -124,6 +132,9 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	n, more := 0, uint64(0)
 	for index := range q.Subscription.Hosts {
 		id := q.Subscription.hostID(index)
+		if q.Subscription.host(index, q.Now()).Processed.Before(after) {
+			continue
+		}
 		if id < low || id > high {
 			continue
 		}

@@ -333,6 +333,9 @@ func (l *blobLease) Load(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", l.name, err)
 	}
+	if resp.ETag == nil {
+		return nil, fmt.Errorf("state storage: read %s: the answer has no ETag: it is not the Blob service's", l.name)
+	}
 	l.etag = resp.ETag
 	if len(doc) == 0 {
 		return nil, nil
@@ -415,6 +418,14 @@ func code(err error) string {
 func explain(operation string, err error) error {
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) {
+		var none interface {
+			error
+			NonRetriable()
+		}
+		if errors.As(err, &none) { // how the SDK marks that there is no token
+			line, _, _ := strings.Cut(err.Error(), "\n")
+			return fmt.Errorf("state storage: %s: %.200s: it needs an identity: switch on the function app's; on your own machine, sign in with: az login", operation, line)
+		}
 		var u *url.Error
 		if errors.As(err, &u) {
 			err = u.Err // without the URL, which may be signed

@@ -1,0 +1,68 @@
+package ingest
+
+import (
+	"fmt"
+	"time"
+)
+
+// Clocks are one moment by two clocks.
+type Clocks struct {
+	Qualys time.Time `json:"qualys"`
+	Here   time.Time `json:"here"`
+}
+
+// stretch decides from where to where a window that is asked for from after on
+// has to reach, in Qualys' time, when its first answer comes.
+//
+// It ends at Qualys' time, but not later than this machine's: were Qualys' clock
+// ahead, what the right clock dates afterwards would be before the watermark,
+// and never asked for. A clock here that is behind costs longer windows.
+//
+// It begins earlier than asked for if Qualys' clock has gone back since the
+// watermark was taken, or if the very first window was to begin at a time that
+// this machine's clock had ahead. It may be this clock that has jumped: then
+// the longer window brings nothing new.
+func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err error) {
+	s := r.state
+	from, until = after, now.Qualys
+	if apart := now.Qualys.Sub(now.Here); apart > maxApart {
+		return from, until, fmt.Errorf("by Qualys' clock it is %s, by this machine's %s: one of them is wrong, and nothing is read until it is set right",
+			now.Qualys.Format(time.RFC3339), now.Here.Format(time.RFC3339))
+	}
+	if now.Here.Before(until) {
+		until = now.Here
+	}
+	switch {
+	case s.Watermark == nil:
+		if first := now.Qualys.Add(-r.Lookback); !after.IsZero() && first.Before(after) {
+			from = first
+		}
+	case s.Watermark.After(later(now.Qualys, now.Here).Add(r.Overlap)):
+		return from, until, fmt.Errorf("%s: the watermark %s is in the future: by Qualys' clock it is %s; set it back to when data are missing from",
+			r.checkpointName(), s.Watermark.Format(time.RFC3339), now.Qualys.Format(time.RFC3339))
+	default:
+		if s.Clocks != nil && !after.IsZero() {
+			if fallen := now.Here.Sub(s.Clocks.Here) - now.Qualys.Sub(s.Clocks.Qualys); fallen > r.Overlap/2 {
+				from = s.Watermark.Add(-fallen - r.Overlap)
+			}
+		}
+	}
+	return from.Truncate(time.Second), until.Truncate(time.Second), nil
+}
+
+// maxApart is how far Qualys' clock may be ahead of this machine's.
+const maxApart = 24 * time.Hour
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// againError ends a page whose window begins too late; see stretch.
+type againError struct{ after time.Time }
+
+func (e *againError) Error() string {
+	return "Qualys' clock, or this machine's, has jumped: the window has to begin at " + e.after.Format(time.RFC3339)
+}
