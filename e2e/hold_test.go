@@ -111,7 +111,6 @@ func TestFrozen(t *testing.T) {
 	if code, out := s.start("vm").wait(t); code != exitPaused || !strings.Contains(out, "another run holds the checkpoint") {
 		t.Fatalf("beside a frozen run: exit code %d\n%s", code, out)
 	}
-	before := s.checkpoint("vm")
 	azurite.Eventually(t, 2*time.Minute, "another handler takes over", func() error {
 		if code, out := s.start("vm").wait(t); code != exitOK {
 			return fmt.Errorf("exit code %d: %s", code, out)
@@ -124,8 +123,8 @@ func TestFrozen(t *testing.T) {
 		t.Fatalf("another window: exit code %d\n%s", code, out)
 	}
 	want := s.checkpoint("vm")
-	if want.Watermark == nil || want.Window != nil || before != nil && before.Window == nil {
-		t.Fatalf("before %+v, after %+v", before, want)
+	if want.Watermark == nil || want.Window != nil {
+		t.Fatalf("after two windows: %+v", want)
 	}
 
 	if err := sleeper.cmd.Process.Signal(syscall.SIGCONT); err != nil {
