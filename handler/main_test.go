@@ -325,7 +325,7 @@ func TestReadmeErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Composed of numbers, of the network, or of the system.
-	composed := regexp.MustCompile(`^answered \d+( code \d+)?$|^lookup$|^no such host$|^connection refused$|^no space left on device$|^the destination has refused 20 rows and accepted none$`)
+	composed := regexp.MustCompile(`^answered \d+( code \d+)?$|^lookup$|^no such host$|^connection refused$|^no space left on device$|^permission denied$|^setting is wrong$|^settings are$|^the destination has refused 20 rows and accepted none$`)
 	rows := 0
 	for line := range strings.Lines(table) {
 		cells := strings.Split(line, "|")
