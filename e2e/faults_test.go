@@ -224,12 +224,12 @@ func holds(r *http.Request, text string) bool {
 // prints the table.
 func TestFaults(t *testing.T) {
 	t.Parallel() // it mostly waits
-	program := filepath.Join(stage(t), "qualys-sentinel")
+	program := program(t)
 	storage := azurite.Start(t)
 	var mu sync.Mutex
 	var table []string
 	var wg sync.WaitGroup
-	turn := make(chan struct{}, 12) // they mostly wait
+	turn := make(chan struct{}, 8) // they mostly wait
 	faults := serviceFaults()
 	// The slow ones first.
 	slices.SortStableFunc(faults, func(a, b serviceFault) int { return cmp.Compare(slow(b), slow(a)) })
@@ -240,7 +240,7 @@ func TestFaults(t *testing.T) {
 		s := startServicesAt(t, storage, fmt.Sprintf("state-%02d", n), 150, 20)
 		s.environ["uri"] = s.places["Qualys"].url
 		s.environ["filterParameters"] = "&truncation_limit=20"
-		s.environ["runBudget"] = "20s"
+		s.environ["runBudget"] = "1m"
 		s.program = program
 		s.proxyStorage()
 		dir := outputDir(t)
@@ -346,15 +346,14 @@ func (f *serviceFault) arm(s *services) {
 	p := s.places[cmp.Or(f.server, byPlace, f.place)]
 	var n atomic.Int64
 	met := &s.met
-	p.Unasked = !f.taken
-	p.When = func(_ int, r *http.Request) bool {
+	when := func(_ int, r *http.Request) bool {
 		if !f.on(r) {
 			return false
 		}
 		i := int(n.Add(1))
 		return i >= f.from && (f.to == 0 || i <= f.to)
 	}
-	p.Fault = &simulation.Fault{Name: f.name, Spoil: func(w http.ResponseWriter, r *http.Request, doc []byte) {
+	p.Arm(simulation.Spoiling{Unasked: !f.taken, When: when, Fault: simulation.Fault{Name: f.name, Spoil: func(w http.ResponseWriter, r *http.Request, doc []byte) {
 		first := met.Add(1) == 1
 		if f.then != nil && first {
 			f.then(s)
@@ -367,7 +366,7 @@ func (f *serviceFault) arm(s *services) {
 			p.goDown(s, 2*time.Second)
 		}
 		simulation.Reset(w, r, doc)
-	}}
+	}}})
 }
 
 // sync runs the program once, and returns its exit code and output.

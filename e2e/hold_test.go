@@ -80,7 +80,7 @@ func (p *process) wait(t *testing.T) (int, string) {
 func TestFrozen(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := startServices(t, 200, 30)
-	s.program = filepath.Join(stage(t), "qualys-sentinel")
+	s.program = program(t)
 	s.environ["filterParameters"] = "&truncation_limit=20"
 	frozen := make(chan struct{})
 	asleep, wake := context.WithCancel(context.Background())
@@ -152,16 +152,15 @@ func TestTwoHandlers(t *testing.T) {
 		t.Run(state, func(t *testing.T) {
 			s := startServices(t, 60, 20)
 			s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: 600})
-			s.program = filepath.Join(stage(t), "qualys-sentinel")
+			s.program = program(t)
 			if state == "folder" {
 				s.environ["stateFolder"] = filepath.Join(t.TempDir(), "state")
 			}
 			// What is being asked for now, by endpoint, and the most at once.
 			var mu sync.Mutex
 			now, most := map[string]int{}, map[string]int{}
-			server := s.places["Qualys"]
-			next := server.Next
-			server.Next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next := http.Handler(s.qualys)
+			watch := s.open("Qualys, watched", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				mu.Lock()
 				now[r.URL.Path]++
 				most[r.URL.Path] = max(most[r.URL.Path], now[r.URL.Path])
@@ -170,7 +169,8 @@ func TestTwoHandlers(t *testing.T) {
 				mu.Lock()
 				now[r.URL.Path]--
 				mu.Unlock()
-			})
+			}), false)
+			s.environ["uri"] = watch.url
 			held, complete := 0, 0
 			for range 12 {
 				for _, dataset := range []string{"vm", "kb"} {
@@ -213,7 +213,7 @@ func TestTwoHandlers(t *testing.T) {
 // A disk that is full stops a run with the reason, and costs nothing but time.
 func TestFullDisk(t *testing.T) {
 	s := startServices(t, 60, 20)
-	s.program = filepath.Join(stage(t), "qualys-sentinel")
+	s.program = program(t)
 	dir := t.TempDir()
 	s.environ["stateFolder"] = dir
 	// A file system of the test's own, which ends with the shell.

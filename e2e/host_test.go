@@ -44,8 +44,20 @@ var app = sync.OnceValues(func() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("stage the app: %w\n%s", err, out)
 	}
-	return filepath.Join(dir, "app"), nil
+	// Its mode may be lost on the way into a package; here it is started.
+	app := filepath.Join(dir, "app")
+	return app, os.Chmod(filepath.Join(app, "qualys-sentinel"), 0o755)
 })
+
+// program is the binary of the staged app, for tests that run it by itself.
+func program(t testing.TB) string {
+	t.Helper()
+	dir, err := app()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "qualys-sentinel")
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()

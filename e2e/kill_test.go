@@ -40,7 +40,7 @@ func TestKills(t *testing.T) {
 	delete(s.environ, "AzureWebJobsStorage") // a lease blocks for a minute after a kill; a lock does not
 	s.environ["stateFolder"] = filepath.Join(t.TempDir(), "state")
 	s.environ["kbPageSize"] = "700"
-	program := filepath.Join(stage(t), "qualys-sentinel")
+	program := program(t)
 	random := rand.New(rand.NewPCG(1, uint64(kills)))
 	log, err := os.Create(filepath.Join(outputDir(t), "kills.log"))
 	if err != nil {

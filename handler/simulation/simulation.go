@@ -28,6 +28,8 @@ type (
 	Fault = simulator.Fault
 	// Faulty is the simulator's.
 	Faulty = simulator.Faulty
+	// Spoiling is the simulator's.
+	Spoiling = simulator.Spoiling
 	// Report is the run record.
 	Report = ingest.Report
 	// Checkpoint is the document that runs keep.

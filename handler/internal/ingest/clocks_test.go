@@ -2,7 +2,6 @@ package ingest_test
 
 import (
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -16,14 +15,14 @@ import (
 // wrongClock lets the answers of Qualys state a time that is ahead: in their
 // documents, and if both is set in their Date headers. Findings are dated right.
 func (w *world) wrongClock() (set func(ahead time.Duration, both bool)) {
-	faulty := &simulator.Faulty{Next: w.qualys, When: func(int, *http.Request) bool { return true }}
+	faulty := &simulator.Faulty{Next: w.qualys}
 	server := httptest.NewServer(faulty)
 	w.t.Cleanup(server.Close)
 	w.server = server
 	return func(ahead time.Duration, both bool) {
 		faulty.Heal()
 		if ahead != 0 {
-			faulty.Fault = &simulator.Fault{Spoil: simulator.ClockAhead(ahead, both)}
+			faulty.Arm(simulator.Spoiling{Fault: simulator.Fault{Spoil: simulator.ClockAhead(ahead, both)}})
 		}
 	}
 }

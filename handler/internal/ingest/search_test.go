@@ -29,7 +29,7 @@ func TestIllHostInASmallWindow(t *testing.T) {
 	for _, page := range []int{16, 1000} {
 		for _, breaks := range []bool{true, false} {
 			t.Run(fmt.Sprint("page of ", page, ", breaks ", breaks), func(t *testing.T) {
-				for place := 0; ; place += 7 {
+				for place := 0; ; place += 13 {
 					w := newWorld(t, 200, 3)
 					w.page, w.budget = page, 25*time.Minute
 					w.mustComplete()

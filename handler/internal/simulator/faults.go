@@ -22,25 +22,38 @@ type Fault struct {
 
 // Faulty is a server whose answers go wrong.
 type Faulty struct {
+	// Next is the server itself. It may be set before the first request.
 	Next http.Handler
-	// Fault, if not nil, spoils the requests for which When is true; n counts
-	// from 1.
-	Fault *Fault
-	When  func(n int, r *http.Request) bool
-	// Unasked keeps the requests that are spoilt from the server; else it does
-	// what they ask for, and only its answer is lost.
-	Unasked bool
 
-	mu sync.Mutex
-	n  int
+	mu    sync.Mutex
+	n     int
+	armed Spoiling
+}
+
+// A Spoiling is a fault in its place.
+type Spoiling struct {
+	Fault Fault
+	// When tells which requests meet it; n counts from 1. Nil: all.
+	When func(n int, r *http.Request) bool
+	// Unasked keeps the requests that meet it from the server; else it does what
+	// they ask for, and only its answer is lost.
+	Unasked bool
+}
+
+// Arm lets requests meet a fault from now on.
+func (f *Faulty) Arm(s Spoiling) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.armed = s
 }
 
 // ServeHTTP implements http.Handler.
 func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.n++
-	fault := f.Fault
-	meets := fault != nil && f.When(f.n, r) // one after the other: it may count
+	s := f.armed
+	// One after the other: When may count.
+	meets := s.Fault.Spoil != nil && (s.When == nil || s.When(f.n, r))
 	f.mu.Unlock()
 	if !meets {
 		f.Next.ServeHTTP(w, r)
@@ -48,7 +61,7 @@ func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Header.Del("Accept-Encoding") // the document, not its compression, is spoilt
 	answer := httptest.NewRecorder()
-	if !f.Unasked {
+	if !s.Unasked {
 		f.Next.ServeHTTP(answer, r)
 	}
 	for _, name := range []string{"Date", "Content-Type", "X-RateLimit-Limit", "X-RateLimit-Remaining"} {
@@ -56,15 +69,11 @@ func (f *Faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(name, v)
 		}
 	}
-	fault.Spoil(w, r, answer.Body.Bytes())
+	s.Fault.Spoil(w, r, answer.Body.Bytes())
 }
 
 // Heal ends the fault.
-func (f *Faulty) Heal() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.Fault = nil
-}
+func (f *Faulty) Heal() { f.Arm(Spoiling{}) }
 
 // give ignores a client that has gone away.
 func give(w io.Writer, doc []byte) { _, _ = w.Write(doc) }
