@@ -158,7 +158,7 @@ func serviceFaults() []serviceFault {
 
 		{place: "Data Collector", name: "429 with Retry-After", before: oldAPI, on: oldStream, from: 2, to: 3, spoil: azureError(429, "TooManyRequests", "Retry-After", "1")},
 		{place: "Data Collector", name: "403", before: oldAPI, on: oldStream, from: 1, spoil: simulation.Status(403, `{"Error":"InvalidAuthorization","Message":"simulated"}`), code: exitFailed, want: "check workspaceID, workspaceKey"},
-		{place: "Data Collector", name: "200 that accepts nothing, once", before: oldAPI, on: oldStream, from: 1, to: 1, spoil: simulation.Status(200, page)},
+		{place: "Data Collector", name: "200 that accepts nothing", before: oldAPI, on: oldStream, from: 1, spoil: simulation.Status(200, page), code: exitFailed, want: "check logAnalyticsUri"},
 		{place: "Data Collector", name: "500 twice", before: oldAPI, on: oldStream, from: 1, to: 2, spoil: simulation.Status(500, `{"Error":"UnspecifiedError","Message":"simulated"}`)},
 		{place: "Data Collector", name: "reset after the rows are taken", before: oldAPI, on: oldStream, from: 1, to: 1, spoil: simulation.Reset, taken: true, mayTwice: true},
 		{place: "Data Collector", name: "down for two seconds", before: oldAPI, on: oldStream, from: 1, to: 1, mayTwice: true},

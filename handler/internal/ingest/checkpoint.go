@@ -32,6 +32,9 @@ type Checkpoint struct {
 	Isolated []Isolated `json:"isolated,omitempty"`
 	// Stalled is how many runs in a row have made no progress.
 	Stalled int `json:"stalled,omitempty"`
+	// PageSize is what the last run had got down to, if its pages failed; zero: the
+	// usual.
+	PageSize int `json:"pageSize,omitempty"`
 	// LastRun is the id of the run that wrote this, Saved when, by its clock.
 	LastRun string     `json:"lastRun"`
 	Saved   *time.Time `json:"saved,omitempty"`

@@ -3,6 +3,8 @@ package ingest
 import (
 	"fmt"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Clocks are one moment by two clocks.
@@ -32,6 +34,9 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 	if now.Here.Before(until) {
 		until = now.Here
 	}
+	if ahead := now.Here.Sub(now.Qualys); ahead > clockWarning && s.Window == nil {
+		r.Log.Warn("this machine's clock is ahead of Qualys'", zap.Duration("by", ahead.Round(time.Second)))
+	}
 	switch {
 	case s.Watermark == nil:
 		if first := now.Qualys.Add(-r.Lookback); !after.IsZero() && first.Before(after) {
@@ -49,6 +54,10 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 	}
 	return from.Truncate(time.Second), until.Truncate(time.Second), nil
 }
+
+// clockWarning is how far this machine's clock may be ahead without a word: then
+// it does not guard against Qualys' being ahead, too.
+const clockWarning = 10 * time.Minute
 
 // maxApart is how far Qualys' clock may be ahead of this machine's.
 const maxApart = 24 * time.Hour

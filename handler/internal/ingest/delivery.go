@@ -46,7 +46,7 @@ type delivery struct {
 	join     *join // nil: nothing is joined
 	idColumn int
 	hosts    int // whole hosts with rows in buf
-	// postponed tells that a parent stays isolated, which is to be saved.
+	// postponed tells that the checkpoint has to be saved although no batch moved it.
 	postponed bool
 
 	mu       sync.Mutex
@@ -173,6 +173,17 @@ func (d *delivery) save() error {
 		d.ledger.saved(d.ctx)
 	}
 	return err
+}
+
+// rewind sets the cursor back to a parent, behind which everything is settled.
+func (d *delivery) rewind(to uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w := d.run.state.Window; w != nil && w.NextID > to {
+		w.NextID = to
+	}
+	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, to-1
+	d.postponed = true // it has to be saved
 }
 
 // pause keeps what is known of an unfinished window.

@@ -162,7 +162,9 @@ func healthBatch(report *Report, limits record.Limits) (record.Batch, error) {
 // checkpoint: began is where it stood when this run began.
 func (r *Run) countStalled(ctx context.Context, began position) {
 	stalled := 0
-	if r.state.position() == began {
+	// A cursor that only pages without anybody have moved is no progress either.
+	came := r.counts.parents.Load() > 0 || r.state.Window == nil
+	if r.state.position() == began || !came {
 		stalled = r.state.Stalled + 1
 	}
 	if stalled == r.state.Stalled {

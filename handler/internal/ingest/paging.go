@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,8 @@ const (
 	// between that does not, before somebody else is asked for: then it may be
 	// that Qualys answers nobody.
 	maxSuspects = 3
+	// maxOthers is how many others are asked for then.
+	maxOthers = 4
 )
 
 // pager reads a window page by page. A page that fails is asked for again from
@@ -31,9 +32,13 @@ type pager struct {
 	run *Run
 	d   *delivery
 	q   record.Query
-	// tries since there was any progress, alone those with one parent.
-	tries, alone int
-	search       *search // for the parent that makes a page fail
+	// away counts the failures in a row that no smaller page helps, alone those of
+	// pages of one parent.
+	away, alone int
+	// triesAlone and triesNamed, or fewer; see pages.
+	triesAlone, triesNamed int
+	unlisted               int     // failures in a row to list ids
+	search                 *search // for the parent that makes a page fail
 	// suspects were passed, and no other parent has come since.
 	suspects []uint64
 	parents  int64 // that had come when the last of them was passed
@@ -43,12 +48,19 @@ type pager struct {
 // error that neither waiting nor a smaller page cures.
 func (r *Run) pages(ctx context.Context, d *delivery) error {
 	p := &pager{run: r, d: d, q: r.query()}
-	// A page that no run has got anywhere with may be longer than the budget.
-	p.q.Size = max(1, r.Source.PageLimit()>>min(r.state.Stalled, 30))
+	// A few failures may take the whole budget: a run begins with the page that
+	// the one before had got down to, and is sooner convinced where that has got
+	// nowhere.
+	size, stalled := r.Source.PageLimit(), r.state.Stalled
+	if s := r.state.PageSize; s > 0 {
+		size = min(size, s)
+	}
+	p.q.Size = max(1, size>>min(stalled, 30))
+	p.triesAlone, p.triesNamed = max(1, triesAlone-stalled), max(1, triesNamed-stalled)
+	defer p.keepSize()
 	for {
 		if err := r.inTime(ctx); err != nil {
-			p.forgive()
-			return err
+			return err // who was passed stays isolated, and is tried again
 		}
 		p.bound()
 		d.beginPage(p.q)
@@ -60,9 +72,24 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 			continue
 		}
 		if err := p.failed(ctx, err); err != nil {
-			p.forgive()
+			if errors.Is(err, errNobody) {
+				p.forgive()
+			}
 			return err
 		}
+	}
+}
+
+// keepSize notes the page size for the next run.
+func (p *pager) keepSize() {
+	size := p.q.Size
+	if size >= p.run.Source.PageLimit() {
+		size = 0
+	}
+	p.d.mu.Lock() // batches under way save the state
+	defer p.d.mu.Unlock()
+	if size != p.run.state.PageSize {
+		p.run.state.PageSize, p.d.postponed = size, true
 	}
 }
 
@@ -94,7 +121,7 @@ func (p *pager) bound() {
 func (p *pager) succeeded(page record.Page) bool {
 	r := p.run
 	r.counts.pages.Add(1)
-	p.tries, p.alone = 0, 0
+	p.away, p.alone = 0, 0
 	if r.counts.parents.Load() > p.parents {
 		p.suspects = nil // others do come
 	}
@@ -142,24 +169,25 @@ func (p *pager) failed(ctx context.Context, err error) error {
 	}
 	if from > p.q.From {
 		// Others have arrived: those that were passed are to blame themselves.
-		p.tries, p.alone, p.suspects = 0, 0, nil
+		p.away, p.alone, p.suspects = 0, 0, nil
 		p.q.From = from
 	}
-	if isLimit(err) { // no failure: a limit being kept
-		return r.wait(ctx, r.deadline, err, after, p.tries)
+	switch heavy := isHeavy(err); {
+	case isLimit(err): // no failure: a limit being kept
+		return r.wait(ctx, r.deadline, err, after, 1)
+	case !heavy && p.away+1 == maxTries:
+		return fmt.Errorf("no progress in %d tries: %w", maxTries, err)
+	case !heavy:
+		p.away++
+		return r.wait(ctx, r.deadline, err, after, p.away)
 	}
-	p.tries++
+	p.away = 0
 	switch {
-	case !isHeavy(err):
-		if p.tries >= maxTries {
-			return fmt.Errorf("no progress in %d tries: %w", p.tries, err)
-		}
-		return r.wait(ctx, r.deadline, err, after, p.tries)
 	case p.search != nil && p.q.To > p.q.From:
 		p.search.failed(p.q.To) // it is in here
 		return r.wait(ctx, r.deadline, err, after, 1)
 	case p.search != nil:
-		if p.alone++; p.alone >= triesNamed {
+		if p.alone++; p.alone >= p.triesNamed {
 			return p.isolate(ctx, err)
 		}
 	case p.q.Size > 1:
@@ -167,30 +195,34 @@ func (p *pager) failed(ctx context.Context, err error) error {
 		r.Log.Warn("asking for a smaller page", zap.Int(r.Dataset.Parents, p.q.Size), zap.String("reason", err.Error()))
 		return r.wait(ctx, r.deadline, err, after, 1)
 	default:
-		if p.alone++; p.alone >= triesAlone {
+		if p.alone++; p.alone >= p.triesAlone {
 			return p.look(ctx, err)
 		}
 	}
 	return r.wait(ctx, r.deadline, err, after, p.alone)
 }
 
-// look begins to look for the parent that makes a page of one fail.
+// look begins to look for the parent that makes a page of one fail. Where the
+// ids cannot be listed it goes on without them.
 func (p *pager) look(ctx context.Context, reason error) error {
 	r := p.run
 	ids, err := r.Source.IDs(ctx, p.q, maxListed, r.counts.addTally)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
 	after, again := retryAfter(err)
 	switch {
-	case err == nil:
-		p.search = &search{ids: ids}
-		p.alone = 0
-		return nil
 	case isLimit(err):
-		return r.wait(ctx, r.deadline, err, after, p.tries)
-	case !again || p.tries >= 2*maxTries+triesAlone:
-		return errors.Join(fmt.Errorf("no progress with a single one of the %s from %d on: %w", r.Dataset.Parents, p.q.From, reason), err)
+		return r.wait(ctx, r.deadline, err, after, 1)
+	case again && p.unlisted < triesNamed:
+		p.unlisted++
+		return r.wait(ctx, r.deadline, err, after, p.unlisted)
+	case err != nil:
+		r.Log.Warn("looking for the one that fails without a list", zap.String("of", r.Dataset.Parents), zap.NamedError("list", err), zap.NamedError("reason", reason))
 	}
-	p.tries++
-	return r.wait(ctx, r.deadline, err, after, p.alone)
+	p.search = &search{ids: ids}
+	p.alone, p.unlisted = 0, 0
+	return nil
 }
 
 // isolate passes the parent that fails by itself: just this one was asked for.
@@ -210,33 +242,48 @@ func (p *pager) isolate(ctx context.Context, reason error) error {
 	}
 	p.suspects = append(p.suspects, id)
 	p.parents = r.counts.parents.Load()
-	p.search, p.alone, p.tries = nil, 0, 0
+	p.search, p.alone, p.away = nil, 0, 0
 	p.q.From = id + 1
 	return nil
 }
 
-// askForAnother asks for a parent further on, when several in a row have failed:
-// if that one comes, it is they.
+// errNobody is the end of a run in which every parent fails by itself.
+var errNobody = errors.New("no other comes, so it is not them")
+
+// askForAnother asks for other parents, when several in a row have failed: if one
+// comes, it is they. Those further on are asked for first, then one of those
+// that have come before.
 func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	r := p.run
-	last := uint64(0)
-	if n := len(p.search.ids); n > 0 {
-		last = p.search.ids[n-1]
+	// An error leaves those that have come before.
+	ids, err := r.Source.IDs(ctx, record.Query{After: p.q.After, From: p.q.From + 1}, maxListed, r.counts.addTally)
+	if err != nil {
+		r.Log.Warn("no list of others to ask for", zap.String("of", r.Dataset.Parents), zap.Error(err))
 	}
-	if last > p.q.From {
+	var others []record.Query
+	for n := len(ids); n > 0 && len(others) < maxOthers; n /= 2 { // the last, then half way, and so on
+		others = append(others, record.Query{After: p.q.After, From: ids[n-1], To: ids[n-1], Size: 1})
+	}
+	if first := p.suspects[0]; first > 1 {
+		others = append(others, record.Query{After: p.q.After, From: 1, To: first - 1, Size: 1})
+	}
+	for _, q := range others {
 		before := r.counts.parents.Load()
 		p.d.beginExtra()
-		_, err := r.Source.Page(ctx, record.Query{After: p.q.After, From: last, To: last, Size: 1}, p.d)
+		_, err := r.Source.Page(ctx, q, p.d)
 		if err == nil && r.counts.parents.Load() > before {
 			p.suspects = nil
 			return nil
 		}
 		p.d.rollback()
-		if errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || context.Cause(ctx) != nil {
-			return cmp.Or(context.Cause(ctx), err)
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		if errors.Is(err, errPause) || isLimit(err) {
+			return err
 		}
 	}
-	return fmt.Errorf("%d %s in a row fail by themselves, and none further on comes, so it is not them: %w", maxSuspects, r.Dataset.Parents, reason)
+	return fmt.Errorf("%d %s in a row fail by themselves, and %w: %w", maxSuspects, r.Dataset.Parents, errNobody, reason)
 }
 
 // forgive takes back what was passed although nothing has shown that it was to
@@ -245,7 +292,12 @@ func (p *pager) forgive() {
 	if len(p.suspects) == 0 || p.run.counts.parents.Load() > p.parents {
 		return
 	}
-	p.d.beginPage(record.Query{From: p.suspects[0]})
+	// A batch under way may have a cursor behind them. Where that cannot be
+	// taken back they stay isolated, and are tried again.
+	if err := p.d.drain(); err != nil {
+		return
+	}
+	p.d.rewind(p.suspects[0])
 	for _, id := range p.suspects {
 		p.d.release(id)
 	}

@@ -332,7 +332,14 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		}
 	}
 	if readErr == nil {
-		readErr = r.retryIsolated(readCtx, d)
+		// All pages have arrived: what there is no time for now does not hold the
+		// window open.
+		if readErr = r.retryIsolated(readCtx, d); errors.Is(readErr, errPause) || isLimit(readErr) {
+			r.Log.Info("the isolated are left for the next run", zap.String("reason", readErr.Error()))
+			if readErr = d.drain(); readErr != nil {
+				return endOf(readErr), readErr
+			}
+		}
 	}
 	if readErr != nil {
 		d.pause()

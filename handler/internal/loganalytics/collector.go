@@ -109,7 +109,7 @@ func (d *Collector) Send(ctx context.Context, b record.Batch) (int64, error) {
 	case len(bytes.TrimSpace(body)) > 0:
 		// The service says nothing when it takes rows (Microsoft, "HTTP Data
 		// Collector API", return codes): this is somebody else.
-		return 0, &Error{Kind: Unavailable, Status: resp.StatusCode, Text: clip(string(body)),
+		return 0, &Error{Kind: Misconfigured, Status: resp.StatusCode, Text: clip(string(body)),
 			Advice: "the HTTP Data Collector API does not answer so: check logAnalyticsUri, and what stands in between"}
 	}
 	return int64(len(b.Body)), nil

@@ -281,7 +281,7 @@ func TestCollectorErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := somebody.Send(context.Background(), batch(`{}`)); kind(err) != "retry 0s limit=false" || !strings.Contains(err.Error(), "check logAnalyticsUri") {
+	if _, err := somebody.Send(context.Background(), batch(`{}`)); kind(err) != "stop" || !strings.Contains(err.Error(), "check logAnalyticsUri") {
 		t.Errorf("a page that takes nothing: %s %v", kind(err), err)
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

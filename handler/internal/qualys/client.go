@@ -106,7 +106,7 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 		switch {
 		case reloadErr != nil:
 			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
-		case changed:
+		case changed && c.checkLogin(ctx) == nil:
 			used = c.login()
 			err = c.once(ctx, path, params, used, sent, read)
 		}
@@ -134,7 +134,7 @@ func (c *Client) once(ctx context.Context, path string, params url.Values, as lo
 	err = read(a, a.at)
 	_ = a.Close() // read to its end, or given up: nothing can be lost here
 	if err == nil {
-		c.accept()
+		c.accept(as)
 	}
 	return err
 }
@@ -213,11 +213,13 @@ func (c *Client) reject(used login) {
 	r.times++
 }
 
-// accept forgets a refusal: the login was good.
-func (c *Client) accept() {
+// accept forgets that a login was refused: it was good.
+func (c *Client) accept(used login) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rejected = rejection{}
+	if c.rejected.login == used {
+		c.rejected = rejection{}
+	}
 }
 
 func (c *Client) now() time.Time {

@@ -153,6 +153,8 @@ func (l *limits) note(path string, header http.Header, reserve int, now time.Tim
 	e.told = told
 	toWait := number(header, "X-RateLimit-ToWait-Sec")
 	switch {
+	case now.Before(e.rest.until):
+		// It is known already, from an answer that knew better.
 	case told.Remaining == 0 && toWait > 0:
 		e.rest = rest{now.Add(seconds(toWait)), Error{Kind: Limited, Text: "the calls of this window are used up"}}
 	case told.Remaining >= 0 && told.Calls > 0 && told.WindowSec > 0 && told.Remaining <= told.Calls*reserve/100:
