@@ -147,7 +147,10 @@ const textHTML = "an HTML page instead of an API answer, from a proxy or web ser
 const maxErrorBody = 64 << 10
 
 // maxErrorText bounds what an error message quotes of it.
-const maxErrorText = 500
+const (
+	maxErrorText = 500
+	maxErrorCode = 40
+)
 
 // otherDocument explains a document with another root, which has been read up
 // to and with the root's start tag.
@@ -227,14 +230,15 @@ func readError(scan *xmlstream.Scanner, root string, status int, header http.Hea
 	if e.Code == "" && e.Text == "" {
 		e.Text = fmt.Sprintf("a document %.60q that was not asked for", root)
 	}
-	e.Text = clip(e.Text)
+	e.Text = clip(e.Text, maxErrorText)
+	e.Code = clip(e.Code, maxErrorCode)
 	return classify(e, header, items)
 }
 
-func clip(s string) string {
+func clip(s string, most int) string {
 	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxErrorText {
-		s = strings.ToValidUTF8(s[:maxErrorText], "") + "..."
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
 	}
 	return s
 }
