@@ -34,7 +34,7 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 	if now.Here.Before(until) {
 		until = now.Here
 	}
-	if ahead := now.Here.Sub(now.Qualys); ahead > clockWarning && s.Window == nil {
+	if ahead := now.Here.Sub(now.Qualys); ahead > clockWarning {
 		r.Log.Warn("this machine's clock is ahead of Qualys'", zap.Duration("by", ahead.Round(time.Second)))
 	}
 	switch {
@@ -42,7 +42,7 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 		if first := now.Qualys.Add(-r.Lookback); !after.IsZero() && first.Before(after) {
 			from = first
 		}
-	case s.Watermark.After(later(now.Qualys, now.Here).Add(r.Overlap)):
+	case s.Watermark.After(now.Qualys.Add(r.Overlap)) && s.Watermark.After(now.Here.Add(r.Overlap)):
 		return from, until, fmt.Errorf("%s: the watermark %s is in the future: by Qualys' clock it is %s; set it back to when data are missing from",
 			r.checkpointName(), s.Watermark.Format(time.RFC3339), now.Qualys.Format(time.RFC3339))
 	default:
@@ -61,13 +61,6 @@ const clockWarning = 10 * time.Minute
 
 // maxApart is how far Qualys' clock may be ahead of this machine's.
 const maxApart = 24 * time.Hour
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
 
 // againError ends a page whose window begins too late; see stretch.
 type againError struct{ after time.Time }

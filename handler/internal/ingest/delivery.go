@@ -46,8 +46,8 @@ type delivery struct {
 	join     *join // nil: nothing is joined
 	idColumn int
 	hosts    int // whole hosts with rows in buf
-	// postponed tells that the checkpoint has to be saved although no batch moved it.
-	postponed bool
+	// unsaved tells that the checkpoint has to be saved although no batch moved it.
+	unsaved bool
 
 	mu       sync.Mutex
 	free     [][]byte
@@ -183,13 +183,13 @@ func (d *delivery) rewind(to uint64) {
 		w.NextID = to
 	}
 	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, to-1
-	d.postponed = true // it has to be saved
+	d.unsaved = true // it has to be saved
 }
 
 // pause keeps what is known of an unfinished window.
 func (d *delivery) pause() {
 	s := d.run.state
-	moved := s.Index != d.run.savedIndex || d.postponed
+	moved := s.Index != d.run.savedIndex || d.unsaved
 	// All that was handed over is settled. Parents that brought nothing new have
 	// moved no cursor so far.
 	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {

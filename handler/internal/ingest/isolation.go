@@ -102,7 +102,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 			return err
 		}
 		d.postpone(i.ID, err)
-		d.postponed = true
+		d.unsaved = true
 	}
 	if len(arrived) == 0 {
 		return nil

@@ -89,7 +89,7 @@ func (p *pager) keepSize() {
 	p.d.mu.Lock() // batches under way save the state
 	defer p.d.mu.Unlock()
 	if size != p.run.state.PageSize {
-		p.run.state.PageSize, p.d.postponed = size, true
+		p.run.state.PageSize, p.d.unsaved = size, true
 	}
 }
 

@@ -184,6 +184,21 @@ func TestListThatFails(t *testing.T) {
 	}
 }
 
+// wantAll checks that nothing is missing: of what Qualys holds now, and of what
+// it held then.
+func (w *world) wantAll(then map[string]simulator.Detection) {
+	w.t.Helper()
+	never := 0
+	for key := range then {
+		if w.dest.keys[key] == 0 {
+			never++
+		}
+	}
+	if n := w.lost(); n > 0 || never > 0 {
+		w.t.Errorf("%d lost, %d rows of then never came, isolated %+v", n, never, w.checkpoint().Isolated)
+	}
+}
+
 // Hosts that were passed at the end of a run that met a limit are not lost,
 // whatever batch was under way when it ended.
 func TestPassedAndThenALimit(t *testing.T) {
@@ -230,15 +245,7 @@ func TestPassedAndThenALimit(t *testing.T) {
 				w.clock.advance(30 * time.Minute)
 				w.mustComplete()
 			}
-			never := 0
-			for key := range then {
-				if w.dest.keys[key] == 0 {
-					never++
-				}
-			}
-			if n := w.lost(); n > 0 || never > 0 {
-				t.Errorf("%d lost, %d rows of the first window never came, isolated %+v", n, never, w.checkpoint().Isolated)
-			}
+			w.wantAll(then)
 		})
 	}
 }
@@ -269,15 +276,7 @@ func TestOutageInTheMiddle(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			never := 0
-			for key := range then {
-				if w.dest.keys[key] == 0 {
-					never++
-				}
-			}
-			if n := w.lost(); n > 0 || never > 0 {
-				t.Errorf("%d lost, %d rows of the first window never came, isolated %+v", n, never, w.checkpoint().Isolated)
-			}
+			w.wantAll(then)
 		})
 	}
 }

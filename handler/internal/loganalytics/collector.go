@@ -106,9 +106,9 @@ func (d *Collector) Send(ctx context.Context, b record.Batch) (int64, error) {
 		return 0, d.explain(resp, body) // as much of it as came
 	case err != nil:
 		return 0, &Error{Kind: Unavailable, Status: resp.StatusCode, Text: "the answer broke off", Err: err}
-	case len(bytes.TrimSpace(body)) > 0:
-		// The service says nothing when it takes rows (Microsoft, "HTTP Data
-		// Collector API", return codes): this is somebody else.
+	case len(bytes.TrimSpace(body)) > 0 && !json.Valid(body):
+		// The status alone is documented (Microsoft, "HTTP Data Collector API",
+		// return codes). A page for people is somebody else's.
 		return 0, &Error{Kind: Misconfigured, Status: resp.StatusCode, Text: clip(string(body)),
 			Advice: "the HTTP Data Collector API does not answer so: check logAnalyticsUri, and what stands in between"}
 	}

@@ -106,9 +106,11 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 		switch {
 		case reloadErr != nil:
 			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
-		case changed && c.checkLogin(ctx) == nil:
-			used = c.login()
-			err = c.once(ctx, path, params, used, sent, read)
+		case changed:
+			if _, refused := c.isRejected(); !refused {
+				used = c.login()
+				err = c.once(ctx, path, params, used, sent, read)
+			}
 		}
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -173,7 +175,7 @@ type rejection struct {
 const (
 	// loginRest is how long a login that was refused is left alone; twice as
 	// long each time, up to loginRestMost. Qualys locks an account after some
-	// bad logins, but has also been seen to refuse a good one once.
+	// bad logins, but one odd refusal must not stop a process for good.
 	loginRest     = time.Hour
 	loginRestMost = 24 * time.Hour
 )

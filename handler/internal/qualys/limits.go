@@ -80,8 +80,8 @@ func (l *limits) endpoint(path string) *endpoint {
 func (e *endpoint) slots() int { return max(1, e.told.Concurrent-1) }
 
 // enter waits for a slot of the endpoint, first come first served, and refuses a
-// call that Qualys is known to refuse. leave must be called when the answer is
-// read.
+// call that Qualys is known to refuse. leave must be called once, when the
+// answer is read.
 func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (leave func(), err error) {
 	l.mu.Lock()
 	e := l.endpoint(path)
@@ -105,13 +105,10 @@ func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (
 			return nil, context.Cause(ctx)
 		}
 	}
-	var once sync.Once
 	leave = func() {
-		once.Do(func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			e.leave()
-		})
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		e.leave()
 	}
 	l.mu.Lock()
 	at := now()
