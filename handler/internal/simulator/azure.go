@@ -2,7 +2,6 @@ package simulator
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -21,6 +20,9 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/klauspost/compress/gzip"
 
 	"qualys-sentinel/handler/internal/loganalytics"
 	"qualys-sentinel/handler/internal/record"
@@ -51,6 +53,10 @@ type Azure struct {
 // Arrived is what the services have taken.
 type Arrived struct {
 	Calls, Rows, Bytes int64
+	// Billed is what a workspace is charged for, in bytes: the text of all
+	// columns, without their names (Microsoft, "Azure Monitor Logs cost
+	// calculations and options"). Rows of the Logs Ingestion API only.
+	Billed int64
 	// Dropped counts members that the stream does not declare, by name: the
 	// real service drops them without a sign.
 	Dropped map[string]int
@@ -202,62 +208,135 @@ func (a *Azure) ingest(w http.ResponseWriter, r *http.Request, stream string) {
 		problem(w, http.StatusBadRequest, "InvalidContentEncoding", err.Error())
 		return
 	}
-	var rows []json.RawMessage
-	if !utf8.Valid(body) || json.Unmarshal(body, &rows) != nil {
-		problem(w, http.StatusBadRequest, "InvalidJSON", "the body is no JSON array in UTF-8")
+	t := taken{dropped: map[string]int{}}
+	if err := t.readRows(body, a.Streams[stream]); err != nil {
+		problem(w, http.StatusBadRequest, err.code, err.Error())
 		return
 	}
-	columns := map[string]string{}
-	for _, c := range a.Streams[stream] {
-		columns[c.Name] = c.Type
-	}
-	dropped, truncated := map[string]int{}, 0
-	for i, row := range rows {
-		var members map[string]any
-		if err := json.Unmarshal(row, &members); err != nil {
-			problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d is no object", i))
-			return
-		}
-		if _, ok := members["TimeGenerated"]; !ok {
-			problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d has no TimeGenerated", i))
-			return
-		}
-		for name, value := range members {
-			typ, ok := columns[name]
-			if !ok {
-				dropped[name]++
-				continue
-			}
-			if err := checkType(typ, value); err != nil {
-				problem(w, http.StatusBadRequest, "InvalidRecord", fmt.Sprintf("record %d, %s: %v", i, name, err))
-				return
-			}
-			if s, ok := value.(string); ok && len(s) > 64<<10 {
-				truncated++
-			}
-		}
-	}
-	if err := a.take(strings.TrimPrefix(stream, "Custom-")+"_CL", rows, int64(len(body)), dropped, truncated); err != nil {
+	if err := a.take(strings.TrimPrefix(stream, "Custom-")+"_CL", int64(len(body)), t); err != nil {
 		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func checkType(typ string, value any) error {
+// taken is what a body holds.
+type taken struct {
+	rows      []json.RawMessage // parts of the body
+	dropped   map[string]int    // values of columns that the stream does not declare, by name
+	truncated int               // values longer than a column takes
+	billed    int64             // bytes of text in all columns
+	text      []byte
+}
+
+// rowsError says why a body is refused.
+type rowsError struct {
+	code string
+	text string
+}
+
+func (e *rowsError) Error() string { return e.text }
+
+// maxColumn is the longest value of a column, in bytes.
+const maxColumn = 64 << 10
+
+// readRows checks a body against a stream's columns.
+func (t *taken) readRows(body []byte, stream []record.TableColumn) *rowsError {
+	columns := make(map[string]streamColumn, len(stream))
+	for _, c := range stream {
+		columns[strconv.Quote(c.Name)] = streamColumn{c.Name, c.Type}
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body)) // it wants UTF-8, and no name twice
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '[' {
+		return &rowsError{"InvalidJSON", "the body is no JSON array in UTF-8"}
+	}
+	for dec.PeekKind() == '{' {
+		if bad := t.readRow(dec, body, columns); bad != nil {
+			return bad
+		}
+	}
+	if dec.PeekKind() != ']' && dec.PeekKind() != 0 {
+		return &rowsError{"InvalidRecord", fmt.Sprintf("record %d is no object", len(t.rows))}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return &rowsError{"InvalidJSON", "the body is no JSON array in UTF-8"}
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return &rowsError{"InvalidJSON", "something follows the JSON array"}
+	}
+	return nil
+}
+
+// streamColumn is a column that a stream declares.
+type streamColumn struct{ name, typ string }
+
+func (t *taken) readRow(dec *jsontext.Decoder, body []byte, columns map[string]streamColumn) *rowsError {
+	invalid := &rowsError{"InvalidJSON", "the body is no JSON array in UTF-8"}
+	if _, err := dec.ReadToken(); err != nil {
+		return invalid
+	}
+	begin := dec.InputOffset() - 1
+	made := false
+	for dec.PeekKind() == '"' {
+		name, err := dec.ReadValue()
+		if err != nil {
+			return invalid
+		}
+		column, ok := columns[string(name)] // as names are written without need for escapes
+		if !ok {
+			column.name = string(name)
+		}
+		value, err := dec.ReadValue()
+		if err != nil {
+			return invalid
+		}
+		size := len(value)
+		if value.Kind() == '"' {
+			if t.text, err = jsontext.AppendUnquote(t.text[:0], value); err != nil {
+				return invalid
+			}
+			size = len(t.text)
+		}
+		t.billed += int64(size)
+		if !ok {
+			t.dropped[strings.Trim(column.name, `"`)]++
+			continue
+		}
+		made = made || column.name == "TimeGenerated"
+		if err := checkType(column.typ, value); err != nil {
+			return &rowsError{"InvalidRecord", fmt.Sprintf("record %d, %s: %v", len(t.rows), column.name, err)}
+		}
+		if value.Kind() == '"' && size > maxColumn {
+			t.truncated++
+		}
+	}
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '}' {
+		return invalid
+	}
+	if !made {
+		return &rowsError{"InvalidRecord", fmt.Sprintf("record %d has no TimeGenerated", len(t.rows))}
+	}
+	t.rows = append(t.rows, body[begin:dec.InputOffset()])
+	return nil
+}
+
+func checkType(typ string, value jsontext.Value) error {
 	switch typ {
 	case "datetime":
-		s, ok := value.(string)
-		if _, err := time.Parse(time.RFC3339, s); !ok || err != nil {
-			return fmt.Errorf("%v is no datetime", value)
+		var text []byte
+		if value.Kind() == '"' {
+			text = value[1 : len(value)-1]
+		}
+		if _, err := time.Parse(time.RFC3339, string(text)); err != nil {
+			return fmt.Errorf("%.100s is no datetime", value)
 		}
 	case "real":
-		if _, ok := value.(float64); !ok {
-			return fmt.Errorf("%v is no number", value)
+		if value.Kind() != '0' {
+			return fmt.Errorf("%.100s is no number", value)
 		}
 	case "string":
-		if _, ok := value.(string); !ok {
-			return fmt.Errorf("%v is no string", value)
+		if value.Kind() != '"' {
+			return fmt.Errorf("%.100s is no string", value)
 		}
 	}
 	return nil
@@ -282,14 +361,15 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		body, err := io.ReadAll(io.LimitReader(gz, limit+1))
-		if err != nil {
+		var body bytes.Buffer
+		body.Grow(ingestionLimit + bytes.MinRead)
+		if _, err := body.ReadFrom(io.LimitReader(gz, limit+1)); err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
-		if int64(len(body)) > limit {
+		if int64(body.Len()) > limit {
 			return nil, errTooLarge
 		}
-		return body, nil
+		return body.Bytes(), nil
 	default:
 		return nil, fmt.Errorf("unknown Content-Encoding %q", enc)
 	}
@@ -297,24 +377,25 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 
 // take keeps rows, then counts them: a row that could not be kept is not
 // accepted.
-func (a *Azure) take(table string, rows []json.RawMessage, size int64, dropped map[string]int, truncated int) error {
+func (a *Azure) take(table string, size int64, t taken) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.Keep != nil {
-		for _, row := range rows {
+		for _, row := range t.rows {
 			if err := a.Keep(table, row); err != nil {
 				return err
 			}
 		}
 	}
 	a.counts.Calls++
-	a.counts.Rows += int64(len(rows))
+	a.counts.Rows += int64(len(t.rows))
 	a.counts.Bytes += size
-	a.counts.Truncated += truncated
+	a.counts.Billed += t.billed
+	a.counts.Truncated += t.truncated
 	if a.counts.Dropped == nil {
 		a.counts.Dropped = map[string]int{}
 	}
-	for name, n := range dropped {
+	for name, n := range t.dropped {
 		a.counts.Dropped[name] += n
 	}
 	return nil
@@ -382,7 +463,7 @@ func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
 		}
 		truncated += n
 	}
-	if err := a.take(h.Get("Log-Type")+"_CL", rows, int64(len(body)), nil, truncated); err != nil {
+	if err := a.take(h.Get("Log-Type")+"_CL", int64(len(body)), taken{rows: rows, truncated: truncated}); err != nil {
 		collectorProblem(w, http.StatusInternalServerError, "UnspecifiedError", err.Error())
 		return
 	}

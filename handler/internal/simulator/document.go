@@ -1,10 +1,10 @@
 package simulator
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -96,7 +96,7 @@ func (x *xmlWriter) section(value string) {
 		}
 		return
 	}
-	x.buf = append(x.buf, bytes.ReplaceAll([]byte(value), []byte("]]>"), []byte("]]]]><![CDATA[>"))...)
+	x.buf = append(x.buf, strings.ReplaceAll(value, "]]>", "]]]]><![CDATA[>")...)
 }
 
 func (x *xmlWriter) attrCDATA(name, attr, attrValue, value string) {
@@ -110,9 +110,13 @@ func (x *xmlWriter) attrCDATA(name, attr, attrValue, value string) {
 }
 
 func (x *xmlWriter) date(name string, t time.Time) {
-	if !t.IsZero() {
-		x.leaf(name, t.UTC().Format(timeForm))
+	if t.IsZero() {
+		return
 	}
+	x.indent()
+	x.buf = append(append(append(x.buf, '<'), name...), '>')
+	x.buf = t.UTC().AppendFormat(x.buf, time.RFC3339)
+	x.end(name)
 }
 
 func (x *xmlWriter) number(name string, n int) { x.leaf(name, strconv.Itoa(n)) }

@@ -1,7 +1,6 @@
 package simulator
 
 import (
-	"compress/gzip"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // Knowledge is a KnowledgeBase made from a seed. An entry's content is a

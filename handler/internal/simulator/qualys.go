@@ -1,7 +1,6 @@
 package simulator
 
 import (
-	"compress/gzip"
 	"crypto/subtle"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // Qualys is the API server of a subscription.

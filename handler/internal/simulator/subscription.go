@@ -29,6 +29,8 @@ type Subscription struct {
 	// ResultsBytes makes every RESULTS about that long; zero mixes sizes from
 	// nothing to 200 KB as real ones do.
 	ResultsBytes int
+	// ResultsText is what RESULTS repeat; a mix as real ones have if nil.
+	ResultsText []string
 	// HugeHost, if not negative, is the index of a host whose first detection
 	// has RESULTS of HugeBytes.
 	HugeHost, HugeBytes int
@@ -234,7 +236,11 @@ func (h Host) results(n int, r *rand.Rand) string {
 	default:
 		size = 66_000 + r.IntN(134_000)
 	}
-	line := resultSet[r.IntN(len(resultSet))]
+	lines := resultSet
+	if h.sub.ResultsText != nil {
+		lines = h.sub.ResultsText
+	}
+	line := lines[r.IntN(len(lines))]
 	text := strings.Repeat(line, size/len(line)+1)
 	return strings.TrimRight(strings.ToValidUTF8(text[:size], ""), " \t\n") + "."
 }
