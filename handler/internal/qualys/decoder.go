@@ -2,6 +2,7 @@ package qualys
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -41,7 +42,10 @@ type Decoder struct {
 	groups    map[int][]byte    // what each group's element says, by the column that tells it
 	keys      [2]map[string]int // Extra keys in use, by level
 	text      []byte            // of a short envelope element
-	escaped   []byte
+	names     map[string]string // of members and paths: see intern
+	escaped   []byte            // scratch: text as JSON
+	piece     []byte            // scratch: the beginning of a member
+	attr      []byte            // scratch: an attribute's name or path
 	warning   struct{ code, text, url string }
 	at        string
 	highest   uint64
@@ -61,6 +65,13 @@ type node struct {
 	begins   []int // those for which a group begins with this element
 	role     role
 	envelope string
+	plain    bool // a leaf that fills one column, and no more
+	exact    bool // whose blanks count: the continued field
+	date     bool // whose column holds datetimes only
+
+	// What came last, as a guess of what comes next: documents repeat.
+	last *node // child
+	then *node // sibling
 }
 
 type role uint8
@@ -76,9 +87,10 @@ const (
 )
 
 type frame struct {
-	node *node // nil: unknown
-	path int   // length of path without this element
-	wild []byte
+	node   *node // nil: unknown
+	path   int   // length of path without this element
+	isWild bool  // a "*" matched
+	wild   []byte
 }
 
 // leaf is where the text of the innermost element goes.
@@ -116,7 +128,7 @@ type item struct {
 
 // NewDecoder prepares a decoder for the documents of a schema.
 func NewDecoder(schema *record.Schema) *Decoder {
-	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil), groups: map[int][]byte{}}
+	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil), groups: map[int][]byte{}, names: map[string]string{}}
 	d.keys[0], d.keys[1] = map[string]int{}, map[string]int{}
 	d.root = &node{column: -1}
 	response := d.root.at("RESPONSE")
@@ -162,8 +174,11 @@ func NewDecoder(schema *record.Schema) *Decoder {
 			}
 		default:
 			n.role, n.column = leafRole, i
+			n.exact = c.Path == schema.Continued
+			n.date = c.Kind == record.Time
 		}
 	}
+	parent.markPlain()
 	d.parentID = schema.Index(schema.ParentID)
 	return d
 }
@@ -191,6 +206,32 @@ func (n *node) at(path string) *node {
 		n = child
 	}
 	return n
+}
+
+// markPlain marks the plain leaves below n.
+func (n *node) markPlain() {
+	n.plain = n.role == leafRole && n.column >= 0 && len(n.list) == 0 && len(n.groups) == 0 && len(n.begins) == 0
+	for _, child := range n.children {
+		child.markPlain()
+	}
+}
+
+// child finds what is known of a child element; nil if nothing is.
+func (n *node) child(name []byte) *node {
+	if n.last != nil {
+		if guess := n.last.then; guess != nil && guess.name == string(name) {
+			n.last = guess
+			return guess
+		}
+	}
+	c := n.children[string(name)]
+	if c != nil {
+		if n.last != nil {
+			n.last.then = c
+		}
+		n.last = c
+	}
+	return c
 }
 
 // Decode reads one document and hands its records to sink. at is the time of
@@ -236,8 +277,11 @@ func (d *Decoder) decode() (record.Page, error) {
 	if string(tok.Name) != d.schema.Root {
 		return record.Page{}, d.otherDocument(string(tok.Name))
 	}
-	d.frames = append(d.frames, frame{node: d.root})
+	d.pushFrame(d.root)
 	for {
+		if d.leaf.target == nowhere {
+			d.scan.SkipBlanks()
+		}
 		tok, err := d.scan.Next()
 		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return d.page()
@@ -318,22 +362,29 @@ func answerTime(text string, date time.Time) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-func (d *Decoder) start(tok xmlstream.Token) error {
+func (d *Decoder) start(tok *xmlstream.Token) error {
 	if err := d.endLeaf(); err != nil {
 		return err
 	}
 	above := d.frames[len(d.frames)-1].node
 	var n *node
-	f := frame{path: len(d.path)}
+	wild := false
 	if above != nil {
-		n = above.children[string(tok.Name)]
-		if n == nil {
-			if n = above.children["*"]; n != nil {
-				f.wild = append([]byte(nil), tok.Name...)
-			}
+		if n = above.child(tok.Name); n == nil {
+			n = above.children["*"]
+			wild = n != nil
 		}
 	}
-	f.node = n
+	if n != nil && n.plain && len(tok.Attrs) == 0 && d.item.node == nil && !d.rec.Field(n.column).Set() {
+		if text, ok := d.scan.Leaf(); ok {
+			return d.plainLeaf(n, text)
+		}
+	}
+	d.pushFrame(n)
+	if wild {
+		f := &d.frames[len(d.frames)-1]
+		f.isWild, f.wild = true, append(f.wild[:0], tok.Name...)
+	}
 	if n != nil && n.role == parentRole {
 		if err := d.startParent(); err != nil {
 			return err
@@ -348,7 +399,6 @@ func (d *Decoder) start(tok xmlstream.Token) error {
 		}
 		d.path = append(d.path, tok.Name...)
 	}
-	d.frames = append(d.frames, f)
 	if err := d.openElement(n); err != nil {
 		return err
 	}
@@ -359,6 +409,47 @@ func (d *Decoder) start(tok xmlstream.Token) error {
 	}
 	return d.setLeaf(n)
 }
+
+// pushFrame opens an element. The frame's memory is that of one before.
+func (d *Decoder) pushFrame(n *node) {
+	if len(d.frames) == cap(d.frames) {
+		d.frames = append(d.frames, frame{})
+	} else {
+		d.frames = d.frames[:len(d.frames)+1]
+	}
+	f := &d.frames[len(d.frames)-1]
+	f.node, f.path, f.isWild = n, len(d.path), false
+}
+
+// plainLeaf takes a whole leaf that fills one column: most of every document
+// is such. It does what start, chars and end do, in one.
+func (d *Decoder) plainLeaf(n *node, text []byte) error {
+	d.noteLate(n)
+	if !n.exact {
+		text = trimBlanks(text)
+	}
+	if err := d.rec.Append(n.column, d.level(), text); err != nil || !n.date {
+		return err
+	}
+	path := len(d.path)
+	d.path = append(append(d.path, '/'), n.name...)
+	err := d.endDate(n)
+	d.path = d.path[:path]
+	return err
+}
+
+// trimBlanks is text without the blanks around it.
+func trimBlanks(text []byte) []byte {
+	for len(text) > 0 && isBlank(text[0]) {
+		text = text[1:]
+	}
+	for len(text) > 0 && isBlank(text[len(text)-1]) {
+		text = text[:len(text)-1]
+	}
+	return text
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }
 
 // openElement does what the opening of a known element asks for.
 func (d *Decoder) openElement(n *node) error {
@@ -378,7 +469,9 @@ func (d *Decoder) openElement(n *node) error {
 		}
 		d.inItem = true
 		d.pending = true
-		clear(d.keys[record.Item])
+		if len(d.keys[record.Item]) > 0 {
+			clear(d.keys[record.Item])
+		}
 		d.forgetGroups()
 		return d.rec.Reset(record.Item)
 	case objectRole:
@@ -388,10 +481,16 @@ func (d *Decoder) openElement(n *node) error {
 			d.item = item{node: n, base: len(d.path), keys: d.item.keys[:0], key: d.item.key[:0]}
 		}
 	}
+	d.noteLate(n)
+	return nil
+}
+
+// noteLate counts elements of a parent behind its list of records: the records
+// before the last were handed over without them.
+func (d *Decoder) noteLate(n *node) {
 	if d.inParent && !d.inItem && d.pending && n.role != container && !d.isRecord() {
 		d.tally.Late++
 	}
-	return nil
 }
 
 func (d *Decoder) startParent() error {
@@ -419,8 +518,10 @@ func (d *Decoder) end() error {
 	if n := f.node; n != nil {
 		switch n.role {
 		case leafRole:
-			if err := d.endColumn(n); err != nil {
-				return err
+			if n.date {
+				if err := d.endDate(n); err != nil {
+					return err
+				}
 			}
 		case objectRole, bagRole:
 			if err := d.endObject(n); err != nil {
@@ -442,11 +543,8 @@ func (d *Decoder) end() error {
 	return nil
 }
 
-// endColumn checks what stands in a datetime column.
-func (d *Decoder) endColumn(n *node) error {
-	if n.column < 0 || d.schema.Columns[n.column].Kind != record.Time {
-		return nil
-	}
+// endDate checks what stands in a datetime column.
+func (d *Decoder) endDate(n *node) error {
 	f := d.rec.Field(n.column)
 	if f.Size() == 0 || f.Size() == int64(len(f.Head())) && validTime(f.Head()) {
 		return nil
@@ -536,20 +634,36 @@ func (d *Decoder) currentPath() []byte {
 	return d.path
 }
 
+// The form of a datetime, in words of 8, 8 and 4 bytes: what stands between the
+// digits, and where the digits are.
+const (
+	timeText   = "0000-00-00T00:00:00Z"
+	timeWord1  = 0x2d30302d30303030 // 0000-00- as a little-endian number
+	timeWord2  = 0x30303a3030543030 // 00T00:00
+	timeWord3  = 0x5a30303a         // :00Z
+	timeDigit1 = 0x00ffff00ffffffff
+	timeDigit2 = 0xffff00ffff00ffff
+	timeDigit3 = 0x00ffff00
+)
+
+// badDigits is not zero if w differs from form elsewhere than in digits, or has
+// anything but digits there.
+func badDigits(w, form, digits uint64) uint64 {
+	v := w ^ form
+	// A digit is at most 9 now; the sum has the high bit of a byte set beyond it.
+	return v&^digits | (v|(v&digits+0x7676767676767676&digits))&0x8080808080808080
+}
+
 // validTime tells whether s is YYYY-MM-DDTHH:MM:SSZ.
 func validTime(s []byte) bool {
-	const form = "0000-00-00T00:00:00Z"
-	if len(s) != len(form) {
+	if len(s) != len(timeText) {
 		return false
 	}
-	for i, c := range s {
-		if form[i] == '0' {
-			if c < '0' || c > '9' {
-				return false
-			}
-		} else if c != form[i] {
-			return false
-		}
+	bad := badDigits(binary.LittleEndian.Uint64(s), timeWord1, timeDigit1) |
+		badDigits(binary.LittleEndian.Uint64(s[8:]), timeWord2, timeDigit2) |
+		badDigits(uint64(binary.LittleEndian.Uint32(s[16:])), timeWord3, timeDigit3)
+	if bad != 0 {
+		return false
 	}
 	two := func(i int) int { return int(s[i]-'0')*10 + int(s[i+1]-'0') }
 	month, day := two(5), two(8)

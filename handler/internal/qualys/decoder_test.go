@@ -509,6 +509,29 @@ func TestSinkEndsThePage(t *testing.T) {
 	}
 }
 
+// Every byte in every place of a datetime: as the standard library judges it.
+func TestValidTime(t *testing.T) {
+	texts := []string{"", "2026-11-22", "2026-11-22T23:59:59+00:00", "2026-11-22T23:59:59.5Z"}
+	for _, day := range []string{"2024-02-29", "2026-02-29", "2026-02-28", "2026-04-31", "2026-12-31", "0000-01-01", "9999-12-31", "2026-00-10", "2026-13-10", "2026-10-00"} {
+		for _, hour := range []string{"00:00:00", "23:59:59", "24:00:00", "12:60:00", "12:00:60", "09:09:09"} {
+			texts = append(texts, day+"T"+hour+"Z")
+		}
+	}
+	for place := range "2026-11-22T23:59:59Z" {
+		for c := range 256 {
+			text := []byte("2026-11-22T23:59:59Z")
+			text[place] = byte(c)
+			texts = append(texts, string(text))
+		}
+	}
+	for _, text := range texts {
+		_, err := time.Parse("2006-01-02T15:04:05Z", text)
+		if want := err == nil && len(text) == 20; qualys.ValidTime([]byte(text)) != want {
+			t.Errorf("%q: %v, want %v", text, !want, want)
+		}
+	}
+}
+
 // A decoder that met a broken page must give the next one untouched.
 func TestDecoderIsReusable(t *testing.T) {
 	d := qualys.NewDecoder(ingest.VM.Schema)

@@ -11,6 +11,9 @@ func ReadIDSet(r io.Reader, root string, fallback time.Time) (count uint64, read
 	return s.count, n, err
 }
 
+// ValidTime opens validTime to tests.
+var ValidTime = validTime
+
 // ErrorAnswer opens errorAnswer to fuzzing.
 var ErrorAnswer = errorAnswer
 

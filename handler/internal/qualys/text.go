@@ -16,6 +16,9 @@ const maxEnvelope = 8 << 10
 
 // setLeaf decides where text of the element that was just opened goes.
 func (d *Decoder) setLeaf(n *node) error {
+	if n != nil && n.role == container && len(n.groups) == 0 && d.item.node == nil {
+		return nil // endLeaf has left it so: text is for nobody
+	}
 	l := &d.leaf
 	*l = leaf{blanks: l.blanks[:0]}
 	if n != nil && d.inParent {
@@ -43,7 +46,7 @@ func (d *Decoder) setLeaf(n *node) error {
 	case n.role == leafRole && n.column >= 0 && !d.rec.Field(n.column).Set():
 		l.target = toColumn
 		l.column = n.column
-		l.exact = d.schema.Columns[n.column].Path == d.schema.Continued
+		l.exact = n.exact
 		// An element that is there and empty is known to be so.
 		return d.rec.Append(n.column, d.level(), nil)
 	case n.role == leafRole && n.column >= 0:
@@ -53,7 +56,7 @@ func (d *Decoder) setLeaf(n *node) error {
 }
 
 // chars takes a piece of text of the innermost element.
-func (d *Decoder) chars(tok xmlstream.Token) error {
+func (d *Decoder) chars(tok *xmlstream.Token) error {
 	l := &d.leaf
 	text := tok.Text
 	if l.target == nowhere {
@@ -189,6 +192,9 @@ func (d *Decoder) putInList(column int, text []byte, first bool) error {
 // endLeaf closes what the innermost element's text opened.
 func (d *Decoder) endLeaf() error {
 	l := &d.leaf
+	if l.target == nowhere && len(l.groups) == 0 {
+		return nil
+	}
 	var err error
 	if l.started {
 		for _, column := range l.lists {
@@ -206,7 +212,7 @@ func (d *Decoder) endLeaf() error {
 	if l.exact && !l.cdata && len(l.blanks) > 0 && l.target == toColumn {
 		err = d.rec.Append(l.column, d.level(), l.blanks)
 	}
-	l.target, l.started, l.exact, l.lists, l.groups = nowhere, false, false, nil, nil
+	*l = leaf{blanks: l.blanks[:0]}
 	return err
 }
 
@@ -224,7 +230,7 @@ func (d *Decoder) openMember() error {
 // member writes `,"name":"` into the open object.
 func (d *Decoder) member(name []byte) error {
 	column := d.item.node.column
-	var b []byte
+	b := d.piece[:0]
 	switch {
 	case d.item.opened:
 		b = append(b, ',')
@@ -238,9 +244,10 @@ func (d *Decoder) member(name []byte) error {
 				b = append(record.AppendQuoted(append(b, `"PROVIDER":`...), wild), ',')
 			}
 			if group := d.groups[column]; len(group) > 0 {
-				b = append(append(record.AppendQuoted(b, lastName(d.schema.Columns[column].Group)), ':'), record.AppendQuoted(nil, group)...)
+				name := lastName(d.schema.Columns[column].Group)
+				b = record.AppendQuoted(append(record.AppendQuoted(b, name), ':'), group)
 				b = append(b, ',')
-				d.item.keys = append(d.item.keys, lastName(d.schema.Columns[column].Group))
+				d.item.keys = append(d.item.keys, name)
 			}
 		}
 	}
@@ -248,39 +255,68 @@ func (d *Decoder) member(name []byte) error {
 	if len(d.item.keys) == maxUnknown || len(d.keys[d.level()]) == maxUnknown {
 		return &Error{Kind: Broken, Text: "more than " + strconv.Itoa(maxUnknown) + " members of one object: this is not the document that was asked for"}
 	}
-	b = record.AppendQuoted(b, d.uniqueMember(string(name)))
-	b = append(b, ':', '"')
+	b = append(appendNumbered(b, name, d.countMember(name)), ':', '"')
+	d.piece = b
 	return d.rec.Append(column, d.level(), b)
 }
 
-// uniqueMember numbers a name that the open object has already.
-func (d *Decoder) uniqueMember(name string) string {
+// appendNumbered appends the name of a member, numbered from its second use on.
+func appendNumbered(b, name []byte, use int) []byte {
+	b = record.AppendEscaped(append(b, '"'), name)
+	if use > 1 {
+		b = append(strconv.AppendInt(append(b, '['), int64(use), 10), ']')
+	}
+	return append(b, '"')
+}
+
+// countMember tells how often the open object has had a name, with this time.
+func (d *Decoder) countMember(name []byte) int {
 	if d.item.node.role == bagRole {
 		// The object stays open over all its values: remember them by record.
-		keys, path := d.keys[d.level()], string(d.currentPath())+"/"+name
-		keys[path]++
-		if n := keys[path]; n > 1 {
-			name += "[" + strconv.Itoa(n) + "]"
-		}
-		return name
+		d.attr = append(append(append(d.attr[:0], d.currentPath()...), '/'), name...)
+		return d.countKey(d.attr)
 	}
-	seen := 0
+	use := 1
 	for _, k := range d.item.keys {
-		if k == name {
-			seen++
+		if k == string(name) {
+			use++
 		}
 	}
-	d.item.keys = append(d.item.keys, name)
-	if seen == 0 {
-		return name
-	}
-	return name + "[" + strconv.Itoa(seen+1) + "]"
+	d.item.keys = append(d.item.keys, d.intern(name))
+	return use
 }
+
+// countKey tells how often the record has had a path, with this time.
+func (d *Decoder) countKey(path []byte) int {
+	keys := d.keys[d.level()]
+	use := keys[string(path)] + 1
+	keys[d.intern(path)] = use
+	return use
+}
+
+// intern returns b as a string. Names and paths are the same in every record:
+// the usual ones are made once.
+func (d *Decoder) intern(b []byte) string {
+	if s, ok := d.names[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if len(d.names) < maxNames && len(s) <= maxName {
+		d.names[s] = s
+	}
+	return s
+}
+
+// maxNames and maxName bound the names that are kept: 256 KB of them.
+const (
+	maxNames = 1024
+	maxName  = 256
+)
 
 // wildcard is the name of the open element that a "*" in the path matched.
 func (d *Decoder) wildcard() []byte {
-	for _, f := range slices.Backward(d.frames) {
-		if f.wild != nil {
+	for i := range slices.Backward(d.frames) {
+		if f := &d.frames[i]; f.isWild {
 			return f.wild
 		}
 	}
@@ -325,9 +361,9 @@ func (d *Decoder) attributes(n *node, raw []byte) error {
 func lastName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 func (d *Decoder) attribute(n *node, name, text []byte) error {
-	attr := "@" + string(name)
 	if n != nil {
-		if known := n.children[upperAttr(attr)]; known != nil && known.column >= 0 && !d.rec.Field(known.column).Set() {
+		d.attr = appendUpper(append(d.attr[:0], '@'), name)
+		if known := n.children[string(d.attr)]; known != nil && known.column >= 0 && !d.rec.Field(known.column).Set() {
 			return d.rec.Append(known.column, d.level(), text)
 		}
 	}
@@ -335,43 +371,51 @@ func (d *Decoder) attribute(n *node, name, text []byte) error {
 		return nil
 	}
 	if d.item.node != nil && d.item.node.role == objectRole {
-		inner := append(slices.Clone(d.path[min(d.item.base+1, len(d.path)):]), '/')
-		if len(inner) == 1 {
-			inner = inner[:0]
+		d.attr = d.attr[:0]
+		if inner := d.path[min(d.item.base+1, len(d.path)):]; len(inner) > 0 {
+			d.attr = append(append(d.attr, inner...), '/')
 		}
-		if err := d.member(append(inner, attr...)); err != nil {
+		d.attr = append(append(d.attr, '@'), name...)
+		if err := d.member(d.attr); err != nil {
 			return err
 		}
-		return d.rec.Append(d.item.node.column, d.level(), append(record.AppendEscaped(nil, text), '"'))
+		d.escaped = append(record.AppendEscaped(d.escaped[:0], text), '"')
+		return d.rec.Append(d.item.node.column, d.level(), d.escaped)
 	}
-	key, err := d.extraKey(append(append(slices.Clone(d.currentPath()), '/'), attr...))
+	d.attr = append(append(append(d.attr[:0], d.currentPath()...), "/@"...), name...)
+	key, err := d.extraKey(d.attr)
 	if err != nil {
 		return err
 	}
 	return d.rec.AppendExtra(d.level(), record.AppendQuoted(key, text))
 }
 
+// appendUpper appends name in upper case.
+func appendUpper(dst, name []byte) []byte {
+	for _, c := range name {
+		if 'a' <= c && c <= 'z' {
+			c -= 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
 // extraKey begins a member of the Extra column: a comma if it is not the
-// first, the path, numbered from its second use on, and the colon.
+// first, the path, numbered from its second use on, and the colon. It is valid
+// until the next call.
 func (d *Decoder) extraKey(path []byte) ([]byte, error) {
 	level := d.level()
 	d.tally.Unknown++
-	keys := d.keys[level]
-	seen := keys[string(path)]
-	if seen == 0 && len(keys) == maxUnknown {
+	if _, seen := d.keys[level][string(path)]; !seen && len(d.keys[level]) == maxUnknown {
 		return nil, &Error{Kind: Broken, Text: "more than " + strconv.Itoa(maxUnknown) + " unknown elements in one record: this is not the document that was asked for"}
 	}
-	keys[string(path)] = seen + 1
-	var b []byte
+	b := d.piece[:0]
 	if d.rec.Extra(level).Size() > 0 {
 		b = append(b, ',')
 	}
-	b = append(b, '"')
-	b = record.AppendEscaped(b, path)
-	if seen > 0 {
-		b = append(append(append(b, '['), strconv.Itoa(seen+1)...), ']')
-	}
-	return append(b, '"', ':'), nil
+	d.piece = append(appendNumbered(b, path, d.countKey(path)), ':')
+	return d.piece, nil
 }
 
 // maxUnknown bounds the distinct unknown paths of one record. A new API

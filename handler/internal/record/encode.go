@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"qualys-sentinel/handler/internal/record/plaintext"
@@ -56,8 +57,16 @@ type Encoder struct {
 	Limits Limits
 	Policy Policy
 
-	schema    *Schema
-	columns   []column
+	schema *Schema
+	// The columns in the order of a row's members.
+	making  []column // what tells of the row's making, and joined values
+	keys    []column
+	parents []column // of the parent: the same in all its records
+	items   []column
+	results *column  // the continued field
+	sums    []column // known only when all values are written
+	letters []column
+
 	cuts      []int
 	cutText   []byte
 	scratch   []byte
@@ -68,6 +77,12 @@ type Encoder struct {
 	unique    int
 	natural   []int
 	versions  []int
+
+	// host is the parent's columns, encoded for the record and its parent's
+	// state that hostOf and hostAt name.
+	host   []byte
+	hostOf *Record
+	hostAt uint64
 }
 
 // column is a Column with its member names spelt out: `,"Name":`.
@@ -100,7 +115,7 @@ func NewEncoder(schema *Schema, limits Limits, policy Policy) *Encoder {
 		for n := range c.Parts {
 			col.members = append(col.members, member(fmt.Sprintf(name, n)))
 		}
-		e.columns = append(e.columns, col)
+		e.place(col)
 	}
 	if policy.Only != nil {
 		e.only = schema.Index(policy.OnlyPath)
@@ -113,6 +128,32 @@ func NewEncoder(schema *Schema, limits Limits, policy Policy) *Encoder {
 		e.natural = append(e.natural, schema.Index(path))
 	}
 	return e
+}
+
+// place gives a column its place in the row.
+func (e *Encoder) place(c column) {
+	switch c.Made {
+	case MadeTime, MadeRun:
+		e.making = append(e.making, c)
+	case MadeKey:
+		e.keys = append(e.keys, c)
+	case MadeParts, MadeSize, MadeCut:
+		e.sums = append(e.sums, c)
+	case MadeDeadLetter:
+		e.letters = append(e.letters, c)
+	case FromDocument:
+		level, _, _ := strings.Cut(e.schema.Columns[c.source].Path, "/")
+		switch {
+		case c.Joined != "":
+			e.making = append(e.making, c)
+		case c.Parts > 0:
+			e.results = &c
+		case e.schema.Item != "" && level == e.schema.Parent:
+			e.parents = append(e.parents, c)
+		default:
+			e.items = append(e.items, c)
+		}
+	}
 }
 
 func member(name string) []byte {
@@ -144,58 +185,50 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 	begin := len(dst)
 	e.cuts, e.cutText = e.cuts[:0], e.cutText[:0]
 	dst = append(dst, '{')
-	stable := len(dst)
-	var continued *column
-	for i := range e.columns {
-		c := &e.columns[i]
-		switch c.Made {
+	for i := range e.making {
+		switch c := &e.making[i]; c.Made {
 		case MadeTime:
 			dst = e.appendMember(dst, c, e.timestamp(meta.Time))
-			stable = len(dst)
 		case MadeRun:
-			dst = e.appendMember(dst, c, []byte(meta.Run))
-			stable = len(dst)
-		case MadeKey:
-			e.key = e.AppendKey(e.key[:0], r)
-			dst = e.appendMember(dst, c, e.key)
-		case FromDocument:
-			if c.Parts > 0 {
-				continued = c
-				continue
-			}
-			dst = e.appendValue(dst, c, r, begin)
-			if c.Joined != "" {
-				stable = len(dst)
-			}
+			dst = AppendQuoted(append(dst, c.members[0]...), meta.Run)
 		default:
-			// Known only when all values are written: see below.
+			dst = e.appendValue(dst, c, r, begin)
 		}
 	}
-	parts := 0
-	if continued != nil {
-		dst, parts = e.appendContinued(dst, continued, r, begin)
+	stable := len(dst)
+	for i := range e.keys {
+		e.key = e.AppendKey(e.key[:0], r)
+		dst = e.appendMember(dst, &e.keys[i], e.key)
 	}
-	for i := range e.columns {
-		c := &e.columns[i]
-		switch c.Made {
+	dst = e.appendParent(dst, r, begin)
+	for i := range e.items {
+		dst = e.appendValue(dst, &e.items[i], r, begin)
+	}
+	parts := 0
+	if e.results != nil {
+		dst, parts = e.appendContinued(dst, e.results, r, begin)
+	}
+	for i := range e.sums {
+		switch c := &e.sums[i]; c.Made {
 		case MadeParts:
 			dst = strconv.AppendInt(append(dst, c.members[0]...), int64(parts), 10)
 		case MadeSize:
-			if continued != nil {
-				if f := r.Field(continued.source); f.Set() {
-					dst = strconv.AppendInt(append(dst, c.members[0]...), f.Size(), 10)
-				}
+			if e.results == nil {
+				continue
 			}
-		case MadeCut:
+			if f := r.Field(e.results.source); f.Set() {
+				dst = strconv.AppendInt(append(dst, c.members[0]...), f.Size(), 10)
+			}
+		default:
 			if len(e.cutText) > 0 {
 				dst = e.appendMember(dst, c, e.cutText)
 			}
 		}
 	}
 	stableEnd := len(dst)
-	for i := range e.columns {
-		if c := &e.columns[i]; c.Made == MadeDeadLetter && len(e.cuts) > 0 {
-			dst = e.appendMember(dst, c, []byte(meta.DeadLetter))
+	for i := range e.letters {
+		if len(e.cuts) > 0 {
+			dst = AppendQuoted(append(dst, e.letters[i].members[0]...), meta.DeadLetter)
 		}
 	}
 	dst = append(dst, '}')
@@ -203,6 +236,23 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 		dst[begin+1] = ' ' // the first member has a comma before it
 	}
 	return dst, Row{Stable: dst[stable:stableEnd], Cut: e.cuts}
+}
+
+// appendParent writes the parent's columns: once for all its records, unless a
+// limit cuts one of them.
+func (e *Encoder) appendParent(dst []byte, r *Record, begin int) []byte {
+	if e.hostOf == r && e.hostAt == r.parents && len(e.host) <= e.room(dst, begin) {
+		return append(dst, e.host...)
+	}
+	from, cuts := len(dst), len(e.cutText)
+	for i := range e.parents {
+		dst = e.appendValue(dst, &e.parents[i], r, begin)
+	}
+	e.hostOf = nil
+	if len(e.cutText) == cuts {
+		e.host, e.hostOf, e.hostAt = append(e.host[:0], dst[from:]...), r, r.parents
+	}
+	return dst
 }
 
 func (e *Encoder) appendMember(dst []byte, c *column, value []byte) []byte {
@@ -243,9 +293,10 @@ func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byt
 			return dst
 		}
 	}
-	room := e.room(dst, begin)
-	fits := escapedPrefix(value, e.fieldLimit(len(value)), room-len(c.members[0])-2)
+	fits := e.fitting(value, e.room(dst, begin)-len(c.members[0])-2)
 	switch {
+	case whole && len(fits) == len(value) && c.Kind == Time: // nothing in it needs an escape
+		return append(append(append(append(dst, c.members[0]...), '"'), value...), '"')
 	case whole && len(fits) == len(value):
 		return e.appendMember(dst, c, value)
 	case structured || len(fits) == 0:
@@ -303,8 +354,7 @@ func (e *Encoder) appendContinued(dst []byte, c *column, r *Record, begin int) (
 		e.cut(c, "policy")
 	}
 	for parts < c.Parts && len(value) > 0 {
-		room := e.room(dst, begin) - len(c.members[parts]) - 2
-		part := escapedPrefix(value, e.fieldLimit(len(value)), room)
+		part := e.fitting(value, e.room(dst, begin)-len(c.members[parts])-2)
 		if len(part) == 0 {
 			break
 		}
@@ -331,6 +381,16 @@ func (e *Encoder) fieldLimit(size int) int {
 		return size
 	}
 	return e.Limits.FieldBytes
+}
+
+// fitting is as much of a text as a field takes, and as takes room bytes of JSON
+// at most.
+func (e *Encoder) fitting(value []byte, room int) []byte {
+	limit := e.fieldLimit(len(value))
+	if len(value) <= limit && maxEscape*len(value) <= room {
+		return value
+	}
+	return escapedPrefix(value, limit, room)
 }
 
 // room is what is left of the row's limit.

@@ -39,8 +39,11 @@ type Record struct {
 
 	fields []Field
 	levels []Level
+	filled [2][]int // columns that were filled, by level
 	extra  [2]Field // members of the Extra column, by level
 	inUse  [2]int   // bytes in memory, by level
+	// parents counts the changes of the parent's fields.
+	parents uint64
 }
 
 // New returns an empty record.
@@ -56,13 +59,25 @@ func New(schema *Schema) *Record {
 // Reset empties all fields of a level.
 func (r *Record) Reset(level Level) error {
 	var errs error
-	for i := range r.fields {
-		if r.levels[i] == level {
-			errs = errors.Join(errs, r.fields[i].reset())
+	for _, column := range r.filled[level] {
+		if err := r.fields[column].reset(); err != nil {
+			errs = errors.Join(errs, err)
 		}
 	}
+	r.filled[level] = r.filled[level][:0]
 	r.inUse[level] = 0
-	return errors.Join(errs, r.extra[level].reset())
+	r.changed(level)
+	if err := r.extra[level].reset(); err != nil {
+		errs = errors.Join(errs, err)
+	}
+	return errs
+}
+
+// changed notes that the encoded fields of a parent are not the same any more.
+func (r *Record) changed(level Level) {
+	if level == Parent {
+		r.parents++
+	}
 }
 
 // Close removes the temporary files.
@@ -70,11 +85,17 @@ func (r *Record) Close() error {
 	return errors.Join(r.Reset(Parent), r.Reset(Item))
 }
 
-// Append adds bytes to a column's value. It fails only if the temporary file
+// Append adds bytes to a column's value, which has the level of the first of
+// them. It fails only if the temporary file
 // for a huge value cannot be written.
 func (r *Record) Append(column int, level Level, p []byte) error {
-	r.levels[column] = level
-	return r.append(&r.fields[column], level, p)
+	f := &r.fields[column]
+	if !f.set {
+		r.levels[column] = level
+		r.filled[level] = append(r.filled[level], column)
+	}
+	r.changed(level)
+	return r.append(f, level, p)
 }
 
 // AppendExtra adds members, as JSON text, to the Extra column.
@@ -142,7 +163,10 @@ func (f *Field) WriteTo(w io.Writer) (int64, error) {
 }
 
 // Drop empties the field, as if the document had not had it.
-func (r *Record) Drop(column int) error { return r.fields[column].reset() }
+func (r *Record) Drop(column int) error {
+	r.changed(r.levels[column])
+	return r.fields[column].reset()
+}
 
 func (f *Field) reset() error {
 	f.head = f.head[:0]

@@ -2,6 +2,7 @@ package xmlstream
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strconv"
 	"strings"
@@ -17,10 +18,10 @@ var class = func() (t [256]uint8) {
 	for c := range t {
 		switch {
 		case c == '\t' || c == '\n':
-		case c < ' ' || c == '&':
+		case c < ' ':
 			t[c] = needsRewrite
-		case c == 0xEF: // may begin U+FFFE or U+FFFF, which XML forbids
-			t[c] = needsRewrite
+		case c == '&':
+			t[c] = needsReference
 		case c >= utf8.RuneSelf:
 			t[c] = needsUTF8
 		}
@@ -29,18 +30,52 @@ var class = func() (t [256]uint8) {
 }()
 
 const (
-	needsUTF8    = 1
-	needsRewrite = 2
+	needsUTF8 = 1 << iota
+	needsReference
+	needsRewrite
 )
+
+// Eight bytes at once: a byte in each of them.
+const (
+	eachByte  = 0x0101010101010101
+	eachHigh  = 0x80 * eachByte
+	eachBlank = ' ' * eachByte
+	eachAmp   = '&' * eachByte
+)
+
+// classes is what the bytes of raw need, together.
+func classes(raw []byte) (seen uint8) {
+	high := uint64(0)
+	for len(raw) >= 8 {
+		// The sums borrow into the sign of a byte below ' ', and of one that is
+		// '&' (Warren, "Hacker's Delight", 6-1).
+		w := binary.LittleEndian.Uint64(raw)
+		amp := w ^ eachAmp
+		high |= w
+		if ((w-eachBlank)&^w|(amp-eachByte)&^amp)&eachHigh != 0 {
+			for _, c := range raw[:8] {
+				seen |= class[c]
+			}
+		}
+		raw = raw[8:]
+	}
+	for _, c := range raw {
+		seen |= class[c]
+	}
+	if high&eachHigh != 0 {
+		seen |= needsUTF8
+	}
+	return seen
+}
 
 // clean decodes character data: references if asked, line ends, and what XML
 // or UTF-8 forbids. It returns raw itself where nothing is to be done.
 func (s *Scanner) clean(raw []byte, references bool) []byte {
-	var seen uint8
-	for _, c := range raw {
-		seen |= class[c]
+	seen := classes(raw)
+	if !references {
+		seen &^= needsReference
 	}
-	if seen == 0 || seen == needsUTF8 && utf8.Valid(raw) {
+	if seen == 0 || seen == needsUTF8 && utf8.Valid(raw) && !bytes.Contains(raw, []byte(noncharacters)) {
 		return raw
 	}
 	out := s.scratch[:0]
@@ -79,6 +114,9 @@ func (s *Scanner) clean(raw []byte, references bool) []byte {
 	s.scratch = out
 	return out
 }
+
+// noncharacters begins U+FFFE and U+FFFF, which XML forbids.
+const noncharacters = "\xef\xbf"
 
 // reference decodes the reference that raw begins with and returns its length.
 // Undeclared entities stay as they are: a DTD's are never expanded.
@@ -162,13 +200,13 @@ func (s *Scanner) AttrText(value []byte) []byte { return s.clean(value, true) }
 // the recommendation); beyond it every valid UTF-8 is taken: names are only
 // compared.
 func validName(name []byte) bool {
-	if len(name) == 0 || name[0] == '-' || name[0] == '.' || '0' <= name[0] && name[0] <= '9' {
+	if len(name) == 0 || nameBytes[name[0]] == nameInside {
 		return false
 	}
 	ascii := true
 	for _, c := range name {
 		switch {
-		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '_', c == ':', c == '-', c == '.':
+		case nameBytes[c] != 0:
 		case c >= utf8.RuneSelf:
 			ascii = false
 		default:
@@ -176,6 +214,36 @@ func validName(name []byte) bool {
 		}
 	}
 	return ascii || utf8.Valid(name)
+}
+
+// nameBytes tells what a byte may be in a name of ASCII; see validName.
+var nameBytes = func() (t [256]uint8) {
+	for c := range t {
+		switch {
+		case 'a' <= c && c <= 'z':
+			t[c] = nameLower
+		case 'A' <= c && c <= 'Z', c == '_', c == ':':
+			t[c] = nameOther
+		case '0' <= c && c <= '9', c == '-', c == '.':
+			t[c] = nameInside
+		}
+	}
+	return t
+}()
+
+const (
+	nameLower  = 1 << iota
+	nameOther  // may begin a name, too
+	nameInside // may not
+)
+
+func hasLower(name []byte) bool {
+	for _, c := range name {
+		if nameBytes[c] == nameLower {
+			return true
+		}
+	}
+	return false
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }

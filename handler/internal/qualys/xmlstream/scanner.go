@@ -11,6 +11,7 @@ package xmlstream
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -93,14 +94,21 @@ type Scanner struct {
 	readErr  error // sticky; io.EOF at the end
 
 	names   []byte // open element names, one after the other
-	starts  []int  // where each begins in names
+	open    []element
 	rootEnd bool
 	rooted  bool
 
+	tok        Token
 	cdata      bool // inside a CDATA section
 	pendingEnd bool // <a/> owes its End token
 	upper      []byte
 	scratch    []byte
+}
+
+// element is an open element.
+type element struct {
+	start int  // of its name in names
+	lower bool // the name has lower case letters
 }
 
 // New returns a Scanner that reads a document from r.
@@ -113,7 +121,7 @@ func New(r io.Reader) *Scanner {
 // Reset makes s ready for another document.
 func (s *Scanner) Reset(r io.Reader) {
 	*s = Scanner{
-		r: r, buf: s.buf, names: s.names[:0], starts: s.starts[:0],
+		r: r, buf: s.buf, names: s.names[:0], open: s.open[:0],
 		upper: s.upper, scratch: s.scratch,
 	}
 }
@@ -121,31 +129,82 @@ func (s *Scanner) Reset(r io.Reader) {
 // Offset is the number of bytes consumed so far.
 func (s *Scanner) Offset() int64 { return s.base + int64(s.pos) }
 
-// Next returns the next token. It returns io.EOF only after a whole document;
-// any other error is final.
-func (s *Scanner) Next() (Token, error) {
+// Next returns the next token, which is valid until the next call. It returns
+// io.EOF only after a whole document; any other error is final.
+func (s *Scanner) Next() (*Token, error) {
 	if s.pendingEnd {
 		s.pendingEnd = false
-		return s.popName(), nil
+		return s.endElement(), nil
 	}
 	for {
-		if s.cdata {
-			if tok, ok, err := s.cdataChunk(); ok || err != nil {
-				return tok, err
-			}
-			continue
+		var ok bool
+		var err error
+		switch {
+		case s.cdata:
+			ok, err = s.cdataChunk()
+		case s.pos == s.end && !s.fill():
+			return nil, s.finish()
+		case s.buf[s.pos] != '<':
+			ok, err = s.textChunk()
+		default:
+			ok, err = s.markup()
 		}
-		if s.pos == s.end && !s.fill() {
-			return Token{}, s.finish()
+		if err != nil {
+			return nil, err
 		}
-		if s.buf[s.pos] != '<' {
-			if tok, ok, err := s.textChunk(); ok || err != nil {
-				return tok, err
-			}
-			continue
+		if ok {
+			return &s.tok, nil
 		}
-		if tok, ok, err := s.markup(); ok || err != nil {
-			return tok, err
+	}
+}
+
+// Leaf returns the text of the element that the last token has opened, and
+// passes its end tag, where the element holds nothing but one run of text or
+// one CDATA section, and the buffer holds it all. Otherwise it does nothing,
+// and Next returns the same piece by piece. The text is valid until the next
+// call of Leaf or Next.
+func (s *Scanner) Leaf() (text []byte, ok bool) {
+	const cdata, cdataEnd = "<![CDATA[", "]]>"
+	if s.pendingEnd {
+		return nil, false
+	}
+	raw := s.buf[s.pos:s.end]
+	section := bytes.HasPrefix(raw, []byte(cdata))
+	begin, end, behind := 0, bytes.IndexByte(raw, '<'), 0
+	if section {
+		begin, end, behind = len(cdata), bytes.Index(raw[len(cdata):], []byte(cdataEnd)), len(cdataEnd)
+	}
+	if end < 0 {
+		return nil, false
+	}
+	text, behind = raw[begin:begin+end], begin+end+behind
+	n := s.endTagLength(raw[behind:])
+	if n == 0 {
+		return nil, false
+	}
+	s.pos += behind + n
+	s.pop()
+	return s.clean(text, !section), true
+}
+
+// SkipBlanks passes blanks that stand between here and the next markup, for
+// callers to whom they mean nothing.
+func (s *Scanner) SkipBlanks() {
+	if s.cdata || s.pendingEnd {
+		return
+	}
+	i := s.pos
+	for s.end-i >= 8 && binary.LittleEndian.Uint64(s.buf[i:]) == eachBlank {
+		i += 8
+	}
+	for ; i < s.end; i++ {
+		switch s.buf[i] {
+		case ' ', '\n', '\t', '\r':
+		case '<':
+			s.pos = i
+			return
+		default:
+			return
 		}
 	}
 }
@@ -185,7 +244,7 @@ func (s *Scanner) finish() error {
 	switch {
 	case s.readErr != nil && !errors.Is(s.readErr, io.EOF):
 		return s.readErr
-	case len(s.starts) > 0 || s.cdata:
+	case len(s.open) > 0 || s.cdata:
 		return ErrCut
 	case !s.rooted:
 		return ErrEmpty
@@ -211,7 +270,7 @@ func (s *Scanner) syntax(msg string) error {
 
 // textChunk consumes character data up to the next tag, or as much of it as
 // the buffer holds.
-func (s *Scanner) textChunk() (Token, bool, error) {
+func (s *Scanner) textChunk() (bool, error) {
 	raw := s.buf[s.pos:s.end]
 	if i := bytes.IndexByte(raw, '<'); i >= 0 {
 		raw = raw[:i]
@@ -219,16 +278,17 @@ func (s *Scanner) textChunk() (Token, bool, error) {
 		// More may come: keep back what could be the first half of something.
 		if raw = raw[:len(raw)-heldBack(raw, true)]; len(raw) == 0 {
 			if !s.fill() && s.readErr == nil {
-				return Token{}, false, s.cut("an entity")
+				return false, s.cut("an entity")
 			}
-			return Token{}, false, nil
+			return false, nil
 		}
 	}
-	if len(s.starts) == 0 {
-		return Token{}, false, s.outside(raw)
+	if len(s.open) == 0 {
+		return false, s.outside(raw)
 	}
 	s.pos += len(raw)
-	return Token{Kind: Text, Text: s.clean(raw, true)}, true, nil
+	s.tok = Token{Kind: Text, Text: s.clean(raw, true)}
+	return true, nil
 }
 
 // outside accepts blanks around the root element, and a byte order mark before it.
@@ -254,7 +314,7 @@ func (s *Scanner) outside(raw []byte) error {
 
 // cdataChunk consumes the inside of a CDATA section up to its end, or as much
 // of it as the buffer holds.
-func (s *Scanner) cdataChunk() (Token, bool, error) {
+func (s *Scanner) cdataChunk() (bool, error) {
 	raw := s.buf[s.pos:s.end]
 	i := bytes.Index(raw, []byte("]]>"))
 	if i >= 0 {
@@ -271,9 +331,9 @@ func (s *Scanner) cdataChunk() (Token, bool, error) {
 		raw = raw[:len(raw)-held]
 		if len(raw) == 0 {
 			if !s.fill() {
-				return Token{}, false, s.cut("a CDATA section")
+				return false, s.cut("a CDATA section")
 			}
-			return Token{}, false, nil
+			return false, nil
 		}
 	}
 	text := s.clean(raw, false)
@@ -282,9 +342,10 @@ func (s *Scanner) cdataChunk() (Token, bool, error) {
 		s.pos += 3
 	}
 	if len(text) == 0 && i >= 0 {
-		return Token{}, false, nil
+		return false, nil
 	}
-	return Token{Kind: Text, Text: text, CDATA: true}, true, nil
+	s.tok = Token{Kind: Text, Text: text, CDATA: true}
+	return true, nil
 }
 
 // heldBack is the number of bytes at the end of raw that may be the first part
@@ -318,25 +379,35 @@ func heldBack(raw []byte, references bool) int {
 }
 
 // markup consumes one construct that begins with '<'.
-func (s *Scanner) markup() (Token, bool, error) {
+func (s *Scanner) markup() (bool, error) {
 	if !s.need(2) {
-		return Token{}, false, s.cut("a tag")
+		return false, s.cut("a tag")
 	}
 	switch s.buf[s.pos+1] {
 	case '/':
-		return s.endTag()
+		return true, s.endTag()
 	case '?':
-		return Token{}, false, s.instruction()
+		return false, s.instruction()
 	case '!':
-		return Token{}, false, s.declaration()
+		return false, s.declaration()
 	}
-	return s.startTag()
+	return true, s.startTag()
 }
 
-func (s *Scanner) startTag() (Token, bool, error) {
+func (s *Scanner) startTag() error {
+	raw := s.buf[s.pos+1 : s.end]
+	i, letters := 0, uint8(0)
+	for i < len(raw) && nameBytes[raw[i]] != 0 {
+		letters |= nameBytes[raw[i]]
+		i++
+	}
+	if i > 0 && i < len(raw) && raw[i] == '>' && nameBytes[raw[0]] != nameInside {
+		return s.startElement(i+2, raw[:i], nil, letters&nameLower != 0)
+	}
+	// What is not as short and plain as that.
 	n, err := s.tagLength()
 	if err != nil {
-		return Token{}, false, err
+		return err
 	}
 	inner := s.buf[s.pos+1 : s.pos+n-1]
 	empty := len(inner) > 0 && inner[len(inner)-1] == '/'
@@ -348,54 +419,97 @@ func (s *Scanner) startTag() (Token, bool, error) {
 		name = inner[:i]
 	}
 	if !validName(name) {
-		return Token{}, false, s.syntax("a tag without a proper name")
+		return s.syntax("a tag without a proper name")
 	}
 	attrs := bytes.Trim(inner[len(name):], " \t\r\n")
 	if len(attrs) > 0 {
 		if err := ParseAttrs(attrs, func(_, _ []byte) {}); err != nil {
-			return Token{}, false, s.syntax(fmt.Sprintf("tag %.40q: %v", name, err))
+			return s.syntax(fmt.Sprintf("tag %.40q: %v", name, err))
 		}
 	}
-	if len(s.starts) == 0 {
+	if err := s.startElement(n, name, attrs, hasLower(name)); err != nil {
+		return err
+	}
+	s.pendingEnd = empty
+	return nil
+}
+
+// startElement opens an element, whose tag is n bytes long.
+func (s *Scanner) startElement(n int, name, attrs []byte, lower bool) error {
+	if len(s.open) == 0 {
 		if s.rooted {
-			return Token{}, false, s.syntax(fmt.Sprintf("a second root element %.40q", name))
+			return s.syntax(fmt.Sprintf("a second root element %.40q", name))
 		}
 		s.rooted = true
 	}
-	if len(s.starts) == maxDepth {
-		return Token{}, false, s.syntax(fmt.Sprintf("more than %d elements inside each other", maxDepth))
+	if len(s.open) == maxDepth {
+		return s.syntax(fmt.Sprintf("more than %d elements inside each other", maxDepth))
 	}
-	s.starts = append(s.starts, len(s.names))
+	s.open = append(s.open, element{start: len(s.names), lower: lower})
 	s.names = append(s.names, name...)
 	s.pos += n
-	s.pendingEnd = empty
-	return Token{Kind: Start, Name: s.toUpper(name), Attrs: attrs}, true, nil
+	if lower {
+		name = s.toUpper(name)
+	}
+	s.tok = Token{Kind: Start, Name: name, Attrs: attrs}
+	return nil
 }
 
-func (s *Scanner) endTag() (Token, bool, error) {
+func (s *Scanner) endTag() error {
+	if n := s.endTagLength(s.buf[s.pos:s.end]); n > 0 {
+		s.pos += n
+		s.endElement()
+		return nil
+	}
 	n, err := s.tagLength()
 	if err != nil {
-		return Token{}, false, err
+		return err
 	}
 	name := bytes.TrimRight(s.buf[s.pos+2:s.pos+n-1], " \t\r\n")
-	if len(s.starts) == 0 {
-		return Token{}, false, s.syntax(fmt.Sprintf("end tag %.40q without a start tag", name))
+	if len(s.open) == 0 {
+		return s.syntax(fmt.Sprintf("end tag %.40q without a start tag", name))
 	}
-	if open := s.names[s.starts[len(s.starts)-1]:]; !bytes.Equal(open, name) {
-		return Token{}, false, s.syntax(fmt.Sprintf("element %.40q ends with tag %.40q", open, name))
+	if open := s.names[s.open[len(s.open)-1].start:]; !bytes.Equal(open, name) {
+		return s.syntax(fmt.Sprintf("element %.40q ends with tag %.40q", open, name))
 	}
 	s.pos += n
-	return s.popName(), true, nil
+	s.endElement()
+	return nil
 }
 
-// popName closes the innermost element.
-func (s *Scanner) popName() Token {
-	last := len(s.starts) - 1
-	name := s.names[s.starts[last]:]
-	s.names = s.names[:s.starts[last]]
-	s.starts = s.starts[:last]
+// endTagLength is the length of the end tag of the innermost element that raw
+// begins with; 0 if it begins with anything else, or with blanks in the tag.
+func (s *Scanner) endTagLength(raw []byte) int {
+	if len(s.open) == 0 {
+		return 0
+	}
+	name := s.names[s.open[len(s.open)-1].start:]
+	n := len(name) + 3
+	if len(raw) >= n && raw[0] == '<' && raw[1] == '/' && raw[n-1] == '>' && bytes.Equal(raw[2:n-1], name) {
+		return n
+	}
+	return 0
+}
+
+// endElement closes the innermost element and makes its End token.
+func (s *Scanner) endElement() *Token {
+	name, lower := s.pop()
+	if lower {
+		name = s.toUpper(name)
+	}
+	s.tok = Token{Kind: End, Name: name}
+	return &s.tok
+}
+
+// pop closes the innermost element. Its name stays until another is opened.
+func (s *Scanner) pop() (name []byte, lower bool) {
+	last := len(s.open) - 1
+	e := s.open[last]
+	name = s.names[e.start:]
+	s.names = s.names[:e.start]
+	s.open = s.open[:last]
 	s.rootEnd = last == 0
-	return Token{Kind: End, Name: s.toUpper(name)}
+	return name, e.lower
 }
 
 // tagLength is the length of the tag at pos, '<' and '>' included.
@@ -457,7 +571,7 @@ func (s *Scanner) declaration() error {
 	}
 	head := s.buf[s.pos : s.pos+len(cdata)]
 	switch {
-	case string(head) == cdata && len(s.starts) > 0:
+	case string(head) == cdata && len(s.open) > 0:
 		s.pos += len(cdata)
 		s.cdata = true
 		return nil
@@ -518,18 +632,13 @@ func (s *Scanner) doctype() error {
 	}
 }
 
-// toUpper returns name in upper case, without a copy where it already is.
+// toUpper returns name in upper case.
 func (s *Scanner) toUpper(name []byte) []byte {
-	for i, c := range name {
+	s.upper = append(s.upper[:0], name...)
+	for i, c := range s.upper {
 		if 'a' <= c && c <= 'z' {
-			s.upper = append(s.upper[:0], name...)
-			for j := i; j < len(s.upper); j++ {
-				if c := s.upper[j]; 'a' <= c && c <= 'z' {
-					s.upper[j] = c - ('a' - 'A')
-				}
-			}
-			return s.upper
+			s.upper[i] = c - ('a' - 'A')
 		}
 	}
-	return name
+	return s.upper
 }

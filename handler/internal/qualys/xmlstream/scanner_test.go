@@ -14,7 +14,10 @@ import (
 
 // events reads a document and writes its tokens as one line: <A a="b">text</A>.
 // Pieces of one text are joined.
-func events(r io.Reader) (string, Repairs, error) {
+func events(r io.Reader) (string, Repairs, error) { return read(r, false) }
+
+// read is events, with or without the short way through leaves.
+func read(r io.Reader, leaves bool) (string, Repairs, error) {
 	s := New(r)
 	var b strings.Builder
 	for {
@@ -32,6 +35,13 @@ func events(r io.Reader) (string, Repairs, error) {
 				fmt.Fprintf(&b, " %s", tok.Attrs)
 			}
 			b.WriteByte('>')
+			name := string(tok.Name)
+			if !leaves {
+				continue
+			}
+			if text, ok := s.Leaf(); ok {
+				fmt.Fprintf(&b, "%s</%s>", text, name)
+			}
 		case End:
 			fmt.Fprintf(&b, "</%s>", tok.Name)
 		case Text:
@@ -81,6 +91,10 @@ func TestTokens(t *testing.T) {
 				if err != nil || got != c.want || repairs != c.repairs {
 					t.Errorf("%s: got %q, %+v, %v\nwant %q, %+v", kind, got, repairs, err, c.want, c.repairs)
 				}
+			}
+			got, repairs, err := read(strings.NewReader(c.in), true)
+			if err != nil || got != c.want || repairs != c.repairs {
+				t.Errorf("by leaves: got %q, %+v, %v\nwant %q, %+v", got, repairs, err, c.want, c.repairs)
 			}
 		})
 	}
@@ -145,6 +159,31 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
+// Blanks are skipped only where nothing else stands before the next tag.
+func TestSkipBlanks(t *testing.T) {
+	for in, want := range map[string]string{
+		"<a> \r\n\t<b/> </a>":             "<A><B></B></A>",
+		"<a> x <b/> y </a>":               "<A> x <B></B> y </A>",
+		"<a><b/> <![CDATA[ ]]> <c/></a> ": "<A><B></B> <C></C></A>",
+		"<a><![CDATA[  <b>]]></a>":        "<A>  <b></A>",
+		"<a>  &lt;</a>":                   "<A>  <</A>",
+	} {
+		s := New(strings.NewReader(in))
+		var b strings.Builder
+		for {
+			s.SkipBlanks()
+			tok, err := s.Next()
+			if err != nil {
+				if !errors.Is(err, io.EOF) || b.String() != want {
+					t.Errorf("%q: %q, %v; want %q", in, b.String(), err, want)
+				}
+				break
+			}
+			fmt.Fprintf(&b, map[Kind]string{Start: "<%s>", End: "</%s>", Text: "%s"}[tok.Kind], append(tok.Name, tok.Text...))
+		}
+	}
+}
+
 func TestLongTextComesInPieces(t *testing.T) {
 	text := strings.Repeat("Größe 東京 &amp; \r\n", 200_000)
 	for _, doc := range []string{"<a>" + text + "</a>", "<a><![CDATA[" + text + "]]></a>"} {
@@ -175,6 +214,10 @@ func FuzzScanner(f *testing.F) {
 		slow, slowRepairs, slowErr := events(iotest.OneByteReader(bytes.NewReader(doc)))
 		if got != slow || repairs != slowRepairs || (err == nil) != (slowErr == nil) {
 			t.Fatalf("at once: %q, %v, %v\nbyte by byte: %q, %v, %v", got, repairs, err, slow, slowRepairs, slowErr)
+		}
+		leaves, leavesRepairs, leavesErr := read(bytes.NewReader(doc), true)
+		if got != leaves || repairs != leavesRepairs || fmt.Sprint(err) != fmt.Sprint(leavesErr) {
+			t.Fatalf("by tokens: %q, %v, %v\nby leaves: %q, %v, %v", got, repairs, err, leaves, leavesRepairs, leavesErr)
 		}
 		if err == nil {
 			if broken := structure(doc); broken != nil {
