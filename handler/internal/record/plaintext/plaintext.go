@@ -12,10 +12,10 @@ package plaintext
 
 import (
 	"bytes"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/net/html"
 	"golang.org/x/net/html/atom"
@@ -23,10 +23,6 @@ import (
 
 // maxDepth bounds the indentation of nested lists.
 const maxDepth = 8
-
-// blankLine parts paragraphs in texts that use little markup: HTML does not
-// show it, and Qualys' authors mean it.
-var blankLine = regexp.MustCompile(`\n[ \t\r]*\n\s*`)
 
 // maxTag is the longest tag, in bytes, that is taken for one.
 const maxTag = 16 << 10
@@ -45,8 +41,9 @@ func Append(dst, fragment []byte) []byte {
 		if kind == html.ErrorToken {
 			break
 		}
+		begin := end
 		end += len(z.Raw())
-		w.token(kind, z, fragment[end:])
+		w.token(kind, z, fragment[begin:end], fragment[end:])
 	}
 	return append(dst, bytes.TrimRight(w.dst[w.begin:], " \n")...)
 }
@@ -77,8 +74,9 @@ type list struct {
 	items   int
 }
 
-// token writes a token; rest is the fragment behind it.
-func (w *writer) token(kind html.TokenType, z *html.Tokenizer, rest []byte) {
+// token writes a token, which stands as raw in the fragment; rest is what is
+// behind it.
+func (w *writer) token(kind html.TokenType, z *html.Tokenizer, raw, rest []byte) {
 	if w.hidden != 0 {
 		if name, _ := z.TagName(); kind == html.EndTagToken && atom.Lookup(name) == w.hidden {
 			w.hidden = 0
@@ -87,9 +85,8 @@ func (w *writer) token(kind html.TokenType, z *html.Tokenizer, rest []byte) {
 	}
 	switch kind {
 	case html.TextToken:
-		w.text(string(z.Text()))
+		w.text(z.Text())
 	case html.StartTagToken, html.SelfClosingTagToken:
-		raw := string(z.Raw())
 		if len(raw) > maxTag {
 			w.text(raw)
 			return
@@ -113,7 +110,7 @@ func attribute(z *html.Tokenizer, more bool, name string) (value string) {
 	return value
 }
 
-func (w *writer) start(name atom.Atom, raw string, attributes bool, z *html.Tokenizer, rest []byte) {
+func (w *writer) start(name atom.Atom, raw []byte, attributes bool, z *html.Tokenizer, rest []byte) {
 	switch name {
 	case atom.Script, atom.Style, atom.Iframe, atom.Title:
 		if !bytes.Contains(bytes.ToLower(rest), []byte("</"+name.String())) {
@@ -125,7 +122,7 @@ func (w *writer) start(name atom.Atom, raw string, attributes bool, z *html.Toke
 		w.breakLine(1)
 	case atom.Hr:
 		w.breakLine(2)
-		w.text("---")
+		w.text([]byte("---"))
 		w.breakLine(2)
 	case atom.Ul, atom.Ol:
 		w.breakLine(2 - min(len(w.lists), 1))
@@ -139,7 +136,7 @@ func (w *writer) start(name atom.Atom, raw string, attributes bool, z *html.Toke
 	case atom.Td, atom.Th:
 		w.inCell = false
 		if w.cells > 0 {
-			w.put(" | ")
+			w.put([]byte(" | "))
 		}
 		w.cells++
 		w.inCell, w.blank = true, false
@@ -153,7 +150,7 @@ func (w *writer) start(name atom.Atom, raw string, attributes bool, z *html.Toke
 		w.endLink()
 		w.href, w.linked = strings.TrimSpace(attribute(z, attributes, "href")), -1
 	case atom.Img:
-		w.text(attribute(z, attributes, "alt"))
+		w.text([]byte(attribute(z, attributes, "alt")))
 	default:
 		switch {
 		case isBlock(name):
@@ -196,20 +193,24 @@ func (w *writer) end(name atom.Atom) {
 
 // isInline tells the elements of HTML that change nothing in plain text.
 func isInline(name atom.Atom) bool {
-	return slices.Contains([]atom.Atom{
-		atom.B, atom.I, atom.U, atom.S, atom.Em, atom.Strong, atom.Small, atom.Big, atom.Font, atom.Span, atom.Tt, atom.Code, atom.Kbd,
+	switch name {
+	case atom.B, atom.I, atom.U, atom.S, atom.Em, atom.Strong, atom.Small, atom.Big, atom.Font, atom.Span, atom.Tt, atom.Code, atom.Kbd,
 		atom.Samp, atom.Var, atom.Sub, atom.Sup, atom.Strike, atom.Del, atom.Ins, atom.Mark, atom.Q, atom.Cite, atom.Abbr, atom.Acronym, atom.Dfn,
 		atom.Nobr, atom.Wbr, atom.Label, atom.Html, atom.Head, atom.Body, atom.Meta, atom.Link, atom.Base, atom.Thead, atom.Tbody, atom.Tfoot,
-		atom.Col, atom.Colgroup, atom.Textarea, atom.Noscript, atom.Input, atom.Button, atom.Select, atom.Option, atom.Bdo, atom.Area, atom.Map, atom.Object, atom.Param, atom.Embed, atom.Center,
-	}, name)
+		atom.Col, atom.Colgroup, atom.Textarea, atom.Noscript, atom.Input, atom.Button, atom.Select, atom.Option, atom.Bdo, atom.Area, atom.Map, atom.Object, atom.Param, atom.Embed:
+		return true
+	}
+	return false
 }
 
 // isBlock tells which elements stand in paragraphs of their own.
 func isBlock(name atom.Atom) bool {
-	return slices.Contains([]atom.Atom{
-		atom.P, atom.Div, atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6,
-		atom.Center, atom.Caption, atom.Blockquote, atom.Dl, atom.Dt, atom.Dd, atom.Form, atom.Section, atom.Article,
-	}, name)
+	switch name {
+	case atom.P, atom.Div, atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6,
+		atom.Center, atom.Caption, atom.Blockquote, atom.Dl, atom.Dt, atom.Dd, atom.Form, atom.Section, atom.Article:
+		return true
+	}
+	return false
 }
 
 // item begins a list item.
@@ -243,10 +244,10 @@ func (w *writer) endLink() {
 	switch said {
 	case href:
 	case "":
-		w.put(href)
+		w.put([]byte(href))
 	default:
 		w.blank, w.lines = false, 0
-		w.put(" (" + href + ")")
+		w.put([]byte(" (" + href + ")"))
 	}
 }
 
@@ -260,38 +261,82 @@ func (w *writer) breakLine(lines int) {
 	w.lines = max(w.lines, lines)
 }
 
-// text writes text with its white-space as HTML shows it.
-func (w *writer) text(s string) {
-	s = strings.ReplaceAll(s, "\u00a0", " ")
+// text writes text with its white-space as HTML shows it, but for blank lines:
+// they part paragraphs in texts that use little markup. HTML does not show them,
+// and Qualys' authors mean them.
+func (w *writer) text(s []byte) {
+	if bytes.Contains(s, noBreak) {
+		s = bytes.ReplaceAll(s, noBreak, []byte{' '})
+	}
 	if w.pre && !w.inCell {
 		if w.preBegins {
-			s = strings.TrimLeft(s, "\r\n")
+			s = bytes.TrimLeft(s, "\r\n")
 		}
-		w.preBegins = w.preBegins && s == ""
+		w.preBegins = w.preBegins && len(s) == 0
 		w.put(s)
 		return
 	}
-	for i, paragraph := range blankLine.Split(s, -1) {
-		if i > 0 {
-			w.breakLine(2)
-		}
-		for n, word := range strings.Fields(paragraph) {
-			if n > 0 || i == 0 && startsBlank(paragraph) {
-				w.blank = true
-			}
-			w.put(word)
-		}
-		if trimmed := strings.TrimRight(paragraph, " \t\r\n"); trimmed != paragraph {
+	for len(s) > 0 {
+		blanks, paragraph := leadingBlanks(s)
+		if blanks > 0 {
 			w.blank = true
 		}
+		if paragraph {
+			w.breakLine(2)
+		}
+		s = s[blanks:]
+		word := wordLength(s)
+		w.put(s[:word])
+		s = s[word:]
 	}
 }
 
-func startsBlank(s string) bool { return s != strings.TrimLeft(s, " \t\r\n") }
+// wordLength is the length of what s begins with, up to the next white-space.
+func wordLength(s []byte) int {
+	for i, c := range s {
+		switch {
+		case c == ' ' || '\t' <= c && c <= '\r':
+			return i
+		case c >= utf8.RuneSelf:
+			if n := bytes.IndexFunc(s[i:], unicode.IsSpace); n >= 0 {
+				return i + n
+			}
+			return len(s)
+		}
+	}
+	return len(s)
+}
+
+// noBreak is a blank at which no line breaks.
+var noBreak = []byte("\u00a0")
+
+// leadingBlanks is the length of the white-space that s begins with, and tells
+// whether there is a blank line in it.
+func leadingBlanks(s []byte) (n int, paragraph bool) {
+	line := false // a line has ended, and only blanks followed
+	for n < len(s) {
+		switch s[n] {
+		case '\n':
+			paragraph = paragraph || line
+			line = true
+			n++
+		case ' ', '\t', '\r':
+			n++
+		default:
+			r, size := utf8.DecodeRune(s[n:])
+			if !unicode.IsSpace(r) {
+				return n, paragraph
+			}
+			line = false
+			n += size
+		}
+	}
+	return n, paragraph
+}
 
 // put writes text behind what has to come before it.
-func (w *writer) put(s string) {
-	if s == "" {
+func (w *writer) put(s []byte) {
+	if len(s) == 0 {
 		return
 	}
 	switch {
