@@ -22,9 +22,13 @@ import (
 // version of the build, set by the linker.
 var version = "dev"
 
-// memoryLimit is a soft limit for the Go heap, in bytes: the connector works in
-// far less, and the smallest plan has little. GOMEMLIMIT overrides it.
-const memoryLimit = 40 << 20
+// The garbage collector is kept busier than Go's defaults do: little of the heap
+// has pointers, so that it costs next to nothing, and the smallest plan has
+// little memory. GOGC and GOMEMLIMIT override them.
+const (
+	collectAt   = 20       // percent of growth
+	memoryLimit = 40 << 20 // bytes, a soft limit
+)
 
 // Exit codes of the commands.
 const (
@@ -43,6 +47,9 @@ Exit codes:
 )
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
+	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}

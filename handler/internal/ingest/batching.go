@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"time"
 
@@ -62,8 +61,8 @@ func (d *delivery) Record(rec *record.Record) error {
 		d.inHost = true
 		d.checkOrder(rec)
 	}
-	if d.skip != "" {
-		if id := rec.Field(d.idColumn).Head(); string(id) == d.skip {
+	if d.skip != 0 {
+		if id, err := strconv.ParseUint(string(rec.Field(d.idColumn).Head()), 10, 63); err == nil && id == d.skip {
 			d.host.repeated++
 			return nil // the page before has brought this host already
 		}
@@ -76,7 +75,7 @@ func (d *delivery) Record(rec *record.Record) error {
 	}
 	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: d.cutName}
 	if len(d.ends) == 0 {
-		d.buf = append(d.buffer(), '[')
+		d.begin()
 	}
 	before := len(d.buf)
 	if len(d.ends) > 0 {
@@ -88,8 +87,8 @@ func (d *delivery) Record(rec *record.Record) error {
 		d.host.repeated++
 		d.buf = d.buf[:before]
 		if len(d.ends) == 0 {
-			d.recycle(d.buf)
-			d.buf = nil
+			d.recycle(d.buf, d.ends)
+			d.buf, d.ends = nil, nil
 		}
 		return nil
 	}
@@ -117,14 +116,16 @@ func (d *delivery) sealWhole() error {
 		rows = len(d.ends)
 	}
 	end := d.ends[rows-1]
-	rest := append(append(d.buffer(), '['), d.buf[end+1:]...) // the comma is dropped
-	restEnds := slices.Clone(d.ends[rows:])
-	for i := range restEnds {
-		restEnds[i] -= end
+	buf, ends := d.buf, d.ends
+	d.begin()
+	d.buf = append(d.buf, buf[end+1:]...) // the comma is dropped
+	for _, e := range ends[rows:] {
+		d.ends = append(d.ends, e-end)
 	}
-	d.buf, d.ends = d.buf[:end], d.ends[:rows]
+	restBuf, restEnds := d.buf, d.ends
+	d.buf, d.ends = buf[:end], ends[:rows]
 	err := d.seal()
-	d.buf, d.ends = rest, restEnds
+	d.buf, d.ends = restBuf, restEnds
 	return err
 }
 
@@ -136,8 +137,7 @@ func (d *delivery) Done(id uint64) error {
 		d.lastDone = id
 	}
 	d.inHost = false
-	d.lastID = strconv.FormatUint(id, 10)
-	d.skip = ""
+	d.lastID, d.skip = id, 0
 	if len(d.ends) > d.mark {
 		d.hosts++
 	}
@@ -229,7 +229,7 @@ func (d *delivery) seal() error {
 			d.fail(err)
 			return
 		}
-		d.recycle(b.Body)
+		d.recycle(b.Body, b.Ends)
 		d.settle(sequence, arrived)
 	}()
 	return nil
@@ -252,22 +252,33 @@ func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
 	})
 }
 
-// buffer returns an empty buffer for a batch.
-func (d *delivery) buffer() []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if n := len(d.free); n > 0 {
-		b := d.free[n-1]
-		d.free = d.free[:n-1]
-		return b[:0]
-	}
-	return make([]byte, 0, d.max+d.max/8)
+// room is the memory of a batch.
+type room struct {
+	buf  []byte
+	ends []int
 }
 
-func (d *delivery) recycle(b []byte) {
+// begin begins a batch, in the memory of one before where there is any.
+func (d *delivery) begin() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.free) < 2 {
-		d.free = append(d.free, b)
+	d.buf, d.ends = nil, nil
+	if n := len(d.free); n > 0 {
+		r := d.free[n-1]
+		d.free = d.free[:n-1]
+		d.buf, d.ends = r.buf[:0], r.ends[:0]
+	}
+	if d.buf == nil {
+		d.buf = make([]byte, 0, d.max+d.max/8)
+	}
+	d.buf = append(d.buf, '[')
+}
+
+// recycle takes a batch's memory back.
+func (d *delivery) recycle(buf []byte, ends []int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.free) < cap(d.slots) {
+		d.free = append(d.free, room{buf, ends})
 	}
 }

@@ -36,8 +36,8 @@ type delivery struct {
 	query    record.Query
 	ordered  bool   // parents of the page came in ascending order
 	inHost   bool   // a record of the parent in work was seen
-	skip     string // parent that the page before has ended with
-	lastID   string
+	skip     uint64 // parent that the page before has ended with; 0: none
+	lastID   uint64
 	host     struct{ repeated, cut int64 } // rows of the host in work
 	cuts     int                           // dead letters for cut rows
 	cutName  string                        // of the next one
@@ -50,7 +50,7 @@ type delivery struct {
 	unsaved bool
 
 	mu       sync.Mutex
-	free     [][]byte
+	free     []room
 	acked    map[int]arrival // accepted batches, by sequence
 	settled  int             // sequence of the next batch to settle
 	saving   bool

@@ -1,27 +1,28 @@
 package ingest
 
 import (
-	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/gzip"
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 )
 
-// maxRecent bounds the rows that are remembered, and with them the memory: 16
-// bytes each. Rows beyond it may be sent twice.
+// maxRecent bounds the rows that are remembered, and with them the memory: 8
+// bytes each, and as much again of those of the window before. Rows beyond it may be sent twice.
 const maxRecent = 200_000
 
 // recentSlack is how much older than the overlap a host's youngest date may be
@@ -30,7 +31,7 @@ const maxRecent = 200_000
 const recentSlack = time.Hour
 
 // The rows delivered lately are saved while a window goes on, because those
-// delivered since may be sent again after a kill. Saving takes some 50 ms where
+// delivered since may be sent again after a kill. Saving takes tens of milliseconds where
 // there are as many as are remembered: the interval grows with their number, so
 // that it takes a few hundredths of the time.
 const (
@@ -46,15 +47,15 @@ type recent struct {
 	goesFor string // the state that it goes with; see goesWith
 
 	// Of the reading goroutine.
-	last  map[uint64]struct{} // delivered by the window before
-	since []byte              // youngest date from which a host's rows are remembered
-	times []int               // columns that hold dates
-	host  []byte              // rows of the host in work, 8 bytes each
-	young bool                // any of them has such a date
-	ready []byte              // rows of whole hosts that no batch has taken along yet
+	last  []byte // delivered by the window before: hashes of 8 bytes, big-endian, ascending
+	since []byte // youngest date from which a host's rows are remembered
+	times []int  // columns that hold dates
+	host  []byte // rows of the host in work, 8 bytes each
+	young bool   // any of them has such a date
+	ready []byte // rows of whole hosts that no batch has taken along yet
 
 	// Of whoever settles batches.
-	now     map[uint64]struct{} // delivered by this window
+	now     []byte // delivered by this window: hashes in the order of arrival
 	dropped int
 	savedAt time.Time
 	unsaved bool // a save has failed: only the end of the run tries again
@@ -77,7 +78,9 @@ func openRecent(ctx context.Context, run *Run) *recent {
 }
 
 func newRecent(run *Run, doc recentDoc) *recent {
-	r := &recent{run: run, last: unpack(doc.Rows), now: unpack(doc.Next)}
+	r := &recent{run: run, last: ascending(doc.Rows)}
+	// All that it may come to need: memory that is not used is not there.
+	r.now = append(make([]byte, 0, 8*maxRecent), doc.Next[:len(doc.Next)/8*8]...)
 	for i, c := range run.Dataset.Schema.Columns {
 		if c.Kind == record.Time && c.Path != "" {
 			r.times = append(r.times, i)
@@ -115,8 +118,7 @@ func (r *recent) repeated(rec *record.Record, row record.Row) bool {
 	sum := xxhash.Sum64(row.Stable)
 	r.host = binary.BigEndian.AppendUint64(r.host, sum)
 	r.young = r.young || r.isYoung(rec)
-	_, ok := r.last[sum]
-	return ok
+	return contains(r.last, sum)
 }
 
 // done says that a host is whole. Its rows are worth remembering if the
@@ -130,25 +132,23 @@ func (r *recent) done() {
 
 func (r *recent) take() []byte {
 	rows := r.ready
-	r.ready = nil
+	r.ready = make([]byte, 0, len(rows))
 	return rows
 }
 
 func (r *recent) delivered(rows []byte) {
-	for sum := range slices.Chunk(rows, 8) {
-		if len(r.now) == maxRecent {
-			r.dropped++
-			continue
-		}
-		r.now[binary.BigEndian.Uint64(sum)] = struct{}{}
+	if room := 8*maxRecent - len(r.now); len(rows) > room {
+		r.dropped += (len(rows) - room) / 8
+		rows = rows[:room]
 	}
+	r.now = append(r.now, rows...)
 }
 
 func (r *recent) forget() { r.host, r.young = r.host[:0], false }
 
 // due saves what is known now and then.
 func (r *recent) due(now time.Time) func(context.Context) error {
-	if r.unsaved || now.Sub(r.savedAt) < recentInterval+time.Duration(len(r.now))*recentPerRow {
+	if r.unsaved || now.Sub(r.savedAt) < recentInterval+time.Duration(len(r.now)/8)*recentPerRow {
 		return nil
 	}
 	r.savedAt = now
@@ -195,7 +195,7 @@ func (r *recent) isYoung(rec *record.Record) bool {
 }
 
 // recentDoc is the document in the state. Rows are hashes of 8 bytes each,
-// big-endian, ascending.
+// big-endian, in any order.
 type recentDoc struct {
 	Version int `json:"version"`
 	// For is the checkpoint that the rows go with; see goesWith. With any
@@ -209,28 +209,34 @@ type recentDoc struct {
 
 // finished is the document after a window that arrived whole.
 func (r *recent) finished() recentDoc {
-	return recentDoc{Version: stateVersion, Rows: pack(r.now)}
+	return recentDoc{Version: stateVersion, Rows: r.now}
 }
 
 // unfinished is the document for the run that goes on with the window.
 func (r *recent) unfinished() recentDoc {
-	return recentDoc{Version: stateVersion, Rows: pack(r.last), Next: pack(r.now)}
+	return recentDoc{Version: stateVersion, Rows: r.last, Next: r.now}
 }
 
-func pack(sums map[uint64]struct{}) []byte {
-	b := make([]byte, 0, 8*len(sums))
-	for _, sum := range slices.Sorted(maps.Keys(sums)) {
-		b = binary.BigEndian.AppendUint64(b, sum)
+// ascending puts hashes into order, in their place.
+func ascending(hashes []byte) []byte {
+	sums := make([]uint64, 0, len(hashes)/8)
+	for sum := range slices.Chunk(hashes[:len(hashes)/8*8], 8) {
+		sums = append(sums, binary.BigEndian.Uint64(sum))
 	}
-	return b
+	slices.Sort(sums)
+	hashes = hashes[:0]
+	for _, sum := range sums {
+		hashes = binary.BigEndian.AppendUint64(hashes, sum)
+	}
+	return hashes
 }
 
-func unpack(b []byte) map[uint64]struct{} {
-	sums := make(map[uint64]struct{}, len(b)/8)
-	for sum := range slices.Chunk(b[:len(b)/8*8], 8) {
-		sums[binary.BigEndian.Uint64(sum)] = struct{}{}
-	}
-	return sums
+// contains tells whether a hash is among hashes in ascending order.
+func contains(hashes []byte, sum uint64) bool {
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(hashes[8*i:]) }
+	n := len(hashes) / 8
+	i := sort.Search(n, func(i int) bool { return at(i) >= sum })
+	return i < n && at(i) == sum
 }
 
 // loadRecent reads the document; an empty one if there is none.
@@ -266,10 +272,42 @@ func readRecent(r io.Reader) (doc recentDoc, err error) {
 
 func (doc recentDoc) save(ctx context.Context, store checkpoint.Store, name string) error {
 	return writeObject(ctx, store, name, func(w io.Writer) error {
-		gz := gzip.NewWriter(w)
-		if err := json.NewEncoder(gz).Encode(doc); err != nil {
-			return fmt.Errorf("encode: %w", err)
+		// Hashes do not compress, their base64 does: to its 6 bits.
+		gz, err := gzip.NewWriterLevel(w, gzip.HuffmanOnly)
+		if err != nil {
+			return err
+		}
+		if err := doc.write(gz); err != nil {
+			return err
 		}
 		return gz.Close()
 	})
+}
+
+// write writes the document as JSON, which in one piece would be the largest
+// thing in memory.
+func (doc recentDoc) write(w io.Writer) error {
+	goesFor, err := json.Marshal(doc.For)
+	if err != nil {
+		return fmt.Errorf("encode: %w", err)
+	}
+	if _, err := fmt.Fprintf(w, `{"version":%d,"for":%s,"rows":"`, doc.Version, goesFor); err != nil {
+		return err
+	}
+	for i, rows := range [][]byte{doc.Rows, doc.Next} {
+		if i > 0 {
+			if _, err := io.WriteString(w, `","next":"`); err != nil {
+				return err
+			}
+		}
+		text := base64.NewEncoder(base64.StdEncoding, w)
+		if _, err := text.Write(rows); err != nil {
+			return err
+		}
+		if err := text.Close(); err != nil {
+			return err
+		}
+	}
+	_, err = io.WriteString(w, `"}`)
+	return err
 }

@@ -48,7 +48,7 @@ func TestRecent(t *testing.T) {
 	r.repeated(young, row("3a"))
 	r.forget()
 	if err := r.finished().save(ctx, store, "early.gz"); err != nil || len(r.now) != 0 {
-		t.Errorf("%d rows are remembered before they have arrived, %v", len(r.now), err)
+		t.Errorf("%d rows are remembered before they have arrived, %v", len(r.now)/8, err)
 	}
 	r.delivered(r.take())
 	if err := r.finished().save(ctx, store, "recent.gz"); err != nil {
@@ -65,7 +65,7 @@ func TestRecent(t *testing.T) {
 	r.done()
 	r.delivered(r.take())
 	doc := r.unfinished()
-	if len(doc.Rows) != 16 || len(doc.Next) != 8 || len(testRecent(doc).now) != 1 {
+	if len(doc.Rows) != 16 || len(doc.Next) != 8 || len(testRecent(doc).now) != 8 {
 		t.Errorf("%d and %d bytes handed over", len(doc.Rows), len(doc.Next))
 	}
 	r = testRecent(last)
@@ -86,8 +86,8 @@ func TestRecentIsBounded(t *testing.T) {
 		r.done()
 	}
 	r.delivered(r.take())
-	if len(r.now) != maxRecent || r.dropped != 7 {
-		t.Errorf("%d remembered, %d dropped", len(r.now), r.dropped)
+	if len(r.now) != 8*maxRecent || r.dropped != 7 {
+		t.Errorf("%d remembered, %d dropped", len(r.now)/8, r.dropped)
 	}
 	store := folder.New(t.TempDir())
 	if err := r.finished().save(context.Background(), store, "r.gz"); err != nil {

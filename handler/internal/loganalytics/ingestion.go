@@ -1,7 +1,6 @@
 package loganalytics
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +18,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/monitor/ingestion/azlogs"
-	"github.com/klauspost/compress/gzip"
 
 	"qualys-sentinel/handler/internal/record"
 )
@@ -34,9 +31,6 @@ const (
 	// without a sign (same page); bytes or characters, 1000 or 1024, is not
 	// said, so the smallest reading.
 	IngestionFieldBytes = 64_000
-	// gzipLevel is the fastest: rows compress eightfold at it, and CPU is what
-	// the customer pays for.
-	gzipLevel = gzip.BestSpeed
 	// ingestionTimeout ends a call that hangs; a megabyte takes a second.
 	ingestionTimeout = 2 * time.Minute
 	// maxUnauthorized is how many calls in a row may be refused for their token
@@ -50,7 +44,7 @@ type Ingestion struct {
 	client *azlogs.Client
 	rule   string
 	stream string
-	gzips  sync.Pool
+	gzips  Compressor
 	now    func() time.Time
 	token  *renewable
 	// unauthorized counts refused tokens since the last call that was accepted.
@@ -152,37 +146,18 @@ func (d *Ingestion) Limits() record.Limits {
 // BatchBytes is the longest body.
 func (d *Ingestion) BatchBytes() int { return IngestionBatchBytes }
 
-// compressor is a gzip writer with its buffer.
-type compressor struct {
-	buf bytes.Buffer
-	gz  *gzip.Writer
-}
-
 // Send implements the ingest package's Destination.
-func (d *Ingestion) Send(ctx context.Context, b record.Batch) (int64, error) {
-	c, _ := d.gzips.Get().(*compressor)
-	if c == nil {
-		gz, err := gzip.NewWriterLevel(nil, gzipLevel)
-		if err != nil {
-			return 0, fmt.Errorf("compress: %w", err)
-		}
-		c = &compressor{gz: gz}
-	}
-	defer d.gzips.Put(c)
-	c.buf.Reset()
-	c.gz.Reset(&c.buf)
-	if _, err := c.gz.Write(b.Body); err != nil {
-		return 0, fmt.Errorf("compress: %w", err)
-	}
-	if err := c.gz.Close(); err != nil {
-		return 0, fmt.Errorf("compress: %w", err)
-	}
-	_, err := d.client.Upload(ctx, d.rule, d.stream, c.buf.Bytes(), &azlogs.UploadOptions{ContentEncoding: to.Ptr("gzip")})
+func (d *Ingestion) Send(ctx context.Context, b record.Batch) (sent int64, err error) {
+	err = d.gzips.Compress(b.Body, func(packed []byte) error {
+		sent = int64(len(packed))
+		_, err := d.client.Upload(ctx, d.rule, d.stream, packed, &azlogs.UploadOptions{ContentEncoding: to.Ptr("gzip")})
+		return err //nolint:wrapcheck // explained below
+	})
 	if err != nil {
 		return 0, d.explain(err)
 	}
 	d.unauthorized.Store(0)
-	return int64(c.buf.Len()), nil
+	return sent, nil
 }
 
 // explain classifies by status (Microsoft, "Tutorial: Send data to Azure
