@@ -30,9 +30,9 @@ test: e2e/node_modules/.installed bin/gotestsum ## all tests; those of the real 
 	@rm -rf $(OUTPUT) && mkdir -p $(OUTPUT)
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
 	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/handler.json -- -count=1 -timeout 15m $(RACE) ./handler/... 2>&1 | tee $(OUTPUT)/handler.log
-	@# The program is a process of its own here: the race detector would only slow the simulators down.
+	@# The program is a process of its own here, and allocations are counted: not with the race detector.
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout 15m ./e2e/... ./tools/... 2>&1 | tee $(OUTPUT)/e2e.log
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout 15m ./e2e/... ./tools/... ./handler/internal/bench 2>&1 | tee $(OUTPUT)/e2e.log
 	@go run ./e2e/leak $(OUTPUT)
 
 check: fmt vet lint ## what has to hold before a commit: format, vet, linters, all tests with the race detector
@@ -43,15 +43,17 @@ fmt:
 
 vet:
 	@go vet ./...
+	@go vet -tags profile ./handler
 
 lint: bin/golangci-lint
 	@bin/golangci-lint run ./...
 
-bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, and the handler's peak memory
+bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, peak memory, cold start and cost (COST=all: up to a million hosts)
 	@mkdir -p build
-	go test -run '^$$' -bench . -benchmem -count 5 ./handler/... | tee build/bench.txt
-	@bin/benchstat build/bench.txt
-	go test -run '^$$' -bench Memory -benchtime 1x -timeout 20m ./e2e
+	go test -run '^$$' -bench . -benchmem -count 5 -timeout 30m ./handler/internal/bench | tee build/bench.txt
+	@bin/benchstat -col /by build/bench.txt
+	E2E_REQUIRE=azurite go test -run '^$$' -bench 'WholeRun|ColdStart' -benchtime 3x -timeout 20m ./e2e | tee build/bench-processes.txt
+	E2E_REQUIRE=azurite go test -run '^$$' -bench 'Memory|Cost' -benchtime 1x -timeout 2h ./e2e | tee -a build/bench-processes.txt
 
 faults: e2e/node_modules/.installed ## every way in which Qualys, Log Analytics, identity, Key Vault or the state can go wrong, as a table
 	@echo "outcome, retries and reason are of the run that met the fault; runs is how many it took until all was well;"

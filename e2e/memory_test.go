@@ -4,18 +4,9 @@ package e2e
 
 import (
 	"fmt"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	"qualys-sentinel/e2e/azurite"
-	"qualys-sentinel/e2e/canary"
 	"qualys-sentinel/handler/simulation"
 )
 
@@ -40,10 +31,12 @@ func BenchmarkMemory(b *testing.B) {
 			"logAnalyticsApi": "data-collector", "workspaceID": "11111111-1111-1111-1111-111111111111"}},
 		{name: "results=20MB", hosts: 20, detections: 20, huge: 20_000_000},
 		{name: "results=200MB", hosts: 20, detections: 20, huge: 200_000_000},
+		{name: "page=3GB", hosts: 33_000, detections: 50},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {
 				s := startServices(b, c.hosts, c.detections)
+				s.environ["filterParameters"] = "&truncation_limit=100000"
 				if c.huge > 0 {
 					s.sub.HugeHost, s.sub.HugeBytes = c.hosts/2, c.huge
 				}
@@ -66,6 +59,7 @@ func BenchmarkMemoryKnowledgeBase(b *testing.B) {
 				s := startServices(b, 1000, 50)
 				s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: qids})
 				s.environ["enrichDetections"] = "true"
+				s.environ["filterParameters"] = "&truncation_limit=100000"
 				carry(b, s, step{function: "QualysKB"}, step{function: "QualysKB", before: func() {
 					now := s.clock()
 					for n := range qids / 10 {
@@ -87,96 +81,26 @@ type step struct {
 // carry runs the handler for some steps and reports what they read, the rows
 // that arrived, and the peak of the handler's memory.
 func carry(b *testing.B, s *services, steps ...step) {
-	s.azure.Keep = nil
-	s.environ["filterParameters"] = "&truncation_limit=100000"
-	if s.environ["logAnalyticsApi"] == "data-collector" {
-		s.environ["workspaceKey"] = canary.WorkspaceKeyText()
-	}
-	port := azurite.FreePort(b)
-	cmd := exec.Command(filepath.Join(stage(b), "qualys-sentinel"))
-	cmd.Env = append(os.Environ(), "FUNCTIONS_CUSTOMHANDLER_PORT="+port)
-	for k, v := range s.environ {
-		cmd.Env = append(cmd.Env, k+"="+v)
-	}
-	log, err := os.Create(filepath.Join(b.TempDir(), "handler.log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	defer func() {
-		cmd.Process.Signal(os.Interrupt)
-		cmd.Wait()
-	}()
-	azurite.Eventually(b, 10*time.Second, "the handler listens", func() error {
-		resp, err := http.Get("http://127.0.0.1:" + port + "/")
-		if err != nil {
-			return err
-		}
-		return resp.Body.Close()
-	})
+	h := startBare(b, s)
 	began := time.Now()
 	for _, step := range steps {
 		if step.before != nil {
 			step.before()
 		}
-		resp, err := http.Post("http://127.0.0.1:"+port+"/"+step.function, "application/json", strings.NewReader("{}"))
-		if err != nil {
-			b.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			text, _ := os.ReadFile(log.Name())
-			b.Fatalf("status %d\n%s", resp.StatusCode, text)
-		}
-		peak, err := peakMiB(cmd.Process.Pid)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Logf("after %s: peak %.1f MiB, %s", step.function, peak, time.Since(began).Round(time.Second))
+		h.call(step.function)
+		b.Logf("after %s: peak %.1f MiB, %s", step.function, h.peakMiB(), time.Since(began).Round(time.Second))
 	}
 	took := time.Since(began).Seconds()
-	peak, err := peakMiB(cmd.Process.Pid)
-	if err != nil {
-		b.Fatal(err)
-	}
+	peak := h.peakMiB()
+	h.stop()
 	arrived := s.azure.Arrived()
-	text, err := os.ReadFile(log.Name())
-	if err != nil {
-		b.Fatal(err)
-	}
-	size := 0.0
-	for _, read := range regexp.MustCompile(`"bytesRead":(\d+)`).FindAllSubmatch(text, -1) {
-		n, err := strconv.ParseFloat(string(read[1]), 64)
-		if err != nil {
-			b.Fatal(err)
-		}
-		size += n
-	}
-	if arrived.Rows == 0 || size == 0 {
-		b.Fatalf("nothing arrived\n%s", text)
+	if arrived.Rows == 0 || h.logged("bytesRead") == 0 {
+		b.Fatalf("nothing arrived\n%s", h.output())
 	}
 	b.ReportMetric(peak, "peak-MiB")
-	b.ReportMetric(size/1e6, "read-MB")
+	b.ReportMetric(h.logged("bytesRead")/1e6, "read-MB")
 	b.ReportMetric(float64(arrived.Rows)/took, "rows/s")
 	if peak >= memoryLaw {
 		b.Errorf("peak of %.1f MiB: the law is %d", peak, memoryLaw)
 	}
-}
-
-// peakMiB is the largest resident size a process ever had.
-func peakMiB(pid int) (float64, error) {
-	doc, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(doc)
-	if m == nil {
-		return 0, fmt.Errorf("no VmHWM in /proc/%d/status", pid)
-	}
-	kb, err := strconv.ParseFloat(string(m[1]), 64)
-	return kb / 1024, err
 }
