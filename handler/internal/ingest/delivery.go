@@ -150,6 +150,9 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		if err != nil {
 			// What is not saved must not be by somebody who saves later.
 			d.run.state.Window.NextID = before
+			if cause := context.Cause(d.ctx); cause != nil {
+				err = cause // the lease was lost, or the time is up, under way
+			}
 			d.failLocked(fmt.Errorf("save the checkpoint: %w", err))
 			return
 		}

@@ -288,6 +288,7 @@ func (p *problem) Limit() bool                  { return p.limit }
 type faultStore struct {
 	checkpoint.Store
 	beforeSave, afterSave func(doc []byte) error
+	duringSave            func(ctx context.Context) error
 	beforeCreate          func(name string) error
 	// beforeAppend and afterAppend decide about an append to a journal.
 	beforeAppend, afterAppend func() error
@@ -345,6 +346,11 @@ func (l *faultLease) Lost() <-chan struct{} {
 func (l *faultLease) Save(ctx context.Context, doc []byte) error {
 	if l.s.beforeSave != nil {
 		if err := l.s.beforeSave(doc); err != nil {
+			return err
+		}
+	}
+	if l.s.duringSave != nil {
+		if err := l.s.duringSave(ctx); err != nil {
 			return err
 		}
 	}

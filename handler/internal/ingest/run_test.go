@@ -370,6 +370,30 @@ func TestLostHoldStopsTheRun(t *testing.T) {
 	w.wantEach(time.Time{})
 }
 
+// A save that is under way when the hold is lost ends with that, and not with
+// what the storage makes of it.
+func TestHoldLostDuringASave(t *testing.T) {
+	w := newWorld(t, 60, 10)
+	w.dest.batch = 20_000
+	w.store.lost = make(chan struct{})
+	saves := 0
+	w.store.duringSave = func(ctx context.Context) error {
+		if saves++; saves < 3 {
+			return nil
+		}
+		close(w.store.lost)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	report, err := w.do()
+	if !errors.Is(err, checkpoint.ErrLost) || report.Outcome != ingest.Failed {
+		t.Fatalf("%s: %v", report.Outcome, err)
+	}
+	if saves != 3 {
+		t.Errorf("%d saves", saves)
+	}
+}
+
 // A window cannot go on with other settings: its first part would lack what
 // the new ones ask for.
 func TestOtherSettingsBeginTheWindowAgain(t *testing.T) {
