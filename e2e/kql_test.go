@@ -14,20 +14,29 @@ import (
 	"qualys-sentinel/handler/simulation"
 )
 
-// Every query of the README resolves on the tables as they are deployed, by
+// Every query of README and docs resolves on the tables as they are deployed, by
 // Microsoft's Kusto language service; see KQLCHECK in .ci/run.
-func TestReadmeQueries(t *testing.T) {
+func TestDocumentedQueries(t *testing.T) {
 	program := os.Getenv("KQLCHECK")
 	if program == "" {
 		azurite.Missing(t, "kqlcheck", "KQLCHECK does not name the script that checks queries by the Kusto language service")
 	}
-	readme, err := os.ReadFile("../README.md")
+	documents, err := filepath.Glob("../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	queries := regexp.MustCompile("(?s)```kusto\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	if len(queries) == 0 {
-		t.Fatal("no query in the README")
+	var queries []string
+	for _, document := range append(documents, "../README.md") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range regexp.MustCompile("(?s)```kusto\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			queries = append(queries, q[1])
+		}
+	}
+	if len(queries) < 2 {
+		t.Fatalf("%d queries in README and docs", len(queries))
 	}
 	tables := map[string]string{}
 	for _, table := range simulation.Tables() {
@@ -35,6 +44,7 @@ func TestReadmeQueries(t *testing.T) {
 		for _, c := range table.Columns {
 			columns = append(columns, c.Name+":"+c.Type)
 		}
+		columns = append(columns, "_BilledSize:real", "_IsBillable:bool") // every table has these
 		tables[table.Name] = "(" + strings.Join(columns, ", ") + ")"
 	}
 	schema, err := json.Marshal(map[string]any{"tables": tables})
@@ -57,8 +67,8 @@ func TestReadmeQueries(t *testing.T) {
 		return nil
 	}
 	for _, q := range queries {
-		if err := check(q[1]); err != nil {
-			t.Errorf("%s\n%v", q[1], err)
+		if err := check(q); err != nil {
+			t.Errorf("%s\n%v", q, err)
 		}
 	}
 	if check("QualysKB_CL | project NoSuchColumn_s") == nil {
