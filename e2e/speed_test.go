@@ -60,7 +60,7 @@ func BenchmarkWholeRun(b *testing.B) {
 			b.Fatalf("build the baseline: %v\n%s", err, out)
 		}
 		environ := append(os.Environ(),
-			"BASELINE_QUALYS="+s.places["Qualys"].url+"/api/5.0/fo/asset/host/vm/detection/?action=list&show_asset_id=1&show_tags=1&show_qds=1&show_qds_factors=1&show_reopened_info=1&show_cloud_tags=1&status=New,Active,Re-Opened,Fixed&include_ignored=1&include_disabled=1",
+			"BASELINE_QUALYS="+s.places["Qualys"].url+"/api/5.0/fo/asset/host/vm/detection/?action=list&show_asset_id=1&show_tags=1&show_qds=1&show_qds_factors=1&show_reopened_info=1&show_cloud_tags=1&host_metadata=all&status=New,Active,Re-Opened,Fixed&include_ignored=1&include_disabled=1",
 			"BASELINE_INGESTION="+s.environ["logAnalyticsUri"]+"/dataCollectionRules/"+s.azure.Rule+"/streams/Custom-QualysHostDetectionV2?api-version=2023-01-01",
 			"BASELINE_USER="+canary.User, "BASELINE_PASSWORD="+canary.Password,
 			"IDENTITY_ENDPOINT="+s.environ["IDENTITY_ENDPOINT"], "IDENTITY_HEADER="+s.environ["IDENTITY_HEADER"])
@@ -145,11 +145,16 @@ func cost(b *testing.B, s *services) {
 	defer h.stop()
 	runs, began := 0, time.Now()
 	for c := s.checkpoint("vm"); c == nil || c.Watermark == nil; c = s.checkpoint("vm") {
+		if runs++; runs > 20 {
+			b.Fatalf("not complete after %d runs\n%s", runs, h.output())
+		}
 		h.call("QualysVM")
-		runs++
 	}
 	took := time.Since(began)
 	arrived := s.azure.Arrived()
+	if arrived.Rows < int64(s.sub.Hosts*s.sub.Detections)*9/10 {
+		b.Fatalf("%d rows\n%s", arrived.Rows, h.output())
+	}
 	million := float64(arrived.Rows) / 1e6
 	for unit, n := range map[string]float64{
 		"wall-s/M":          took.Seconds(),

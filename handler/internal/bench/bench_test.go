@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type sink struct {
 	meta    record.Meta
 	buf     []byte
 	records int
+	each    func(*record.Record) error
 	row     func([]byte) error
 }
 
@@ -43,6 +45,9 @@ func (s *sink) Begin(time.Time) error { return nil }
 
 func (s *sink) Record(r *record.Record) error {
 	s.records++
+	if s.each != nil {
+		return s.each(r)
+	}
 	if s.enc == nil {
 		return nil
 	}
@@ -279,4 +284,42 @@ func members(t *testing.T, row []byte) map[string]any {
 		t.Fatalf("%v: %s", err, row)
 	}
 	return m
+}
+
+// An encoder that has encoded a host before, and has its columns at hand, writes
+// what a new one writes, under limits that cut anywhere; and no row is over them.
+func TestEncoderRemembersHosts(t *testing.T) {
+	var all []record.Limits
+	for _, field := range []int{0, 5, 40, 900} {
+		for room := 50; room < 3200; room += 150 {
+			all = append(all, record.Limits{FieldBytes: field, RowBytes: 4096 + room})
+		}
+	}
+	for _, kind := range kinds[:3] {
+		p := kind.part(t, 100)
+		cuts := 0
+		for _, l := range all {
+			enc := record.NewEncoder(p.dataset().Schema, l, record.KeepAll)
+			s := newSink(p, false)
+			meta := s.meta
+			s.each = func(r *record.Record) error {
+				row, told := enc.Append(nil, r, meta)
+				want, wantTold := record.NewEncoder(p.dataset().Schema, l, record.KeepAll).Append(nil, r, meta)
+				if !bytes.Equal(row, want) || !slices.Equal(told.Cut, wantTold.Cut) {
+					return fmt.Errorf("limits %+v: %.300s\na new encoder writes %.300s", l, row, want)
+				}
+				if len(row) > l.RowBytes || !json.Valid(row) {
+					return fmt.Errorf("limits %+v: %d bytes: %.300s", l, len(row), row)
+				}
+				cuts += len(told.Cut)
+				return nil
+			}
+			if _, err := qualys.NewDecoder(p.dataset().Schema).Decode(bytes.NewReader(p.doc), time.Time{}, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if cuts < 1000 {
+			t.Errorf("%s: only %d cuts", kind.name, cuts)
+		}
+	}
 }

@@ -80,7 +80,8 @@ func openRecent(ctx context.Context, run *Run) *recent {
 func newRecent(run *Run, doc recentDoc) *recent {
 	r := &recent{run: run, last: ascending(doc.Rows)}
 	// All that it may come to need: memory that is not used is not there.
-	r.now = append(make([]byte, 0, 8*maxRecent), doc.Next[:len(doc.Next)/8*8]...)
+	next := doc.Next[:min(len(doc.Next)/8, maxRecent)*8]
+	r.now = append(make([]byte, 0, 8*maxRecent), next...)
 	for i, c := range run.Dataset.Schema.Columns {
 		if c.Kind == record.Time && c.Path != "" {
 			r.times = append(r.times, i)

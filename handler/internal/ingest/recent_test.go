@@ -98,6 +98,15 @@ func TestRecentIsBounded(t *testing.T) {
 	}
 }
 
+// A document of more rows than are remembered, whoever wrote it, is cut.
+func TestRecentThatIsTooLong(t *testing.T) {
+	r := testRecent(recentDoc{Next: make([]byte, 8*maxRecent+13)})
+	r.delivered(make([]byte, 16))
+	if len(r.now) != 8*maxRecent || r.dropped != 2 {
+		t.Errorf("%d remembered, %d dropped", len(r.now)/8, r.dropped)
+	}
+}
+
 func TestRecentThatIsDamaged(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "r.gz"), []byte("no gzip"), 0o600); err != nil {

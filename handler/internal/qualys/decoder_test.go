@@ -360,13 +360,19 @@ func TestResultsAreExact(t *testing.T) {
 		"<RESULTS><![CDATA[x\x0by\xff]]></RESULTS>":                   "x\uFFFDy\uFFFD",
 		"<RESULTS><![CDATA[&quot;-&gt;]]></RESULTS>":                  "&quot;-&gt;",
 		"<RESULTS> <![CDATA[a]]> <!-- c --> <![CDATA[b]]> </RESULTS>": "a  b",
+		"<RESULTS><![CDATA[a]]> b \n</RESULTS>":                       "a b",
+		"<RESULTS> a \n</RESULTS>":                                    " a \n",
+		"<RESULTS> \n</RESULTS>":                                      " \n",
 	} {
-		r, _, err := decode(t, hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID>"+in+"</DETECTION></DETECTION_LIST></HOST>"))
-		if err != nil {
-			t.Fatalf("%q: %v", in, err)
-		}
-		if got := field(t, r.lines[0], "Results_0_s"); got != want {
-			t.Errorf("%q: Results_0_s is %q, want %q", in, got, want)
+		doc := hosts("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>1</QID>" + in + "</DETECTION></DETECTION_LIST></HOST>")
+		for kind, from := range map[string]io.Reader{"at once": strings.NewReader(doc), "byte by byte": iotest.OneByteReader(strings.NewReader(doc))} {
+			r := newRowsOf(ingest.VM)
+			if _, err := qualys.NewDecoder(ingest.VM.Schema).Decode(from, time.Time{}, r); err != nil {
+				t.Fatalf("%q: %v", in, err)
+			}
+			if got := field(t, r.lines[0], "Results_0_s"); got != want {
+				t.Errorf("%q %s: Results_0_s is %q, want %q", in, kind, got, want)
+			}
 		}
 	}
 }

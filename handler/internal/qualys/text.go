@@ -60,7 +60,7 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 	l := &d.leaf
 	text := tok.Text
 	if l.target == nowhere {
-		if len(bytes.TrimSpace(text)) == 0 {
+		if len(trimBlanks(text)) == 0 {
 			return nil
 		}
 		switch f := d.frames[len(d.frames)-1].node; {
@@ -104,7 +104,11 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 // section is dropped: it belongs to the document, not to the value.
 func (d *Decoder) exactText(text []byte, cdata bool) error {
 	l := &d.leaf
-	if !cdata && len(bytes.TrimSpace(text)) == 0 && len(l.blanks) < maxEnvelope {
+	core := text
+	if !cdata && len(l.blanks) < maxEnvelope {
+		core = bytes.TrimRight(text, " \t\n") // what comes behind may be indentation
+	}
+	if len(core) == 0 && len(text) > 0 {
 		l.blanks = append(l.blanks, text...)
 		return nil
 	}
@@ -113,10 +117,10 @@ func (d *Decoder) exactText(text []byte, cdata bool) error {
 			return err
 		}
 	}
-	l.blanks = l.blanks[:0]
+	l.blanks = append(l.blanks[:0], text[len(core):]...)
 	l.cdata = l.cdata || cdata
 	l.plain = l.plain || !cdata
-	return d.put(text)
+	return d.put(core)
 }
 
 // put writes text to the leaf's target.

@@ -61,8 +61,9 @@ type Encoder struct {
 	// The columns in the order of a row's members.
 	making  []column // what tells of the row's making, and joined values
 	keys    []column
+	items   []column // before the parent's, which must not crowd them out of the row
 	parents []column // of the parent: the same in all its records
-	items   []column
+	extra   []column
 	results *column  // the continued field
 	sums    []column // known only when all values are written
 	letters []column
@@ -148,6 +149,8 @@ func (e *Encoder) place(c column) {
 			e.making = append(e.making, c)
 		case c.Parts > 0:
 			e.results = &c
+		case c.Kind == Extra:
+			e.extra = append(e.extra, c)
 		case e.schema.Item != "" && level == e.schema.Parent:
 			e.parents = append(e.parents, c)
 		default:
@@ -200,9 +203,12 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 		e.key = e.AppendKey(e.key[:0], r)
 		dst = e.appendMember(dst, &e.keys[i], e.key)
 	}
-	dst = e.appendParent(dst, r, begin)
 	for i := range e.items {
 		dst = e.appendValue(dst, &e.items[i], r, begin)
+	}
+	dst = e.appendParent(dst, r, begin)
+	for i := range e.extra {
+		dst = e.appendExtra(dst, &e.extra[i], r, begin)
 	}
 	parts := 0
 	if e.results != nil {
@@ -270,9 +276,6 @@ func (e *Encoder) timestamp(t time.Time) []byte {
 
 // appendValue writes one column that is not continued.
 func (e *Encoder) appendValue(dst []byte, c *column, r *Record, begin int) []byte {
-	if c.Kind == Extra {
-		return e.appendExtra(dst, c, r, begin)
-	}
 	f := r.Field(c.source)
 	if f.Size() == 0 {
 		return dst

@@ -161,6 +161,17 @@ func TestOtherFieldsOverTheLimit(t *testing.T) {
 	}
 }
 
+// A value fits by what it takes as JSON, not by its own size.
+func TestEscapesCountAgainstTheRow(t *testing.T) {
+	e := NewEncoder(small, Limits{RowBytes: rowReserve + 4000}, KeepAll)
+	for _, path := range []string{"I/TEXT", "I/LONG"} {
+		row, told, size := encode(t, e, fill(t, 1<<20, map[string]string{path: strings.Repeat("\x01", 3500)}))
+		if len(told.Cut) == 0 || size > e.Limits.RowBytes-rowReserve+500 {
+			t.Errorf("%s: %d bytes, %d columns cut: %.80q", path, size, len(told.Cut), fmt.Sprint(row))
+		}
+	}
+}
+
 func TestPlainTextOfHTML(t *testing.T) {
 	html := "<p>A &amp; <b>b</b>" + strings.Repeat("x", 90)
 	r := fill(t, 1<<20, map[string]string{"I/HTML": html, "I/T": `"a","b"`})

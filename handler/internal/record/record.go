@@ -39,6 +39,7 @@ type Record struct {
 
 	fields []Field
 	levels []Level
+	listed []bool   // which columns are in filled
 	filled [2][]int // columns that were filled, by level
 	extra  [2]Field // members of the Extra column, by level
 	inUse  [2]int   // bytes in memory, by level
@@ -53,6 +54,7 @@ func New(schema *Schema) *Record {
 		Memory: DefaultMemory,
 		fields: make([]Field, len(schema.Columns)),
 		levels: make([]Level, len(schema.Columns)),
+		listed: make([]bool, len(schema.Columns)),
 	}
 }
 
@@ -60,6 +62,7 @@ func New(schema *Schema) *Record {
 func (r *Record) Reset(level Level) error {
 	var errs error
 	for _, column := range r.filled[level] {
+		r.listed[column] = false
 		if err := r.fields[column].reset(); err != nil {
 			errs = errors.Join(errs, err)
 		}
@@ -86,12 +89,11 @@ func (r *Record) Close() error {
 }
 
 // Append adds bytes to a column's value, which has the level of the first of
-// them. It fails only if the temporary file
-// for a huge value cannot be written.
+// them. It fails only if the temporary file for a huge value cannot be written.
 func (r *Record) Append(column int, level Level, p []byte) error {
 	f := &r.fields[column]
-	if !f.set {
-		r.levels[column] = level
+	if !r.listed[column] {
+		r.levels[column], r.listed[column] = level, true
 		r.filled[level] = append(r.filled[level], column)
 	}
 	r.changed(level)

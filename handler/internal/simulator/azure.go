@@ -297,11 +297,11 @@ func (t *taken) readRow(dec *jsontext.Decoder, body []byte, columns map[string]s
 			}
 			size = len(t.text)
 		}
-		t.billed += int64(size)
 		if !ok {
-			t.dropped[strings.Trim(column.name, `"`)]++
+			t.dropped[column.name[1:len(column.name)-1]]++
 			continue
 		}
+		t.billed += int64(min(size, maxColumn))
 		made = made || column.name == "TimeGenerated"
 		if err := checkType(column.typ, value); err != nil {
 			return &rowsError{"InvalidRecord", fmt.Sprintf("record %d, %s: %v", len(t.rows), column.name, err)}
@@ -331,7 +331,7 @@ func checkType(typ string, value jsontext.Value) error {
 			return fmt.Errorf("%.100s is no datetime", value)
 		}
 	case "real":
-		if value.Kind() != '0' {
+		if _, err := strconv.ParseFloat(string(value), 64); value.Kind() != '0' || err != nil {
 			return fmt.Errorf("%.100s is no number", value)
 		}
 	case "string":

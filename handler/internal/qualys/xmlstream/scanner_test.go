@@ -105,40 +105,44 @@ func TestStructureIsStrict(t *testing.T) {
 		in   string
 		want string // in the error
 	}{
-		"no byte":                  {"", "empty document"},
-		"blanks":                   {" \n\t", "empty document"},
-		"comment only":             {"<!-- x -->", "empty document"},
-		"cut at a boundary":        {"<a><b>x</b>", "cut off"},
-		"cut in text":              {"<a>x", "cut off"},
-		"cut in cdata":             {"<a><![CDATA[x", "cut off"},
-		"cut in the end of cdata":  {"<a><![CDATA[x]]", "cut off"},
-		"cut in a tag":             {"<a><b", "cut off"},
-		"cut in an end tag":        {"<a></a", "cut off"},
-		"cut in a comment":         {"<a><!-- x", "cut off"},
-		"mismatched tags":          {"<a><b></a></b>", `element "b" ends with tag "a"`},
-		"case of tags":             {"<a></A>", `element "a" ends with tag "A"`},
-		"end tag first":            {"</a>", "without a start tag"},
-		"second root":              {"<a/><b/>", `a second root element "b"`},
-		"text after":               {"<a/>x", "text after the root"},
-		"json":                     {`{"a":1}`, "this is no XML document"},
-		"cdata outside":            {"<![CDATA[x]]><a/>", "unexpected declaration"},
-		"doctype inside":           {"<a><!DOCTYPE a></a>", "unexpected declaration"},
-		"no name":                  {"<a>< b></a>", "proper name"},
-		"tag inside a tag":         {"<a <b>></a>", "'<' inside a tag"},
-		"'<' in an attribute":      {"<a b='<'></a>", "'<' inside a tag"},
-		"a name that is none":      {"<]></]>", "proper name"},
-		"attribute without quotes": {"<a b=c></a>", "malformed attribute"},
-		"attribute without value":  {"<a b></a>", "without a value"},
-		"attributes in one":        {"<a b='c'd='e'></a>", "without a blank"},
-		"encoding":                 {`<?xml version="1.0" encoding="ISO-8859-1"?><a/>`, `encoding "ISO-8859-1"`},
-		"too deep":                 {strings.Repeat("<a>", 65), "more than 64 elements"},
-		"endless tag":              {"<a " + strings.Repeat("x", DefaultBuffer+1), "longer than the read buffer"},
+		"no byte":                   {"", "empty document"},
+		"blanks":                    {" \n\t", "empty document"},
+		"comment only":              {"<!-- x -->", "empty document"},
+		"cut at a boundary":         {"<a><b>x</b>", "cut off"},
+		"cut in text":               {"<a>x", "cut off"},
+		"cut in cdata":              {"<a><![CDATA[x", "cut off"},
+		"cut in the end of cdata":   {"<a><![CDATA[x]]", "cut off"},
+		"cut in a tag":              {"<a><b", "cut off"},
+		"cut in an end tag":         {"<a></a", "cut off"},
+		"cut in a comment":          {"<a><!-- x", "cut off"},
+		"mismatched tags":           {"<a><b></a></b>", `element "b" ends with tag "a"`},
+		"case of tags":              {"<a></A>", `element "a" ends with tag "A"`},
+		"end tag first":             {"</a>", "without a start tag"},
+		"second root":               {"<a/><b/>", `a second root element "b"`},
+		"text after":                {"<a/>x", "text after the root"},
+		"json":                      {`{"a":1}`, "this is no XML document"},
+		"cdata outside":             {"<![CDATA[x]]><a/>", "unexpected declaration"},
+		"doctype inside":            {"<a><!DOCTYPE a></a>", "unexpected declaration"},
+		"no name":                   {"<a>< b></a>", "proper name"},
+		"tag inside a tag":          {"<a <b>></a>", "'<' inside a tag"},
+		"'<' in an attribute":       {"<a b='<'></a>", "'<' inside a tag"},
+		"a name that is none":       {"<]></]>", "proper name"},
+		"text behind an empty leaf": {"<a><b/>x</b></a>", `element "a" ends with tag "b"`},
+		"attribute without quotes":  {"<a b=c></a>", "malformed attribute"},
+		"attribute without value":   {"<a b></a>", "without a value"},
+		"attributes in one":         {"<a b='c'd='e'></a>", "without a blank"},
+		"encoding":                  {`<?xml version="1.0" encoding="ISO-8859-1"?><a/>`, `encoding "ISO-8859-1"`},
+		"too deep":                  {strings.Repeat("<a>", 65), "more than 64 elements"},
+		"endless tag":               {"<a " + strings.Repeat("x", DefaultBuffer+1), "longer than the read buffer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for kind, r := range map[string]io.Reader{"at once": strings.NewReader(c.in), "byte by byte": iotest.OneByteReader(strings.NewReader(c.in))} {
 				if got, _, err := events(r); err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%s: got %.50q, %v; want an error with %q", kind, got, err, c.want)
 				}
+			}
+			if got, _, err := read(strings.NewReader(c.in), true); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("by leaves: got %.50q, %v; want an error with %q", got, err, c.want)
 			}
 		})
 	}
