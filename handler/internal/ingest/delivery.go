@@ -186,7 +186,7 @@ func (d *delivery) rewind(to uint64) {
 		w.NextID = to
 	}
 	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, to-1
-	d.unsaved = true // it has to be saved
+	d.unsaved = true
 }
 
 // pause keeps what is known of an unfinished window.

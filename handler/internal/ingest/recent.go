@@ -22,7 +22,8 @@ import (
 )
 
 // maxRecent bounds the rows that are remembered, and with them the memory: 8
-// bytes each, and as much again of those of the window before. Rows beyond it may be sent twice.
+// bytes each, and as much again of those of the window before. Rows beyond it
+// may be sent twice.
 const maxRecent = 200_000
 
 // recentSlack is how much older than the overlap a host's youngest date may be

@@ -53,8 +53,8 @@ type Azure struct {
 // Arrived is what the services have taken.
 type Arrived struct {
 	Calls, Rows, Bytes int64
-	// Billed is what a workspace is charged for, in bytes: the text of all
-	// columns, without their names (Microsoft, "Azure Monitor Logs cost
+	// Billed is what a workspace is charged for, in bytes: the text of the
+	// stream's columns, without their names (Microsoft, "Azure Monitor Logs cost
 	// calculations and options"). Rows of the Logs Ingestion API only.
 	Billed int64
 	// Dropped counts members that the stream does not declare, by name: the
