@@ -71,8 +71,9 @@ func (s source) Page(_ context.Context, _ record.Query, sink record.Sink) (recor
 	return s.decoder.Decode(bytes.NewReader(s.page.doc), time.Time{}, sink)
 }
 
-func (s source) PageLimit() int   { return 1 << 20 }
-func (s source) Identity() string { return "bench" }
+func (s source) PageLimit() int                { return 1 << 20 }
+func (s source) Identity() string              { return "bench" }
+func (s source) CallLimits() record.CallLimits { return record.NoCallLimits }
 func (s source) IDs(context.Context, record.Query, int, func(record.Tally)) ([]uint64, error) {
 	return nil, nil
 }

@@ -20,6 +20,9 @@ type Store interface {
 	// Acquire gets hold of the document at name, alone, until Release or until
 	// the process is gone. It returns ErrHeld if somebody else holds it.
 	Acquire(ctx context.Context, name string) (Lease, error)
+	// Held tells whether somebody holds the document at name. It changes nothing;
+	// the answer may be old when it arrives.
+	Held(ctx context.Context, name string) (bool, error)
 	// Create opens an object for writing. When Close returns nil the object is
 	// there, whole, instead of an older one; if ctx ends before Close, or Close
 	// returns an error, it is not.
@@ -34,7 +37,8 @@ type Store interface {
 	// it returns nil p is there; an error leaves open whether it is, once or
 	// even twice. A journal is no object: Create must not be used for its name.
 	Append(ctx context.Context, name string, p []byte) error
-	// Delete removes an object or journal; one that is not there is no error.
+	// Delete removes an object, a journal or a document that nobody holds; one that
+	// is not there is no error.
 	Delete(ctx context.Context, name string) error
 }
 

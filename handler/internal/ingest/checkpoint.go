@@ -2,9 +2,15 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"time"
+
+	"qualys-sentinel/handler/internal/checkpoint"
 )
 
 // stateVersion is the version of the checkpoint document. A run refuses any
@@ -38,6 +44,38 @@ type Checkpoint struct {
 	// LastRun is the id of the run that wrote this, Saved when, by its clock.
 	LastRun string     `json:"lastRun"`
 	Saved   *time.Time `json:"saved,omitempty"`
+	// Progress is what that run had done by then.
+	Progress *Progress `json:"progress,omitempty"`
+}
+
+// Progress is how far a run has got. Other processes can see it only here.
+type Progress struct {
+	Started time.Time `json:"started"`
+	Counts  Counts    `json:"counts"`
+	// Waiting is what it waits for; empty if it does not.
+	Waiting string `json:"waiting,omitempty"`
+}
+
+// ReadCheckpoint reads a checkpoint that somebody else may hold; nil if there is
+// none.
+func ReadCheckpoint(ctx context.Context, store checkpoint.Store, name, dataset string) (*Checkpoint, error) {
+	object, err := store.Open(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the checkpoint: %w", err)
+	}
+	defer object.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("read the checkpoint: %w", err)
+	}
+	c, err := decodeCheckpoint(doc, dataset)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
 }
 
 // A Window is a stretch of Qualys' time that is being carried over.

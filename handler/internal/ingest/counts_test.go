@@ -24,6 +24,7 @@ func (nothing) IDs(context.Context, record.Query, int, func(record.Tally)) ([]ui
 	return nil, nil
 }
 func (nothing) Identity() string                                  { return "" }
+func (nothing) CallLimits() record.CallLimits                     { return record.NoCallLimits }
 func (nothing) Send(context.Context, record.Batch) (int64, error) { return 0, nil }
 func (nothing) Limits() record.Limits                             { return record.Limits{} }
 func (nothing) BatchBytes() int                                   { return 1000 }

@@ -228,9 +228,11 @@ func (d *delivery) finish() error {
 	if s.Window.After == nil {
 		s.LastFull = &s.Window.Until
 	}
-	s.Watermark, s.Clocks, s.Window, s.Stalled = &s.Window.Until, s.Window.Clocks, nil, 0
+	w := s.Window
+	s.Watermark, s.Clocks, s.Window, s.Stalled = &w.Until, w.Clocks, nil, 0
 	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}
+	d.run.whole = w
 	return nil
 }

@@ -487,7 +487,8 @@ func (panicking) PageLimit() int                                                
 func (panicking) IDs(context.Context, record.Query, int, func(record.Tally)) ([]uint64, error) {
 	return nil, nil
 }
-func (panicking) Identity() string { return "" }
+func (panicking) Identity() string              { return "" }
+func (panicking) CallLimits() record.CallLimits { return record.NoCallLimits }
 
 // A state that cannot be written shows before any row is sent: every run would
 // send them again.

@@ -32,6 +32,9 @@ type Source interface {
 	// another way than a page. It may name parents that are in no page, and leave
 	// out some that are in one. It is asked when a page of one parent fails.
 	IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) ([]uint64, error)
+	// CallLimits are what the service has said last of its limits; NoCallLimits before
+	// it has said anything.
+	CallLimits() record.CallLimits
 	// Identity tells apart sources that return different records: a window
 	// begun with one cannot be continued with another.
 	Identity() string

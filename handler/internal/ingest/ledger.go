@@ -39,9 +39,30 @@ type ledger interface {
 	end(ctx context.Context, whole bool)
 }
 
+// sendsAll is the ledger of an asked window: what is asked for is sent, whether
+// it was delivered before or not.
+type sendsAll struct{}
+
+var _ ledger = sendsAll{}
+
+func (sendsAll) begin(*Window)                            {}
+func (sendsAll) repeated(*record.Record, record.Row) bool { return false }
+func (sendsAll) done()                                    {}
+func (sendsAll) forget()                                  {}
+func (sendsAll) take() []byte                             { return nil }
+func (sendsAll) delivered([]byte)                         {}
+func (sendsAll) due(time.Time) func(context.Context) error {
+	return nil
+}
+func (sendsAll) saved(context.Context)     {}
+func (sendsAll) end(context.Context, bool) {}
+
 // openLedger opens the dataset's ledger. Where an index should be and is not,
 // the window begins anew with everything.
 func (r *Run) openLedger(ctx context.Context) (ledger, error) {
+	if r.Asked != nil {
+		return sendsAll{}, nil
+	}
 	if len(r.Dataset.Indexed) == 0 {
 		return openRecent(ctx, r), nil
 	}

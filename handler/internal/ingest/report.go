@@ -40,6 +40,10 @@ type Report struct {
 	NextID  uint64     `json:"nextId,omitempty"`
 	// Stalled is how many runs in a row, this one included, made no progress.
 	Stalled int `json:"stalled,omitempty"`
+	// Request is the id of what was asked for; empty for the dataset's own windows.
+	Request string `json:"request,omitempty"`
+	// Limits are the source's, as it told last.
+	Limits *record.CallLimits `json:"limits,omitempty"`
 	// Isolated are the parents that fail by themselves; see Isolated.
 	Isolated []Isolated `json:"isolated,omitempty"`
 	Counts

@@ -74,6 +74,8 @@ type Run struct {
 	// Destination of the rows, and its name in the state.
 	Destination     Destination
 	DestinationName string
+	// Asked is a window that somebody asked for; nil: the dataset's own next one.
+	Asked *Asked
 	// Target says which service the destination is: a window that was begun
 	// with one cannot be continued with another.
 	Target string
@@ -98,12 +100,24 @@ type Run struct {
 	Log      *zap.Logger
 
 	counts   counters
+	started  time.Time
 	deadline time.Time
 	state    *Checkpoint
 	began    position // where the checkpoint stood
 	// savedIndex is the index that the checkpoint names as it was saved last.
 	savedIndex string
 	lease      checkpoint.Lease
+	whole      *Window // the one that has arrived whole
+}
+
+// An Asked window is one that somebody asked for by hand. It has a checkpoint of
+// its own, so that the dataset's watermark stays where it is, and it sends all
+// that it reads: unchanged rows, too.
+type Asked struct {
+	// ID of what was asked for.
+	ID string
+	// After is the window's start; zero: everything.
+	After time.Time
 }
 
 // errPause ends reading at a safe point.
@@ -126,14 +140,15 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 	if r.InFlight == 0 {
 		r.InFlight = DefaultInFlight
 	}
-	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Started: r.Clock.Now().UTC()}
-	r.deadline = report.Started.Add(r.Budget)
-	r.Log.Info("run started", zap.Duration("budget", r.Budget))
-
 	outcome, err := r.hold(ctx)
-	report.Ended = r.Clock.Now().UTC()
-	report.Outcome = outcome
+	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Started: r.started, Ended: r.Clock.Now().UTC(), Outcome: outcome}
+	if r.Asked != nil {
+		report.Request = r.Asked.ID
+	}
 	report.Counts, _ = r.counts.snapshot()
+	if limits := r.Source.CallLimits(); limits != record.NoCallLimits {
+		report.Limits = &limits
+	}
 	if err := report.check(); err != nil && outcome != Failed {
 		return r.end(ctx, report, Failed, err)
 	}
@@ -151,12 +166,12 @@ func (r *Report) check() error {
 // end tells and keeps how the run ended.
 func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error) (Report, error) {
 	report.Outcome = outcome
-	if r.state != nil && r.state.Window != nil {
-		report.After, report.Until, report.NextID = r.state.Window.After, &r.state.Window.Until, r.state.Window.NextID
-	} else if r.state != nil && outcome == Complete {
-		report.Until = r.state.Watermark
-	}
 	if r.state != nil {
+		if w := r.state.Window; w != nil {
+			report.After, report.Until, report.NextID = w.After, &w.Until, w.NextID
+		} else if r.whole != nil {
+			report.After, report.Until = r.whole.After, &r.whole.Until
+		}
 		report.Isolated, report.Stalled = r.state.Isolated, r.state.Stalled
 	}
 	if err != nil {
@@ -204,28 +219,27 @@ func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	if err != nil {
 		return fmt.Errorf("encode the run record: %w", err)
 	}
-	name := fmt.Sprintf("runs/%s/%s-%s.json", r.Dataset.Name, report.Started.Format("20060102T150405Z"), r.ID)
-	return writeObject(ctx, r.Store, name, func(w io.Writer) error {
+	return writeObject(ctx, r.Store, RecordName(report.Dataset, report.Started, report.Run), func(w io.Writer) error {
 		_, err := w.Write(doc)
 		return err
 	})
 }
 
+// RecordName is where the record of a run is kept.
+func RecordName(dataset string, started time.Time, run string) string {
+	return fmt.Sprintf("%s%s-%s.json", RecordPrefix(dataset), started.UTC().Format("20060102T150405Z"), run)
+}
+
+// RecordPrefix begins the names of a dataset's run records; they go on with the
+// time of the run's start, 20060102T150405Z.
+func RecordPrefix(dataset string) string { return "runs/" + dataset + "/" }
+
 // idleHolder is the error for a hold under which nothing is written for longer
 // than a run can go on. Held runs tell nobody; this one has to.
 func (r *Run) idleHolder(ctx context.Context) error {
-	object, err := r.Store.Open(ctx, r.checkpointName())
-	if err != nil {
-		return nil // the holder may be about to create it
-	}
-	defer object.Close() //nolint:errcheck // read only
-	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
-	if err != nil {
-		return nil // the next run looks again
-	}
-	c, err := decodeCheckpoint(doc, r.Dataset.Name)
-	if err != nil || c.Saved == nil {
-		return nil // the holder will tell
+	c, err := ReadCheckpoint(ctx, r.Store, r.checkpointName(), r.Dataset.Name)
+	if err != nil || c == nil || c.Saved == nil {
+		return nil // the holder may be about to write it; else the next run looks again
 	}
 	if since := r.Clock.Now().Sub(*c.Saved); since > r.Budget+idleHold {
 		return fmt.Errorf("%w, and has written nothing for %s: if none is going on, end its lease (az storage blob lease break, of %s)", checkpoint.ErrHeld, since.Round(time.Minute), r.checkpointName())
@@ -237,34 +251,75 @@ func (r *Run) idleHolder(ctx context.Context) error {
 func (r *Run) document() ([]byte, error) {
 	now := r.Clock.Now().UTC().Truncate(time.Second)
 	r.state.Saved = &now
+	counts, waiting := r.counts.snapshot()
+	r.state.Progress = &Progress{Started: r.started, Counts: counts, Waiting: waiting}
 	return r.state.encode()
 }
 
-func (r *Run) checkpointName() string {
-	return fmt.Sprintf("checkpoints/%s/%s.json", r.DestinationName, r.Dataset.Name)
+// CheckpointName is where the checkpoint of a dataset is kept.
+func CheckpointName(destination, dataset string) string {
+	return fmt.Sprintf("checkpoints/%s/%s.json", destination, dataset)
 }
 
-// hold takes the lease around the work.
-func (r *Run) hold(ctx context.Context) (Outcome, error) {
-	lease, err := r.Store.Acquire(ctx, r.checkpointName())
-	if errors.Is(err, checkpoint.ErrHeld) {
-		if idle := r.idleHolder(ctx); idle != nil {
-			return Failed, idle
-		}
-		return Held, err
+// AskedName is where the checkpoint of an asked window is kept, until it has
+// arrived whole.
+func AskedName(destination, dataset, id string) string {
+	return fmt.Sprintf("checkpoints/%s/requests/%s-%s.json", destination, dataset, id)
+}
+
+func (r *Run) checkpointName() string {
+	if r.Asked != nil {
+		return AskedName(r.DestinationName, r.Dataset.Name, r.Asked.ID)
 	}
-	if err != nil {
-		return Failed, fmt.Errorf("take hold of the checkpoint: %w", err)
+	return CheckpointName(r.DestinationName, r.Dataset.Name)
+}
+
+// Started is when the run began; zero before that.
+func (r *Run) Started() time.Time { return r.started }
+
+// Acquire takes hold of the checkpoint, for callers that want to know before Do
+// whether another run holds it: then it returns checkpoint.ErrHeld. Behind it
+// comes Do, or Release.
+func (r *Run) Acquire(ctx context.Context) error {
+	r.started = r.Clock.Now().UTC()
+	lease, err := r.Store.Acquire(ctx, r.checkpointName())
+	switch {
+	case errors.Is(err, checkpoint.ErrHeld):
+		return err
+	case err != nil:
+		return fmt.Errorf("take hold of the checkpoint: %w", err)
 	}
 	r.lease = lease
-	// Even after a panic: what is not released blocks every later run.
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		defer cancel()
-		if err := lease.Release(ctx); err != nil {
-			r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(err))
+	return nil
+}
+
+// Release lets go of the checkpoint. Do does so itself.
+func (r *Run) Release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	defer cancel()
+	if err := r.lease.Release(ctx); err != nil {
+		r.Log.Warn("checkpoint not released; it frees itself within a minute", zap.Error(err))
+	}
+}
+
+// hold holds the checkpoint around the work.
+func (r *Run) hold(ctx context.Context) (Outcome, error) {
+	if r.lease == nil {
+		err := r.Acquire(ctx)
+		if errors.Is(err, checkpoint.ErrHeld) {
+			if idle := r.idleHolder(ctx); idle != nil {
+				return Failed, idle
+			}
+			return Held, err
 		}
-	}()
+		if err != nil {
+			return Failed, err
+		}
+	}
+	// Even after a panic: what is not released blocks every later run.
+	defer r.Release(ctx)
+	r.deadline = r.started.Add(r.Budget)
+	r.Log.Info("run started", zap.Duration("budget", r.Budget))
 	outcome, err := r.window(ctx)
 	if r.state != nil && !errors.Is(err, checkpoint.ErrLost) {
 		r.countStalled(ctx, r.began)
@@ -280,6 +335,9 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	}
 	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
 		return Failed, fmt.Errorf("%s: %w", r.checkpointName(), err)
+	}
+	if r.Asked != nil && r.state.Watermark != nil {
+		return Complete, nil // a run before has ended right behind its end
 	}
 	r.began, r.savedIndex = r.state.position(), r.state.Index
 	r.state.LastRun = r.ID
@@ -384,6 +442,8 @@ func (r *Run) query() record.Query {
 		r.state.Window = nil
 	}
 	switch {
+	case r.Asked != nil:
+		return record.Query{After: r.Asked.After}
 	case r.refreshIsDue():
 		r.Log.Info("everything is sent again", zap.Timep("last", r.state.LastFull), zap.Duration("every", r.Refresh))
 		return record.Query{}

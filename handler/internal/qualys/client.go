@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"qualys-sentinel/handler/internal/record"
 )
 
 const (
@@ -309,7 +311,7 @@ func (c *Client) check(resp *http.Response, body io.Reader) error {
 
 // Limits tells what the headers of the last answer of each endpoint said, by
 // its path.
-func (c *Client) Limits() map[string]Limits { return c.limits.all() }
+func (c *Client) Limits() map[string]record.CallLimits { return c.limits.all() }
 
 // number reads the first header of these that is there; -1 if none is a number.
 func number(header http.Header, names ...string) int {

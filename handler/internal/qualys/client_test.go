@@ -419,12 +419,12 @@ const detectionPath = "/api/5.0/fo/asset/host/vm/detection/"
 func TestLimits(t *testing.T) {
 	for name, c := range map[string]struct {
 		header map[string]string
-		want   qualys.Limits
+		want   record.CallLimits
 	}{
-		"recorded":       {map[string]string{"X-RateLimit-Limit": "300", "X-RateLimit-Window-Sec": "3600", "X-RateLimit-Remaining": "298", "X-Concurrency-Limit-Limit": "2", "X-Concurrency-Limit-Running": "0"}, qualys.Limits{Calls: 300, Remaining: 298, WindowSec: 3600, Concurrent: 2, Running: 0}},
-		"other spelling": {map[string]string{"x-concurrencylimit-limit": "5", "X-ConcurrencyLimit-Running": "1"}, qualys.Limits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: 5, Running: 1}},
-		"none":           {nil, qualys.Limits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: -1, Running: -1}},
-		"odd":            {map[string]string{"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": " 7 "}, qualys.Limits{Calls: -1, Remaining: 7, WindowSec: -1, Concurrent: -1, Running: -1}},
+		"recorded":       {map[string]string{"X-RateLimit-Limit": "300", "X-RateLimit-Window-Sec": "3600", "X-RateLimit-Remaining": "298", "X-Concurrency-Limit-Limit": "2", "X-Concurrency-Limit-Running": "0"}, record.CallLimits{Calls: 300, Remaining: 298, WindowSec: 3600, Concurrent: 2, Running: 0}},
+		"other spelling": {map[string]string{"x-concurrencylimit-limit": "5", "X-ConcurrencyLimit-Running": "1"}, record.CallLimits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: 5, Running: 1}},
+		"none":           {nil, record.CallLimits{Calls: -1, Remaining: -1, WindowSec: -1, Concurrent: -1, Running: -1}},
+		"odd":            {map[string]string{"X-RateLimit-Limit": "many", "X-RateLimit-Remaining": " 7 "}, record.CallLimits{Calls: -1, Remaining: 7, WindowSec: -1, Concurrent: -1, Running: -1}},
 	} {
 		cl, _ := client(t, func(w http.ResponseWriter, _ *http.Request) {
 			for k, v := range c.header {

@@ -100,11 +100,7 @@ func (s *Detections) Identity() string {
 
 // Page reads one page and hands its records to sink.
 func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error) {
-	version := s.Version
-	if version == "" {
-		version = DefaultDetectionVersion
-	}
-	path := "/api/" + version + "/fo/asset/host/vm/detection/"
+	path := s.path()
 	var page record.Page
 	err := s.Client.ask(ctx, path, s.params(q), func() { sink.Tally(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
 		page, err = s.decoder.Decode(doc, at, sink)
@@ -118,6 +114,18 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	}
 	return page, nil
 }
+
+func (s *Detections) path() string { return "/api/" + s.version() + "/fo/asset/host/vm/detection/" }
+
+func (s *Detections) version() string {
+	if s.Version == "" {
+		return DefaultDetectionVersion
+	}
+	return s.Version
+}
+
+// CallLimits are those of the detection endpoint.
+func (s *Detections) CallLimits() record.CallLimits { return s.Client.limits.of(s.path()) }
 
 // PageLimit is the page size, in hosts.
 func (s *Detections) PageLimit() int {
@@ -136,10 +144,6 @@ var hostListFilters = []string{
 // IDs asks the host list: it is answered when the detections of a host are not.
 // Hosts without a detection that the filter wants are among them.
 func (s *Detections) IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) (ids []uint64, err error) {
-	version := s.Version
-	if version == "" {
-		version = DefaultDetectionVersion
-	}
 	p := url.Values{"action": {"list"}, "details": {"None"}, "truncation_limit": {strconv.Itoa(n)}}
 	for _, name := range hostListFilters {
 		if values := s.Filter[name]; len(values) > 0 {
@@ -155,7 +159,7 @@ func (s *Detections) IDs(ctx context.Context, q record.Query, n int, count func(
 	if q.To > 0 {
 		p.Set("id_max", strconv.FormatUint(q.To, 10))
 	}
-	err = s.Client.ask(ctx, "/api/"+version+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, _ time.Time) (err error) {
+	err = s.Client.ask(ctx, "/api/"+s.version()+"/fo/asset/host/", p, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, _ time.Time) (err error) {
 		var size int64
 		ids, size, err = lowestIDs(doc, "HOST_LIST_OUTPUT", n)
 		count(record.Tally{Bytes: size})

@@ -127,6 +127,9 @@ func (s *KnowledgeBase) PageLimit() int {
 	return s.PageSize
 }
 
+// CallLimits are those of the KnowledgeBase endpoint.
+func (s *KnowledgeBase) CallLimits() record.CallLimits { return s.Client.limits.of(s.path()) }
+
 // IDs are the lowest QIDs of the list.
 func (s *KnowledgeBase) IDs(_ context.Context, q record.Query, n int, _ func(record.Tally)) ([]uint64, error) {
 	if s.listed == nil {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"qualys-sentinel/handler/internal/record"
 )
 
 const (
@@ -19,16 +21,6 @@ const (
 	// maxRest is the longest that a server which is down is left alone.
 	maxRest = time.Minute
 )
-
-// Limits are an endpoint's, as Qualys told last. A field is -1 where it did not
-// tell: any of the headers may be missing.
-type Limits struct {
-	Calls      int `json:"calls"`      // allowed in a window
-	Remaining  int `json:"remaining"`  // of them
-	WindowSec  int `json:"windowSec"`  // length of the window
-	Concurrent int `json:"concurrent"` // calls allowed at once
-	Running    int `json:"running"`    // calls going on, whoever's they are
-}
 
 // limits keeps the calls of all datasets within what the subscription allows.
 // Qualys counts by endpoint (its guide, "API limits"), so each has limits of its
@@ -42,7 +34,7 @@ type limits struct {
 
 // endpoint is what is known of one path.
 type endpoint struct {
-	told    Limits
+	told    record.CallLimits
 	rest    rest
 	running int // calls of ours
 	waiting []chan struct{}
@@ -70,7 +62,7 @@ func (l *limits) endpoint(path string) *endpoint {
 		l.endpoints = map[string]*endpoint{}
 	}
 	if l.endpoints[path] == nil {
-		l.endpoints[path] = &endpoint{told: Limits{-1, -1, -1, -1, -1}}
+		l.endpoints[path] = &endpoint{told: record.NoCallLimits}
 	}
 	return l.endpoints[path]
 }
@@ -134,14 +126,14 @@ func (e *endpoint) leave() {
 // note keeps what an answer's headers say of the endpoint's limits. reserve is
 // in percent.
 func (l *limits) note(path string, header http.Header, reserve int, now time.Time) {
-	told := Limits{
+	told := record.CallLimits{
 		Calls:      number(header, "X-RateLimit-Limit"),
 		Remaining:  number(header, "X-RateLimit-Remaining"),
 		WindowSec:  number(header, "X-RateLimit-Window-Sec"),
 		Concurrent: number(header, "X-Concurrency-Limit-Limit", "X-ConcurrencyLimit-Limit"),
 		Running:    number(header, "X-Concurrency-Limit-Running", "X-ConcurrencyLimit-Running"),
 	}
-	if told == (Limits{-1, -1, -1, -1, -1}) {
+	if told == record.NoCallLimits {
 		return // a proxy's answer, or a bad login's
 	}
 	l.mu.Lock()
@@ -191,14 +183,21 @@ func (l *limits) answered() {
 }
 
 // all copies what is known, by path.
-func (l *limits) all() map[string]Limits {
+func (l *limits) all() map[string]record.CallLimits {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m := make(map[string]Limits, len(l.endpoints))
+	m := make(map[string]record.CallLimits, len(l.endpoints))
 	for path, e := range l.endpoints {
 		m[path] = e.told
 	}
 	return m
+}
+
+// of is what is known of one endpoint.
+func (l *limits) of(path string) record.CallLimits {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.endpoint(path).told
 }
 
 // asError is err as an *Error, or nil.

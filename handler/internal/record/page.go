@@ -25,6 +25,19 @@ type Page struct {
 	Warning string
 }
 
+// CallLimits are those of one of a service's endpoints, as it told last. A field
+// is -1 where it did not tell.
+type CallLimits struct {
+	Calls      int `json:"calls"`      // allowed in a window
+	Remaining  int `json:"remaining"`  // of them
+	WindowSec  int `json:"windowSec"`  // length of the window
+	Concurrent int `json:"concurrent"` // calls allowed at once
+	Running    int `json:"running"`    // calls going on, whoever's they are
+}
+
+// NoCallLimits are limits that nothing is known of.
+var NoCallLimits = CallLimits{-1, -1, -1, -1, -1}
+
 // A Sink takes the records of a page as they are decoded, one at a time, on
 // one goroutine. An error from any method ends the page with that error.
 type Sink interface {

@@ -171,6 +171,18 @@ func (s *Store) acquire(ctx context.Context, name string) (*blobLease, error) {
 	return l, nil
 }
 
+// Held implements checkpoint.Store.
+func (s *Store) Held(ctx context.Context, name string) (bool, error) {
+	p, err := s.container.NewBlobClient(name).GetProperties(ctx, nil)
+	if bloberror.HasCode(err, bloberror.BlobNotFound, bloberror.ContainerNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, explain("look at the lease of "+name, err)
+	}
+	return p.LeaseStatus != nil && *p.LeaseStatus == lease.StatusTypeLocked, nil
+}
+
 // Create implements checkpoint.Store.
 func (s *Store) Create(ctx context.Context, name string) (io.WriteCloser, error) {
 	if err := s.ensure(ctx); err != nil {

@@ -43,10 +43,24 @@ func Run(t *testing.T, open func() checkpoint.Store) {
 				t.Fatalf("a second hold: %v, want ErrHeld", err)
 			}
 		}
+		for where, want := range map[string]bool{name: true, "checkpoints/default/kb.json": false, "checkpoints/default/none.json": false} {
+			if held, err := open().Held(ctx, where); err != nil || held != want {
+				t.Errorf("%s: held is %v, %v; want %v", where, held, err, want)
+			}
+		}
 		other := acquire(t, open(), "checkpoints/default/kb.json")
 		release(t, other)
 		release(t, l)
+		if held, err := open().Held(ctx, name); err != nil || held {
+			t.Errorf("after the release: held is %v, %v", held, err)
+		}
 		release(t, acquire(t, open(), name))
+		if err := open().Delete(ctx, name); err != nil {
+			t.Error(err)
+		}
+		l = acquire(t, open(), name) // it begins anew
+		wantDoc(t, l, "")
+		release(t, l)
 	})
 	t.Run("a released hold cannot save", func(t *testing.T) {
 		l := acquire(t, open(), "b.json")

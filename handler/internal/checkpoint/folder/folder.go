@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 
@@ -42,20 +43,49 @@ func (s *Store) path(name string) (string, error) {
 }
 
 // Acquire implements checkpoint.Store.
-func (s *Store) Acquire(_ context.Context, name string) (checkpoint.Lease, error) {
+func (s *Store) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
 	path, err := s.path(name)
 	if err != nil {
 		return nil, err
 	}
 	lock := flock.New(path + lockSuffix)
-	ok, err := lock.TryLock()
-	if err != nil {
+	// Somebody may just be looking whether it is held.
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	ok, err := lock.TryLockContext(ctx, lookTime/10)
+	if err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if !ok {
 		return nil, checkpoint.ErrHeld
 	}
 	return &lease{path: path, lock: lock, lost: make(chan struct{})}, nil
+}
+
+// lookTime is far longer than a look at a lock takes.
+const lookTime = 100 * time.Millisecond
+
+// Held implements checkpoint.Store.
+func (s *Store) Held(_ context.Context, name string) (bool, error) {
+	path, err := s.path(name)
+	if err != nil {
+		return false, err
+	}
+	if _, err := os.Stat(path + lockSuffix); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	lock := flock.New(path + lockSuffix)
+	free, err := lock.TryRLock()
+	if err != nil {
+		return false, fmt.Errorf("look at the lock of %s: %w", path, err)
+	}
+	if !free {
+		return true, nil
+	}
+	if err := lock.Unlock(); err != nil {
+		return false, fmt.Errorf("unlock: %w", err)
+	}
+	return false, nil
 }
 
 // Create implements checkpoint.Store.
@@ -135,6 +165,9 @@ func (s *Store) Delete(_ context.Context, name string) error {
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete: %w", err)
+	}
+	if err := os.Remove(path + lockSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete the lock: %w", err)
 	}
 	return nil
 }
