@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -20,6 +23,7 @@ import (
 	"qualys-sentinel/handler/internal/checkpoint/folder"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/settings"
@@ -43,6 +47,9 @@ type connector struct {
 	knowledge ingest.Joined
 	// rows, if not empty, is a local folder that rows go to instead.
 	rows string
+	// desk carries out runs, and what is asked for by hand.
+	desk *ondemand.Desk
+	log  *zap.Logger
 }
 
 // identity makes the app's credential once, when it is first needed.
@@ -79,16 +86,16 @@ func (i *identity) credential() (azcore.TokenCredential, error) {
 type purpose struct {
 	rows                    string // a local folder that rows go to
 	noSource, noDestination bool
+	// log of the runs; nil: nobody reads it.
+	log *zap.Logger
 }
 
-// open makes a connector for runs.
-func open(ctx context.Context, environ []string, rows string) (*connector, error) {
-	return openFor(ctx, environ, purpose{rows: rows})
-}
-
-// openFor reads the settings and makes a connector.
-func openFor(ctx context.Context, environ []string, p purpose) (*connector, error) {
-	c := &connector{rows: p.rows, knowledge: ingest.Joined{Dataset: ingest.KB}}
+// open reads the settings and makes a connector.
+func open(ctx context.Context, environ []string, p purpose) (*connector, error) {
+	c := &connector{rows: p.rows, knowledge: ingest.Joined{Dataset: ingest.KB}, log: p.log}
+	if c.log == nil {
+		c.log = zap.NewNop()
+	}
 	// Secrets are read with the same identity as everything else.
 	c.identity.clientID = settings.ClientID(environ)
 	s, err := settings.Load(ctx, settings.Options{
@@ -112,8 +119,15 @@ func openFor(ctx context.Context, environ []string, p purpose) (*connector, erro
 	if c.store, err = c.openStore(); err != nil {
 		return nil, err
 	}
+	c.desk = &ondemand.Desk{
+		Store: c.store, Destination: c.destinationName(), Clock: ingest.SystemClock{}, Log: c.log,
+		NewRun: c.run, NewID: newRunID,
+	}
 	return c, nil
 }
+
+// newRunID makes the id of a run.
+func newRunID() string { return strings.ToLower(rand.Text()[:16]) }
 
 func (c *connector) openStore() (checkpoint.Store, error) {
 	s := c.settings
@@ -130,63 +144,110 @@ func (c *connector) openStore() (checkpoint.Store, error) {
 	return blob.FromIdentity(s.StorageService, s.StateContainer, credential)
 }
 
-// source of a dataset's pages.
-func (c *connector) source(dataset *ingest.Dataset) (ingest.Source, error) {
-	s := c.settings
+// source of a dataset's pages, of the window w.
+func (c *connector) source(dataset *ingest.Dataset, w ondemand.Window) (ingest.Source, error) {
 	switch dataset {
 	case ingest.VM:
-		d := qualys.NewDetections(c.client, dataset.Schema)
-		d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
-		d.By = qualys.IncrementalBy(s.IncrementalBy)
-		d.Results = s.ResultsBytes != 0
-		return d, nil
+		return c.detections(w)
 	case ingest.KB:
-		k := qualys.NewKnowledgeBase(c.client, dataset.Schema)
-		k.Version, k.PageSize = s.KBAPIVersion, s.KBPageSize
-		return k, nil
+		return c.knowledgeBase(), nil
 	}
 	return nil, fmt.Errorf("dataset %s has no source", dataset.Name)
 }
 
+func (c *connector) detections(w ondemand.Window) (*qualys.Detections, error) {
+	s := c.settings
+	d := qualys.NewDetections(c.client, ingest.VM.Schema)
+	d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
+	d.By = qualys.IncrementalBy(s.IncrementalBy)
+	d.Results = s.ResultsBytes != 0
+	if w.FilterParameters != "" {
+		filter, size, err := settings.ParseFilter(w.FilterParameters)
+		if err == nil {
+			err = qualys.CheckFilter(filter)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("filterParameters: %w", err)
+		}
+		d.Filter = filter
+		if size > 0 {
+			d.PageSize = size
+		}
+	}
+	if len(w.HostIDs) > 0 {
+		d.Filter = maps.Clone(d.Filter)
+		if d.Filter == nil {
+			d.Filter = url.Values{}
+		}
+		d.Filter.Set("ids", joinIDs(w.HostIDs))
+	}
+	return d, nil
+}
+
+func (c *connector) knowledgeBase() *qualys.KnowledgeBase {
+	k := qualys.NewKnowledgeBase(c.client, ingest.KB.Schema)
+	k.Version, k.PageSize = c.settings.KBAPIVersion, c.settings.KBPageSize
+	return k
+}
+
+func joinIDs(ids []uint64) string {
+	var b []byte
+	for _, id := range ids {
+		b = append(strconv.AppendUint(b, id, 10), ',')
+	}
+	return strings.TrimSuffix(string(b), ",")
+}
+
+// destinationName is the destination's in the state.
+func (c *connector) destinationName() string {
+	if c.rows != "" {
+		return folderDestination
+	}
+	return defaultDestination
+}
+
 // destination of a table's rows.
-func (c *connector) destination(schema *record.Schema, run string) (ingest.Destination, string, error) {
+func (c *connector) destination(schema *record.Schema, run string) (ingest.Destination, error) {
 	s := c.settings
 	if c.rows != "" {
-		return loganalytics.NewFolder(c.rows, schema.Table, run), folderDestination, nil
+		return loganalytics.NewFolder(c.rows, schema.Table, run), nil
 	}
 	if s.API == settings.DataCollector {
-		d, err := loganalytics.NewCollector(loganalytics.CollectorConfig{
+		return loganalytics.NewCollector(loganalytics.CollectorConfig{
 			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: schema.LogType(),
 		})
-		return d, defaultDestination, err
 	}
 	credential, err := c.identity.credential()
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	d, err := loganalytics.NewIngestion(loganalytics.IngestionConfig{
+	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
 		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: schema.Stream(),
 		Credential: credential,
 	})
-	return d, defaultDestination, err
 }
 
-// run makes a run of a dataset.
-func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, error) {
+// run makes a run of a dataset, of what asked asks for if that is not nil.
+func (c *connector) run(dataset *ingest.Dataset, id string, asked *ondemand.Request) (*ingest.Run, error) {
 	s := c.settings
 	r := &ingest.Run{
-		ID: strings.ToLower(rand.Text()[:16]), Dataset: dataset, Target: c.target(),
+		ID: id, Dataset: dataset, Target: c.target(), DestinationName: c.destinationName(),
 		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: ingest.SystemClock{},
 	}
-	r.Log = log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
+	r.Log = c.log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
+	var window ondemand.Window
+	if asked != nil {
+		window = asked.Window
+		r.Log = r.Log.With(zap.String("request", asked.ID))
+	}
 	var err error
-	if r.Source, err = c.source(dataset); err != nil {
+	if r.Source, err = c.source(dataset, window); err != nil {
 		return nil, err
 	}
-	if r.Destination, r.DestinationName, err = c.destination(dataset.Schema, r.ID); err != nil {
+	if r.Destination, err = c.destination(dataset.Schema, r.ID); err != nil {
 		return nil, err
 	}
-	if r.Health, _, err = c.destination(ingest.Health, r.ID); err != nil {
+	if r.Health, err = c.destination(ingest.Health, r.ID); err != nil {
 		return nil, err
 	}
 	switch dataset {
@@ -194,11 +255,7 @@ func (c *connector) run(dataset *ingest.Dataset, log *zap.Logger) (*ingest.Run, 
 		r.Lookback, r.Overlap = s.Lookback, s.Overlap
 		r.Policy = record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"}
 		if s.Enrich {
-			knowledge, err := c.source(ingest.KB)
-			if err != nil {
-				return nil, err
-			}
-			r.Joined, r.JoinedIdentity = &c.knowledge, ingest.Identity(knowledge, r.Target)
+			r.Joined, r.JoinedIdentity = &c.knowledge, ingest.Identity(c.knowledgeBase(), r.Target)
 		}
 	case ingest.KB:
 		r.Overlap, r.Refresh = s.KBOverlap, s.KBRefresh

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -24,6 +25,7 @@ const (
 
 func newDemo() *cobra.Command {
 	var dir, level string
+	var asJSON bool
 	var hosts, detections int
 	var qids uint
 	var seed uint64
@@ -39,7 +41,7 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 ` + exitCodeHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return demo(c.Context(), dir, level, simulated(seed, hosts, detections, qids))
+			return demo(c.Context(), dir, level, newPaper(asJSON), simulated(seed, hosts, detections, qids))
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "demo-data", "`folder` for rows and state")
@@ -47,11 +49,17 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
 	c.Flags().UintVar(&qids, "qids", 2000, "entries of the KnowledgeBase; 0: the subscription may not download it")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
-	c.Flags().StringVar(&level, "log", "warn", "what to log: debug, info, warn or error")
+	addLog(c, &level)
+	addJSON(c, &asJSON)
+	_ = c.MarkFlagDirname("dir") // it is there
 	return c
 }
 
-func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) error {
+func demo(ctx context.Context, dir, level string, out *paper, sub *simulator.Subscription) error {
+	log, err := terminalLog(level)
+	if err != nil {
+		return err
+	}
 	azure := simulator.NewAzure(ingest.Schemas()...)
 	rows := &simulator.RowFiles{Dir: filepath.Join(dir, "rows")}
 	azure.Keep = rows.Keep
@@ -61,7 +69,12 @@ func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) e
 	}
 	defer sim.stop()
 
-	fmt.Printf("simulated subscription: %s hosts, about %s detections, a KnowledgeBase of %s QIDs\n", thousands(int64(sub.Hosts)), thousands(int64(sub.Hosts*sub.Detections)), thousands(int64(sub.Knowledge.Size)))
+	result := runsDocument{Runs: []ingest.Report{}}
+	notes := out
+	if out.json {
+		notes = &paper{Writer: os.Stderr}
+	}
+	fmt.Fprintf(notes, "simulated subscription: %s hosts, about %s detections, a KnowledgeBase of %s QIDs\n", thousands(int64(sub.Hosts)), thousands(int64(sub.Hosts*sub.Detections)), thousands(int64(sub.Knowledge.Size)))
 	for name, value := range map[string]string{"IDENTITY_ENDPOINT": sim.address + simulator.IdentityPath, "IDENTITY_HEADER": azure.IdentityHeader} {
 		if err := os.Setenv(name, value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -71,28 +84,31 @@ func demo(ctx context.Context, dir, level string, sub *simulator.Subscription) e
 		"apiUsername=" + demoUser, "apiPassword=" + demoPassword, "uri=" + sim.address,
 		"logAnalyticsUri=" + sim.address, "logAnalyticsApi=logs-ingestion", "dcrImmutableId=" + azure.Rule,
 		"stateFolder=" + filepath.Join(dir, "state"), "filterParameters=&truncation_limit=250", "enrichDetections=true",
-	}, "")
+	}, purpose{log: log})
 	if err != nil {
 		return err
 	}
 	// The KnowledgeBase first: the detections carry what it says.
 	for _, dataset := range []*ingest.Dataset{ingest.KB, ingest.VM} {
 		if dataset == ingest.KB && sub.Knowledge.Refused {
-			fmt.Println("KnowledgeBase: this subscription may not download it; the detections go without")
+			fmt.Fprintln(notes, "KnowledgeBase: this subscription may not download it; the detections go without")
 			continue
 		}
-		_, report, err := runOnce(ctx, connector, dataset, level)
-		printReport(os.Stdout, dataset, report)
+		report, err := connector.syncOnce(ctx, dataset, ondemand.Window{}, out)
+		result.Runs = append(result.Runs, report)
 		if err != nil || report.Outcome != ingest.Complete {
 			if err == nil {
-				fmt.Println("\nStopped in good order. Run it again: it goes on where it stood.")
+				fmt.Fprintln(notes, "\nStopped in good order. Run it again: it goes on where it stood.")
 			}
 			return endOf(report, err)
 		}
 	}
-	fmt.Printf("  %-14s %s\n", "rows", rows.Dir)
-	fmt.Printf("  %-14s %s\n", "state", filepath.Join(dir, "state"))
-	fmt.Println(nextSteps)
+	fmt.Fprintf(notes, "  %-14s %s\n", "rows", rows.Dir)
+	fmt.Fprintf(notes, "  %-14s %s\n", "state", filepath.Join(dir, "state"))
+	if out.json {
+		return out.document(result)
+	}
+	fmt.Fprintln(out, nextSteps)
 	return nil
 }
 
@@ -110,6 +126,7 @@ func simulated(seed uint64, hosts, detections int, qids uint) *simulator.Subscri
 
 func newSimulate() *cobra.Command {
 	var listen, rows string
+	var asJSON bool
 	var hosts, detections int
 	var qids uint
 	var seed uint64
@@ -130,19 +147,22 @@ prints the settings to use, and refuses what the real services refuse.`,
 			if err != nil {
 				return err
 			}
-			fmt.Printf(`apiUsername=%s
-apiPassword=%s
-uri=%s
-logAnalyticsUri=%s
-logAnalyticsApi=logs-ingestion
-dcrImmutableId=%s
-IDENTITY_ENDPOINT=%s
-IDENTITY_HEADER=%s
-`, demoUser, demoPassword, sim.address, sim.address, azure.Rule, sim.address+simulator.IdentityPath, azure.IdentityHeader)
+			out := newPaper(asJSON)
+			values := [][2]string{
+				{"apiUsername", demoUser}, {"apiPassword", demoPassword}, {"uri", sim.address},
+				{"logAnalyticsUri", sim.address}, {"logAnalyticsApi", "logs-ingestion"}, {"dcrImmutableId", azure.Rule},
+				{"IDENTITY_ENDPOINT", sim.address + simulator.IdentityPath}, {"IDENTITY_HEADER", azure.IdentityHeader},
+			}
+			if err := out.settings(values); err != nil {
+				return err
+			}
 			<-c.Context().Done()
 			sim.stop()
 			arrived := azure.Arrived()
-			fmt.Printf("arrived: %s rows, %s, in %s calls\n", thousands(arrived.Rows), size(arrived.Bytes), thousands(arrived.Calls))
+			if asJSON {
+				return out.document(arrived)
+			}
+			fmt.Fprintf(out, "arrived: %s rows, %s, in %s calls\n", thousands(arrived.Rows), size(arrived.Bytes), thousands(arrived.Calls))
 			return nil
 		},
 	}
@@ -152,7 +172,25 @@ IDENTITY_HEADER=%s
 	c.Flags().IntVar(&detections, "detections", 50, "detections per host, on average")
 	c.Flags().UintVar(&qids, "qids", 20_000, "entries of the KnowledgeBase; 0: the subscription may not download it")
 	c.Flags().Uint64Var(&seed, "seed", 1, "which subscription")
+	addJSON(c, &asJSON)
+	_ = c.MarkFlagDirname("rows") // it is there
 	return c
+}
+
+// settings writes settings: as lines, or in the form of local.settings.json,
+// which --settings takes.
+func (p *paper) settings(values [][2]string) error {
+	if p.json {
+		file := struct{ Values map[string]string }{map[string]string{}}
+		for _, v := range values {
+			file.Values[v[0]] = v[1]
+		}
+		return p.document(file)
+	}
+	for _, v := range values {
+		fmt.Fprintf(p, "%s=%s\n", v[0], v[1])
+	}
+	return nil
 }
 
 // simulation is a simulator that is being served.

@@ -102,12 +102,16 @@ Sentinel: page by page, once, and without loss.
 As an Azure Function it needs no command. From a terminal:
 
   qualys-sentinel demo         try all of it, without an account
+  qualys-sentinel check        test the connection
   qualys-sentinel sync vm      run once against a real subscription
-  qualys-sentinel replay vm    send rows again that were refused` + "\n" + exitCodeHelp,
+  qualys-sentinel status       tell what has arrived
+  qualys-sentinel replay vm    send rows again that were refused
+
+Completion for your shell: qualys-sentinel completion --help` + "\n" + exitCodeHelp,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newSync(), newReplay(), newDemo(), newSimulate(), newTables())
+	root.AddCommand(newCheck(), newSync(), newStatus(), newReplay(), newDemo(), newSimulate(), newTables())
 	return root
 }

@@ -15,8 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-
+	"qualys-sentinel/handler/internal/api"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
 )
@@ -45,24 +44,36 @@ func TestTablesTemplate(t *testing.T) {
 	}
 }
 
-// Each dataset's function has its folder, with a timer on its own schedule.
+// Each function has its folder: a dataset's a timer on its own schedule, those of
+// the API a route that asks for a key.
 func TestFunctionFolders(t *testing.T) {
-	folders, err := filepath.Glob("../functions/*/function.json")
-	if err != nil || len(folders) != len(ingest.Datasets()) {
-		t.Fatalf("%v, %v: want one for each of %d datasets", folders, err, len(ingest.Datasets()))
-	}
+	want := map[string]string{}
 	for _, d := range ingest.Datasets() {
-		doc, err := os.ReadFile("../functions/" + d.Function + "/function.json")
+		want[d.Function] = fmt.Sprintf(`[{"direction":"in","name":"timer","schedule":"%%%sSchedule%%","type":"timerTrigger","useMonitor":true}]`, d.Name)
+	}
+	for name := range (&api.API{}).Functions() {
+		route := map[string]string{
+			"QualysSync":   `["post","get"],"name":"req","route":"api/sync/{dataset}"`,
+			"QualysStatus": `["get"],"name":"req","route":"api/status/{run?}"`,
+			"QualysCheck":  `["get"],"name":"req","route":"api/check"`,
+		}[name]
+		want[name] = `[{"authLevel":"function","direction":"in","methods":` + route + `,"type":"httpTrigger"},{"direction":"out","name":"res","type":"http"}]`
+	}
+	folders, err := filepath.Glob("../functions/*/function.json")
+	if err != nil || len(folders) != len(want) {
+		t.Fatalf("%v, %v: want %d", folders, err, len(want))
+	}
+	for name, bindings := range want {
+		doc, err := os.ReadFile("../functions/" + name + "/function.json")
 		if err != nil {
 			t.Fatal(err)
 		}
-		var f struct{ Bindings []map[string]any }
-		if err := json.Unmarshal(doc, &f); err != nil || len(f.Bindings) != 1 {
-			t.Fatal(err, f)
+		var f struct{ Bindings any }
+		if err := json.Unmarshal(doc, &f); err != nil {
+			t.Fatal(err)
 		}
-		b := f.Bindings[0]
-		if b["type"] != "timerTrigger" || b["schedule"] != "%"+d.Name+"Schedule%" || b["useMonitor"] != true || b["runOnStartup"] != nil {
-			t.Errorf("%s: %v", d.Function, b)
+		if got, err := json.Marshal(f.Bindings); err != nil || string(got) != bindings {
+			t.Errorf("%s: %s, %v\nwant %s", name, got, err, bindings)
 		}
 	}
 }
@@ -221,11 +232,11 @@ func TestRunsAreWired(t *testing.T) {
 		"kbOverlap=36h", "kbFullRefreshDays=9", "kbPageSize=600", "kbApiVersion=3.0",
 	}
 	for enrich, wantJoin := range map[string]bool{"true": true, "false": false} {
-		c, err := open(context.Background(), append(base[:len(base):len(base)], "enrichDetections="+enrich), "")
+		c, err := open(context.Background(), append(base[:len(base):len(base)], "enrichDetections="+enrich), purpose{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		vm, err := c.run(ingest.VM, zap.NewNop())
+		vm, err := c.run(ingest.VM, "r1", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +247,7 @@ func TestRunsAreWired(t *testing.T) {
 		if vm.Overlap != 7*time.Minute || vm.Lookback != 72*time.Hour || vm.Budget != 4*time.Minute || vm.Refresh != 0 || vm.Policy.Bytes != 0 || (vm.Joined != nil) != wantJoin {
 			t.Errorf("VM run: %+v", vm)
 		}
-		kb, err := c.run(ingest.KB, zap.NewNop())
+		kb, err := c.run(ingest.KB, "r1", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

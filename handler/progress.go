@@ -182,7 +182,11 @@ func printReport(out io.Writer, d *ingest.Dataset, r ingest.Report) {
 		fmt.Fprintf(out, "  %-14s %s, %ds of waiting\n", "retries", thousands(r.Retries), r.WaitSeconds)
 	}
 	if r.Outcome == ingest.Complete && r.Until != nil {
-		fmt.Fprintf(out, "  %-14s %s by Qualys' clock\n", "watermark", r.Until.Format(time.RFC3339))
+		name, note := "watermark", ""
+		if r.Request != "" {
+			name, note = "window", "; the dataset's own checkpoint stays where it is"
+		}
+		fmt.Fprintf(out, "  %-14s up to %s by Qualys' clock%s\n", name, r.Until.Format(time.RFC3339), note)
 	}
 	if r.DeadLetters > 0 {
 		fmt.Fprintf(out, "  %-14s rows were refused for good and are kept: qualys-sentinel replay %s --list tells why\n", "dead letters", d.Name)

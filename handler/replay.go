@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -62,7 +61,7 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	if err != nil {
 		return err
 	}
-	c, err := openFor(ctx, environ, purpose{rows: f.to, noSource: true, noDestination: list})
+	c, err := open(ctx, environ, purpose{rows: f.to, noSource: true, noDestination: list})
 	if err != nil {
 		return err
 	}
@@ -73,7 +72,7 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	r := &ingest.Replay{Store: c.store, Dataset: dataset, Clock: ingest.SystemClock{}, Log: log, Keep: f.to != ""}
 	do := r.List
 	if !list {
-		if r.Destination, _, err = c.destination(dataset.Schema, "replay-"+strings.ToLower(rand.Text()[:8])); err != nil {
+		if r.Destination, err = c.destination(dataset.Schema, "replay-"+strings.ToLower(rand.Text()[:8])); err != nil {
 			return err
 		}
 		do = r.Do
@@ -83,9 +82,13 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	if toFolder {
 		err = errors.Join(err, folder.Close())
 	}
-	printReplay(os.Stdout, dataset, report, list, toFolder)
-	if toFolder && report.Accepted > 0 {
-		fmt.Println("  rows           " + folder.Path())
+	if out := newPaper(f.json); f.json {
+		err = errors.Join(err, out.document(report))
+	} else {
+		printReplay(out, dataset, report, list, toFolder)
+		if toFolder && report.Accepted > 0 {
+			fmt.Fprintln(out, "  rows           "+folder.Path())
+		}
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:

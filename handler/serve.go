@@ -2,14 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"qualys-sentinel/handler/internal/api"
+	"qualys-sentinel/handler/internal/check"
 	"qualys-sentinel/handler/internal/functions"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/settings"
+	"qualys-sentinel/handler/internal/status"
 )
 
 // serve is the custom handler. It opens its port before anything else: the
@@ -17,16 +25,26 @@ import (
 func serve(ctx context.Context, port string) int {
 	level := zap.NewAtomicLevel()
 	log := newLog(level)
-	app := &app{log: log, level: level}
-	host := &functions.Host{Log: log, Functions: map[string]functions.Function{}}
+	// What is asked for over HTTP goes on behind its answer, until the program
+	// is to stop.
+	asked, stop := context.WithCancel(ctx)
+	defer stop()
+	app := &app{log: log, level: level, asked: asked}
+	host := &functions.Host{
+		Log:    log,
+		Timers: map[string]functions.Timer{},
+		HTTP:   (&api.API{Backend: app, Log: log, Now: time.Now}).Functions(),
+	}
 	for _, dataset := range ingest.Datasets() {
-		host.Functions[dataset.Function] = func(ctx context.Context, in functions.Invocation) error {
+		host.Timers[dataset.Function] = func(ctx context.Context, in functions.Invocation) error {
 			return app.tick(ctx, dataset, in)
 		}
 	}
 	if err := host.Serve(ctx, port); err != nil {
 		log.Error("handler ended", zap.Error(err))
 	}
+	stop()
+	app.wait(functions.StopGrace)
 	return exitStopped
 }
 
@@ -34,10 +52,16 @@ func serve(ctx context.Context, port string) int {
 type app struct {
 	log   *zap.Logger
 	level zap.AtomicLevel
+	// asked is the context of what was asked for over HTTP.
+	asked context.Context //nolint:containedctx // it outlives the calls that begin it
 
 	mu        sync.Mutex
 	connector *connector
+	status    *status.Source
+	jobs      sync.WaitGroup
 }
+
+var _ api.Backend = (*app)(nil)
 
 // open reads the settings at the first invocation, and again as long as they
 // are wrong: a Key Vault role that was just given takes some minutes.
@@ -47,34 +71,110 @@ func (a *app) open(ctx context.Context) (*connector, error) {
 	if a.connector != nil {
 		return a.connector, nil
 	}
-	c, err := open(ctx, os.Environ(), "")
+	c, err := open(ctx, os.Environ(), purpose{log: a.log})
 	if err != nil {
 		return nil, err
 	}
 	if level, err := zapcore.ParseLevel(c.settings.LogLevel); err == nil {
 		a.level.SetLevel(level)
 	}
-	a.connector = c
+	a.connector, a.status = c, c.statusSource()
 	return c, nil
 }
 
-// tick is one run of a dataset.
+// tick is one run of a dataset, and what was asked for and has not arrived.
 func (a *app) tick(ctx context.Context, dataset *ingest.Dataset, in functions.Invocation) error {
-	log := a.log.With(zap.String("invocation", in.ID), zap.Bool("pastDue", in.PastDue))
+	log := a.log.With(zap.String("invocation", in.ID), zap.Bool("pastDue", in.PastDue), zap.String("dataset", dataset.Name))
 	c, err := a.open(ctx)
 	if err != nil {
-		log.Error("run not started", zap.String("dataset", dataset.Name), zap.Error(err))
-		return err
-	}
-	r, err := c.run(dataset, log)
-	if err != nil {
-		log.Error("run not started", zap.String("dataset", dataset.Name), zap.Error(err))
+		log.Error("run not started", zap.Error(err))
 		return err
 	}
 	// The destinations of the app hold nothing that has to be closed.
-	_, err = r.Do(ctx)
-	r.Log.Info("limits of the Qualys subscription", zap.Any("limits", c.client.Limits()))
+	report, err := c.desk.Tick(ctx, dataset)
+	if report.Run == "" && err != nil {
+		log.Error("run not started", zap.Error(err))
+	}
+	log.Info("tick ended", zap.String("run", report.Run), zap.Any("limits", c.client.Limits()))
 	return err
+}
+
+// Sync implements api.Backend.
+func (a *app) Sync(ctx context.Context, datasets []*ingest.Dataset, w ondemand.Window) (string, error) {
+	c, err := a.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	jobs, err := c.desk.Ask(ctx, datasets, w)
+	if err != nil {
+		return "", err
+	}
+	for _, job := range jobs {
+		a.jobs.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					a.log.Error("panic", zap.String("request", job.ID), zap.Any("panic", p), zap.Stack("stack"))
+				}
+			}()
+			// The run has logged its end, and the request tells it.
+			_, _ = c.desk.Do(a.asked, job)
+		})
+	}
+	return jobs[0].ID, nil
+}
+
+// wait waits for what was asked for to end in good order, but not for long.
+func (a *app) wait(most time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		a.jobs.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(most):
+		a.log.Warn("runs given up; the next tick goes on")
+	}
+}
+
+// CheckFilter implements api.Backend.
+func (a *app) CheckFilter(filter string) error { return checkFilter(filter) }
+
+// checkFilter says what is wrong with request parameters.
+func checkFilter(filter string) error {
+	values, _, err := settings.ParseFilter(filter)
+	if err != nil {
+		return err
+	}
+	return qualys.CheckFilter(values)
+}
+
+// Status implements api.Backend.
+func (a *app) Status(ctx context.Context, host string) (status.Document, error) {
+	if _, err := a.open(ctx); err != nil {
+		return status.Document{}, err
+	}
+	doc := a.status.Gather(ctx)
+	doc.Program.Host = host
+	return doc, nil
+}
+
+// Find implements api.Backend.
+func (a *app) Find(ctx context.Context, id string) (*status.SyncDocument, error) {
+	if _, err := a.open(ctx); err != nil {
+		return nil, err
+	}
+	return a.status.Find(ctx, id)
+}
+
+// Check implements api.Backend. It works with the connector that runs work with,
+// which knows the limits and what was refused, where there is one.
+func (a *app) Check(ctx context.Context) check.Report {
+	c, err := a.open(ctx)
+	if err != nil && ctx.Err() == nil && !errors.As(err, new(*settings.InvalidError)) {
+		a.log.Error("connector not opened", zap.Error(err))
+	}
+	return checkConnection(ctx, c, err, os.Environ(), "", nil)
 }
 
 // newLog writes one JSON object a line to stdout. The host marks lines of

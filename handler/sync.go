@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"qualys-sentinel/handler/internal/api"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/settings"
 )
 
@@ -22,10 +25,11 @@ type settingsFlags struct {
 	to           string
 	state        string
 	log          string
+	json         bool
 }
 
 func newSync() *cobra.Command {
-	var f settingsFlags
+	var f syncFlags
 	c := &cobra.Command{
 		Use:   "sync <dataset>",
 		Short: "Run once, from this terminal",
@@ -33,7 +37,12 @@ func newSync() *cobra.Command {
 Interrupt it with Ctrl-C whenever you like: the next sync goes on.
 
 Datasets:
-` + datasetHelp() + `
+` + datasetHelp() + `  all    one after the other
+
+With --since, --full or --host-ids it sends an older window, everything, or
+chosen hosts again, and leaves the checkpoint as it is. Interrupted, the same
+command goes on, and so does the function app at its next tick.
+
 Settings are the function app's (see README.md), taken from the environment,
 then --settings, then --set. Secrets belong into the environment or the file:
 a command line is visible to others. A Key Vault reference works as well.
@@ -49,20 +58,59 @@ Into Azure, with the settings of the function app:
   qualys-sentinel sync vm --settings local.settings.json
 ` + exitCodeHelp,
 		Args: cobra.MatchAll(cobra.ExactArgs(1), func(_ *cobra.Command, args []string) error {
-			_, err := findDataset(args[0])
+			_, err := findDatasets(args[0])
 			return err
 		}),
-		ValidArgs: datasetNames(),
+		ValidArgs: append(datasetNames(), api.All),
 		RunE: func(c *cobra.Command, args []string) error {
-			dataset, err := findDataset(args[0])
+			datasets, err := findDatasets(args[0])
 			if err != nil {
 				return err
 			}
-			return f.sync(c.Context(), dataset)
+			return f.sync(c.Context(), datasets)
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&f.since, "since", "", "a `time` such as 2026-11-01 or 2026-11-01T00:00:00Z: send what was processed since")
+	c.Flags().BoolVar(&f.full, "full", false, "send everything")
+	c.Flags().StringSliceVar(&f.hosts, "host-ids", nil, "`ids` of hosts, by comma: send only theirs")
+	c.Flags().StringVar(&f.filter, "filter", "", "with one of these: `parameters` in place of the setting filterParameters")
 	return c
+}
+
+// syncFlags are those of sync.
+type syncFlags struct {
+	settingsFlags
+	since  string
+	full   bool
+	hosts  []string
+	filter string
+}
+
+// window is what the flags ask for. It is checked as a request over HTTP is.
+func (f *syncFlags) window(datasets []*ingest.Dataset) (ondemand.Window, error) {
+	asked := map[string]any{}
+	if f.since != "" {
+		asked["since"] = f.since
+	}
+	if f.full {
+		asked["full"] = true
+	}
+	if len(f.hosts) > 0 {
+		asked["hostIds"] = f.hosts
+	}
+	if f.filter != "" {
+		asked["filterParameters"] = f.filter
+	}
+	body, err := json.Marshal(asked)
+	if err != nil {
+		return ondemand.Window{}, fmt.Errorf("read the flags: %w", err)
+	}
+	w, err := ondemand.Parse(body, time.Now(), checkFilter)
+	for _, d := range datasets {
+		err = errors.Join(err, w.Fits(d))
+	}
+	return w, err
 }
 
 // add declares the flags.
@@ -71,7 +119,21 @@ func (f *settingsFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.set, "set", nil, "one setting, `name=value`; may be repeated")
 	c.Flags().StringVar(&f.to, "to", "", "write rows into this `folder` instead of Log Analytics")
 	c.Flags().StringVar(&f.state, "state", "", "keep the state in this `folder` instead of blob storage")
-	c.Flags().StringVar(&f.log, "log", "warn", "what to log: debug, info, warn or error")
+	addLog(c, &f.log)
+	addJSON(c, &f.json)
+	_ = c.MarkFlagFilename("settings", "json") // the flags are there
+	_ = c.MarkFlagDirname("to")
+	_ = c.MarkFlagDirname("state")
+}
+
+// addLog and addJSON declare the flags that all jobs have.
+func addLog(c *cobra.Command, level *string) {
+	c.Flags().StringVar(level, "log", "warn", "what to log: debug, info, warn or error")
+	_ = c.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp)) // it is there
+}
+
+func addJSON(c *cobra.Command, asJSON *bool) {
+	c.Flags().BoolVar(asJSON, "json", false, "print the result as JSON; progress and logs stay on stderr")
 }
 
 func datasetHelp() string {
@@ -96,6 +158,19 @@ func findDataset(name string) (*ingest.Dataset, error) {
 		}
 	}
 	return nil, fmt.Errorf("dataset %q is unknown. Accepted: %s", name, strings.Join(datasetNames(), ", "))
+}
+
+// findDatasets finds a dataset, or all: the KnowledgeBase first, as detections
+// may carry what it says.
+func findDatasets(name string) ([]*ingest.Dataset, error) {
+	if name == api.All {
+		return []*ingest.Dataset{ingest.KB, ingest.VM}, nil
+	}
+	d, err := findDataset(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w, %s", err, api.All)
+	}
+	return []*ingest.Dataset{d}, nil
 }
 
 // environ is the environment with the file's and the flags' settings behind it.
@@ -155,40 +230,85 @@ func override(environ []string, name, value string) []string {
 	return append(kept, name+"="+value)
 }
 
-func (f *settingsFlags) sync(ctx context.Context, dataset *ingest.Dataset) error {
+func (f *syncFlags) sync(ctx context.Context, datasets []*ingest.Dataset) error {
+	window, err := f.window(datasets)
+	if err != nil {
+		return err
+	}
 	environ, err := f.environ()
 	if err != nil {
 		return err
 	}
-	c, err := open(ctx, environ, f.to)
+	log, err := terminalLog(f.log)
 	if err != nil {
 		return err
 	}
-	r, report, err := runOnce(ctx, c, dataset, f.log)
-	if r == nil {
+	c, err := open(ctx, environ, purpose{rows: f.to, log: log})
+	if err != nil {
 		return err
 	}
-	printReport(os.Stdout, dataset, report)
-	if folder, ok := r.Destination.(*loganalytics.Folder); ok && report.Accepted > 0 {
-		fmt.Println("  rows           " + folder.Path())
+	out := newPaper(f.json)
+	result := runsDocument{Runs: []ingest.Report{}}
+	for _, dataset := range datasets {
+		var report ingest.Report
+		if report, err = c.syncOnce(ctx, dataset, window, out); report.Run != "" {
+			result.Runs = append(result.Runs, report)
+		}
+		if err = endOf(report, err); err != nil {
+			break
+		}
 	}
-	return endOf(report, err)
+	if f.json {
+		err = errors.Join(err, out.document(result))
+	}
+	return err
 }
 
-// runOnce runs a dataset with progress on stderr.
-func runOnce(ctx context.Context, c *connector, dataset *ingest.Dataset, level string) (*ingest.Run, ingest.Report, error) {
-	log, err := terminalLog(level)
+// runsDocument is the result of commands that run.
+type runsDocument struct {
+	Runs []ingest.Report `json:"runs"`
+}
+
+// syncOnce carries a window of a dataset, with progress on stderr.
+func (c *connector) syncOnce(ctx context.Context, dataset *ingest.Dataset, window ondemand.Window, out *paper) (ingest.Report, error) {
+	r, do, err := c.begin(ctx, dataset, window)
 	if err != nil {
-		return nil, ingest.Report{}, err
-	}
-	r, err := c.run(dataset, log)
-	if err != nil {
-		return nil, ingest.Report{}, err
+		return ingest.Report{}, err
 	}
 	p := startProgress(os.Stderr, r)
-	report, err := r.Do(ctx)
+	report, err := do(ctx)
 	p.end()
-	return r, report, errors.Join(err, closeRun(r))
+	err = errors.Join(err, closeRun(r))
+	if !out.json {
+		printReport(out, dataset, report)
+		if folder, ok := r.Destination.(*loganalytics.Folder); ok && report.Accepted > 0 {
+			fmt.Fprintln(out, "  rows           "+folder.Path())
+		}
+	}
+	return report, err
+}
+
+// begin makes a run of the dataset's own next window, or takes a request for
+// another: the one that an earlier sync has left open, or a new one.
+func (c *connector) begin(ctx context.Context, dataset *ingest.Dataset, window ondemand.Window) (*ingest.Run, func(context.Context) (ingest.Report, error), error) {
+	if window.Own() {
+		r, err := c.run(dataset, newRunID(), nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return r, r.Do, nil
+	}
+	job, err := c.desk.Resume(ctx, dataset, window)
+	if err == nil && job == nil {
+		var jobs []*ondemand.Job
+		if jobs, err = c.desk.Ask(ctx, []*ingest.Dataset{dataset}, window); err == nil {
+			job = jobs[0]
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return job.Run(), func(ctx context.Context) (ingest.Report, error) { return c.desk.Do(ctx, job) }, nil
 }
 
 // endOf makes an exit code of a run's end.

@@ -4,9 +4,11 @@
 package simulation
 
 import (
+	"qualys-sentinel/handler/internal/check"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
+	"qualys-sentinel/handler/internal/status"
 )
 
 type (
@@ -34,6 +36,14 @@ type (
 	Report = ingest.Report
 	// Checkpoint is the document that runs keep.
 	Checkpoint = ingest.Checkpoint
+	// StatusDocument is what QualysStatus answers.
+	StatusDocument = status.Document
+	// SyncDocument is what it answers of one sync.
+	SyncDocument = status.SyncDocument
+	// Sync is one of those.
+	Sync = status.Sync
+	// CheckReport is what QualysCheck answers.
+	CheckReport = check.Report
 )
 
 // IdentityPath is where the simulated identity answers.

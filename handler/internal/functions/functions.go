@@ -3,7 +3,8 @@
 //
 // It guarantees what the host needs to stay well: every invocation is answered
 // with a status and a JSON object, the process never ends with exit code 0 and
-// never outlives its host. What a function does does not enter here.
+// never outlives its host. HTTP functions are http.Handlers, which never see a
+// function key. What a function does does not enter here.
 package functions
 
 import (
@@ -22,10 +23,10 @@ import (
 
 const (
 	// maxInvocation bounds the body of an invocation, in bytes. The host passes
-	// up to 100 MB; nothing a timer sends comes near a megabyte.
+	// up to 100 MB; nothing that is of use comes near a megabyte.
 	maxInvocation = 1 << 20
-	// stopGrace is how long calls in flight may take to end in good order.
-	stopGrace = 20 * time.Second
+	// StopGrace is how long calls in flight may take to end in good order.
+	StopGrace = 20 * time.Second
 	// parentCheck is how often to see whether the host is still there.
 	parentCheck = time.Second
 	// ExitStopped is the exit code of an orderly end. The host never starts a
@@ -33,7 +34,7 @@ const (
 	ExitStopped = 1
 )
 
-// An Invocation is one call of a function.
+// An Invocation is one call of a timer function.
 type Invocation struct {
 	Function string
 	// ID is the host's, for finding the call in its logs.
@@ -42,15 +43,24 @@ type Invocation struct {
 	PastDue bool
 }
 
-// A Function does the work of an invocation. An error marks the invocation as
-// failed; the function has logged it.
-type Function func(ctx context.Context, in Invocation) error
+// A Timer does the work of a tick. An error marks the invocation as failed; the
+// function has logged it.
+type Timer func(ctx context.Context, in Invocation) error
 
-// A Host answers invocations.
+// A Host answers invocations, of functions by their names.
 type Host struct {
-	Functions map[string]Function
-	Log       *zap.Logger
+	Timers map[string]Timer
+	// HTTP functions find the parameters of their route as path values, and in
+	// the header HeaderInvocation the id of the call in the host's logs.
+	HTTP map[string]http.Handler
+	Log  *zap.Logger
 }
+
+// Headers of the host: the invocation's id, and its own version.
+const (
+	HeaderInvocation  = "X-Azure-Functions-InvocationId"
+	HeaderHostVersion = "X-Azure-Functions-HostVersion"
+)
 
 // ServeHTTP implements http.Handler.
 func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +69,11 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, "") // the host's question whether we are up
 		return
 	}
-	f := h.Functions[name]
+	if f := h.HTTP[name]; f != nil && r.Method == http.MethodPost {
+		h.serveHTTP(w, r, name, f)
+		return
+	}
+	f := h.Timers[name]
 	if f == nil || r.Method != http.MethodPost {
 		reply(w, http.StatusNotFound, "no such function: "+name)
 		return
@@ -78,7 +92,7 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // call turns a panic into a failed invocation: others go on.
-func (h *Host) call(ctx context.Context, f Function, in Invocation) (err error) {
+func (h *Host) call(ctx context.Context, f Timer, in Invocation) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%s: internal error: %v", in.Function, p)
@@ -90,15 +104,26 @@ func (h *Host) call(ctx context.Context, f Function, in Invocation) (err error) 
 
 // reply answers with an object: the host waits for ever after an empty body.
 func reply(w http.ResponseWriter, status int, message string) {
-	type response struct {
-		Outputs     struct{} `json:"Outputs"`
-		Logs        []string `json:"Logs"`
-		ReturnValue any      `json:"ReturnValue"`
-	}
 	doc := response{Logs: []string{}}
 	if message != "" {
 		doc.Logs = append(doc.Logs, message)
 	}
+	doc.write(w, status)
+}
+
+// response is what the host wants to hear.
+type response struct {
+	Outputs     outputs  `json:"Outputs"`
+	Logs        []string `json:"Logs"`
+	ReturnValue any      `json:"ReturnValue"`
+}
+
+// outputs are by the names of the bindings.
+type outputs struct {
+	Response *httpResponse `json:"res,omitempty"`
+}
+
+func (doc response) write(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(doc) // a host that has gone away
@@ -107,7 +132,7 @@ func reply(w http.ResponseWriter, status int, message string) {
 // readInvocation reads what of the envelope is of use. The host's timer fields
 // may be null or odd: nothing in them is worth failing for.
 func readInvocation(r *http.Request) (Invocation, error) {
-	in := Invocation{ID: r.Header.Get("X-Azure-Functions-InvocationId")}
+	in := Invocation{ID: r.Header.Get(HeaderInvocation)}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation))
 	if err != nil {
 		return in, fmt.Errorf("read the invocation: %w", err)
@@ -154,7 +179,7 @@ func (h *Host) Serve(ctx context.Context, port string) error {
 		h.Log.Info("stopping: the Functions host is gone")
 	}
 	cancel() // calls end at their next safe point
-	stop, done := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	stop, done := context.WithTimeout(context.WithoutCancel(ctx), StopGrace)
 	defer done()
 	if err := server.Shutdown(stop); err != nil {
 		return fmt.Errorf("calls given up: %w", err)

@@ -26,7 +26,7 @@ const timer = `{"Data":{"timer":{"Schedule":{"AdjustForDST":true},"ScheduleStatu
 func TestInvocations(t *testing.T) {
 	var got Invocation
 	var result error
-	host := &Host{Log: zap.NewNop(), Functions: map[string]Function{
+	host := &Host{Log: zap.NewNop(), Timers: map[string]Timer{
 		"QualysVM": func(_ context.Context, in Invocation) error { got = in; return result },
 		"Panics":   func(context.Context, Invocation) error { panic("boom") },
 	}}
@@ -91,7 +91,7 @@ func TestInvocations(t *testing.T) {
 func TestServeEndsCallsInGoodOrder(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	started, ended := make(chan struct{}), make(chan struct{})
-	host := &Host{Log: zap.New(core), Functions: map[string]Function{
+	host := &Host{Log: zap.New(core), Timers: map[string]Timer{
 		"Long": func(ctx context.Context, _ Invocation) error {
 			close(started)
 			<-ctx.Done()
@@ -161,7 +161,7 @@ func FuzzInvocation(f *testing.F) {
 	f.Add("PUT", "/../QualysVM?x#y", "\x00", `{"Data":{"a":[1],"b":{"IsPastDue":"x"}}}`)
 	f.Fuzz(func(t *testing.T, method, path, id, body string) {
 		started := 0
-		host := &Host{Log: zap.NewNop(), Functions: map[string]Function{"QualysVM": func(context.Context, Invocation) error {
+		host := &Host{Log: zap.NewNop(), Timers: map[string]Timer{"QualysVM": func(context.Context, Invocation) error {
 			started++
 			return nil
 		}}}

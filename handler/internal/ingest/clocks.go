@@ -44,7 +44,7 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 		}
 	case s.Watermark.After(now.Qualys.Add(r.Overlap)) && s.Watermark.After(now.Here.Add(r.Overlap)):
 		return from, until, fmt.Errorf("%s: the watermark %s is in the future: by Qualys' clock it is %s; set it back to when data are missing from",
-			r.checkpointName(), s.Watermark.Format(time.RFC3339), now.Qualys.Format(time.RFC3339))
+			r.CheckpointName(), s.Watermark.Format(time.RFC3339), now.Qualys.Format(time.RFC3339))
 	default:
 		if s.Clocks != nil && !after.IsZero() {
 			if fallen := now.Here.Sub(s.Clocks.Here) - now.Qualys.Sub(s.Clocks.Qualys); fallen > r.Overlap/2 {

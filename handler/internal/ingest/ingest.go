@@ -89,6 +89,17 @@ func retryAfter(err error) (time.Duration, bool) {
 	return 0, false
 }
 
+// GivesUp tells whether a service has said that the same would fail every time,
+// as opposed to an outage.
+func GivesUp(err error) bool {
+	var r retryable
+	if !errors.As(err, &r) {
+		return false
+	}
+	_, again := r.Retry()
+	return !again
+}
+
 func isRefusal(err error) bool {
 	var r refusal
 	return errors.As(err, &r) && r.Refused()

@@ -107,6 +107,7 @@ type Run struct {
 	// savedIndex is the index that the checkpoint names as it was saved last.
 	savedIndex string
 	lease      checkpoint.Lease
+	notHeld    error   // why there is no lease
 	whole      *Window // the one that has arrived whole
 }
 
@@ -237,12 +238,13 @@ func RecordPrefix(dataset string) string { return "runs/" + dataset + "/" }
 // idleHolder is the error for a hold under which nothing is written for longer
 // than a run can go on. Held runs tell nobody; this one has to.
 func (r *Run) idleHolder(ctx context.Context) error {
-	c, err := ReadCheckpoint(ctx, r.Store, r.checkpointName(), r.Dataset.Name)
-	if err != nil || c == nil || c.Saved == nil {
-		return nil // the holder may be about to write it; else the next run looks again
+	// The holder may be about to write it; else the next run looks again.
+	c, _ := ReadCheckpoint(ctx, r.Store, r.CheckpointName(), r.Dataset.Name)
+	if c == nil || c.Saved == nil {
+		return nil
 	}
 	if since := r.Clock.Now().Sub(*c.Saved); since > r.Budget+idleHold {
-		return fmt.Errorf("%w, and has written nothing for %s: if none is going on, end its lease (az storage blob lease break, of %s)", checkpoint.ErrHeld, since.Round(time.Minute), r.checkpointName())
+		return fmt.Errorf("%w, and has written nothing for %s: if none is going on, end its lease (az storage blob lease break, of %s)", checkpoint.ErrHeld, since.Round(time.Minute), r.CheckpointName())
 	}
 	return nil
 }
@@ -267,7 +269,8 @@ func AskedName(destination, dataset, id string) string {
 	return fmt.Sprintf("checkpoints/%s/requests/%s-%s.json", destination, dataset, id)
 }
 
-func (r *Run) checkpointName() string {
+// CheckpointName is where this run keeps its checkpoint.
+func (r *Run) CheckpointName() string {
 	if r.Asked != nil {
 		return AskedName(r.DestinationName, r.Dataset.Name, r.Asked.ID)
 	}
@@ -278,19 +281,15 @@ func (r *Run) checkpointName() string {
 func (r *Run) Started() time.Time { return r.started }
 
 // Acquire takes hold of the checkpoint, for callers that want to know before Do
-// whether another run holds it: then it returns checkpoint.ErrHeld. Behind it
-// comes Do, or Release.
+// whether another run holds it: then it returns checkpoint.ErrHeld. Behind nil
+// comes Do or Release; behind an error Do only reports it.
 func (r *Run) Acquire(ctx context.Context) error {
 	r.started = r.Clock.Now().UTC()
-	lease, err := r.Store.Acquire(ctx, r.checkpointName())
-	switch {
-	case errors.Is(err, checkpoint.ErrHeld):
-		return err
-	case err != nil:
-		return fmt.Errorf("take hold of the checkpoint: %w", err)
+	r.lease, r.notHeld = r.Store.Acquire(ctx, r.CheckpointName())
+	if r.notHeld != nil && !errors.Is(r.notHeld, checkpoint.ErrHeld) {
+		r.notHeld = fmt.Errorf("take hold of the checkpoint: %w", r.notHeld)
 	}
-	r.lease = lease
-	return nil
+	return r.notHeld
 }
 
 // Release lets go of the checkpoint. Do does so itself.
@@ -304,17 +303,18 @@ func (r *Run) Release(ctx context.Context) {
 
 // hold holds the checkpoint around the work.
 func (r *Run) hold(ctx context.Context) (Outcome, error) {
-	if r.lease == nil {
-		err := r.Acquire(ctx)
-		if errors.Is(err, checkpoint.ErrHeld) {
-			if idle := r.idleHolder(ctx); idle != nil {
-				return Failed, idle
-			}
-			return Held, err
+	err := r.notHeld
+	if r.started.IsZero() {
+		err = r.Acquire(ctx)
+	}
+	if errors.Is(err, checkpoint.ErrHeld) {
+		if idle := r.idleHolder(ctx); idle != nil {
+			return Failed, idle
 		}
-		if err != nil {
-			return Failed, err
-		}
+		return Held, err
+	}
+	if err != nil {
+		return Failed, err
 	}
 	// Even after a panic: what is not released blocks every later run.
 	defer r.Release(ctx)
@@ -334,7 +334,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		return Failed, fmt.Errorf("load the checkpoint: %w", err)
 	}
 	if r.state, err = decodeCheckpoint(doc, r.Dataset.Name); err != nil {
-		return Failed, fmt.Errorf("%s: %w", r.checkpointName(), err)
+		return Failed, fmt.Errorf("%s: %w", r.CheckpointName(), err)
 	}
 	if r.Asked != nil && r.state.Watermark != nil {
 		return Complete, nil // a run before has ended right behind its end

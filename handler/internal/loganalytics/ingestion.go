@@ -166,7 +166,7 @@ func (d *Ingestion) explain(err error) error {
 	var auth *azidentity.AuthenticationFailedError
 	var none credentialUnavailable
 	if errors.As(err, &auth) || errors.As(err, &none) {
-		e := &Error{Kind: Misconfigured, Text: "no token for the destination", Err: shortAuth(err),
+		e := &Error{Kind: Misconfigured, Text: "no token for the destination", NoToken: true, Err: shortAuth(err),
 			Advice: "switch on the function app's managed identity; on your own machine, sign in with: az login"}
 		switch {
 		case auth == nil:

@@ -37,7 +37,9 @@ type Error struct {
 	Text   string
 	Advice string
 	After  time.Duration
-	Err    error
+	// NoToken tells that there was no token to send with: nothing was asked.
+	NoToken bool
+	Err     error
 }
 
 func (e *Error) Error() string {

@@ -95,6 +95,10 @@ func (e *Error) Heavy() bool {
 	return false
 }
 
+// Empty tells that there was no document at all: so an account without API access
+// is answered.
+func (e *Error) Empty() bool { return errors.Is(e.Err, xmlstream.ErrEmpty) }
+
 // Limit tells that the error is a limit being kept, not a fault.
 func (e *Error) Limit() bool { return e.Kind == Limited }
 

@@ -358,6 +358,16 @@ func (s *KnowledgeBase) Gone(ctx context.Context, ids, witnesses []uint64, count
 	return gone, nil
 }
 
+// Permitted asks for the id of one QID, as cheap a call as there is. The error
+// says why the KnowledgeBase cannot be read.
+func (s *KnowledgeBase) Permitted(ctx context.Context) error {
+	_, err := s.ids(ctx, url.Values{"action": {"list"}, "details": {"None"}, "id_min": {"6"}, "id_max": {"6"}}, func(record.Tally) {})
+	if err != nil {
+		return fmt.Errorf("ask for the KnowledgeBase: %w", s.explain(err))
+	}
+	return nil
+}
+
 // names writes ids as a parameter wants them.
 func names(ids []uint64) string {
 	var b []byte

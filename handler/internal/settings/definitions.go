@@ -3,9 +3,11 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,8 +62,8 @@ var definitions = []Definition{
 	{Name: "dcrImmutableId", Destination: true, Doc: "Immutable id of the data collection rule, for the Logs Ingestion API.", Example: "dcr-<32 hexadecimal digits>", set: setRule},
 	{Name: "workspaceID", Destination: true, Doc: "Id of the workspace, for the HTTP Data Collector API.", set: setWorkspace},
 	{Name: "workspaceKey", Destination: true, Doc: "A key of the workspace, for the HTTP Data Collector API.", Secret: true, set: text(func(s *Settings) *string { return &s.WorkspaceKey })},
-	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. Such as `0 */5 * * * *`. The Functions host reads it itself: without it the function stays off.", Example: "0 */5 * * * *", set: setSchedule},
-	{Name: "kbSchedule", Doc: "When the KnowledgeBase runs, likewise. Such as `0 0 * * * *`: every hour.", Example: "0 0 * * * *", set: setSchedule},
+	{Name: "vmSchedule", Doc: "When VM detections run, as NCRONTAB with six fields, in UTC. Such as `0 */5 * * * *`. The Functions host reads it itself: without it the function stays off.", Example: "0 */5 * * * *", set: schedule(func(s *Settings) *bool { return &s.VMScheduled })},
+	{Name: "kbSchedule", Doc: "When the KnowledgeBase runs, likewise. Such as `0 0 * * * *`: every hour.", Example: "0 0 * * * *", set: schedule(func(s *Settings) *bool { return &s.KBScheduled })},
 	{Name: "initialLookbackDays", Doc: "How many days the very first run looks back. 0: everything.", Default: "30", set: setLookback},
 	{Name: "timeInterval", Doc: "Minutes; kept from the old function app: how far the very first run looks back where `initialLookbackDays` is not set.", set: setInterval},
 	{Name: "resultsPolicy", Doc: "How much of RESULTS, the scan output, to send: `full`, `none`, or a number of bytes. The row says when it was cut.", Default: "full", set: setResults},
@@ -161,26 +163,31 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func setFilter(s *Settings, v string) error {
-	values, err := url.ParseQuery(strings.TrimLeft(v, "?& "))
+func setFilter(s *Settings, v string) (err error) {
+	s.Filter, s.PageSize, err = ParseFilter(v)
+	return err
+}
+
+// ParseFilter reads request parameters, and the page size among them, in hosts;
+// zero if there is none.
+func ParseFilter(v string) (values url.Values, pageSize int, err error) {
+	values, err = url.ParseQuery(strings.TrimLeft(v, "?& "))
 	if err != nil {
-		return fmt.Errorf("it cannot be read: %w. Accepted: &name=value&name=value, with %%25 for %%", err)
+		return nil, 0, fmt.Errorf("it cannot be read: %w. Accepted: &name=value&name=value, with %%25 for %%", err)
 	}
-	for name, list := range values {
-		if name == "" || list[0] == "" && len(list) == 1 {
-			return fmt.Errorf("parameter %q has no name or no value. Accepted: &name=value&name=value", name)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if list := values[name]; name == "" || list[0] == "" && len(list) == 1 {
+			return nil, 0, fmt.Errorf("parameter %q has no name or no value. Accepted: &name=value&name=value", clip(name))
 		}
 	}
 	if size := values.Get("truncation_limit"); size != "" {
-		n, err := strconv.Atoi(size)
-		if err != nil || n < minPageSize || n > maxPageSize {
-			return fmt.Errorf("truncation_limit %q: a page holds between %d and %d hosts", size, minPageSize, maxPageSize)
+		pageSize, err = strconv.Atoi(size)
+		if err != nil || pageSize < minPageSize || pageSize > maxPageSize {
+			return nil, 0, fmt.Errorf("truncation_limit %q: a page holds between %d and %d hosts", clip(size), minPageSize, maxPageSize)
 		}
-		s.PageSize = n
 		values.Del("truncation_limit")
 	}
-	s.Filter = values
-	return nil
+	return values, pageSize, nil
 }
 
 func setLogAnalytics(s *Settings, v string) error {
@@ -229,12 +236,15 @@ func setWorkspace(s *Settings, v string) error {
 	return nil
 }
 
-func setSchedule(_ *Settings, v string) error {
-	// The host reads it; a wrong one would disable the function without a word.
-	if n := len(strings.Fields(v)); n != 6 {
-		return fmt.Errorf("%q has %d fields. Accepted: NCRONTAB with six fields {second} {minute} {hour} {day} {month} {weekday}, such as 0 */5 * * * *", clip(v), n)
+func schedule(on func(*Settings) *bool) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		// The host reads it; a wrong one would disable the function without a word.
+		if n := len(strings.Fields(v)); n != 6 {
+			return fmt.Errorf("%q has %d fields. Accepted: NCRONTAB with six fields {second} {minute} {hour} {day} {month} {weekday}, such as 0 */5 * * * *", clip(v), n)
+		}
+		*on(s) = true
+		return nil
 	}
-	return nil
 }
 
 func setLookback(s *Settings, v string) error {

@@ -69,6 +69,9 @@ type Settings struct {
 	StorageService    string
 	LogLevel          string
 
+	// VMScheduled and KBScheduled tell which functions are on.
+	VMScheduled, KBScheduled bool
+
 	credentials *Credentials
 	username    string
 	password    string
@@ -77,6 +80,10 @@ type Settings struct {
 	functionMax time.Duration
 	account     string
 }
+
+// References counts the settings that are Key Vault references which the platform
+// has left to this program.
+func (s *Settings) References() int { return len(s.credentials.refs) }
 
 // Credentials are the Qualys account's, for the API client.
 func (s *Settings) Credentials() *Credentials { return s.credentials }
@@ -100,6 +107,8 @@ type Options struct {
 type Fault struct {
 	Setting string
 	Problem string
+	// Vault tells that it is a Key Vault reference, and could not be read.
+	Vault bool
 }
 
 // InvalidError is returned for settings with faults. It lists them all.
@@ -123,7 +132,7 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 	var faults []Fault
 	fault := func(setting string, err error) {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
-			faults = append(faults, Fault{setting, line})
+			faults = append(faults, Fault{Setting: setting, Problem: line})
 		}
 	}
 	raw, err := collect(o.Environ)
@@ -146,7 +155,7 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 			}
 			refs[d.Name] = ref
 			if value, err = read(ctx, o.Vault, ref); err != nil {
-				fault(d.Name, err)
+				faults = append(faults, Fault{Setting: d.Name, Problem: err.Error(), Vault: true})
 				continue
 			}
 		}
@@ -207,7 +216,7 @@ func collect(environ []string) (map[string]string, []Fault) {
 		}
 		lower := strings.ToLower(name)
 		if before, ok := spelt[lower]; ok && before != name && raw[lower] != value && known(lower) {
-			faults = append(faults, Fault{name, fmt.Sprintf("it is set twice, as %s and %s, to different values: remove one", before, name)})
+			faults = append(faults, Fault{Setting: name, Problem: fmt.Sprintf("it is set twice, as %s and %s, to different values: remove one", before, name)})
 		}
 		spelt[lower], raw[lower] = name, value
 	}

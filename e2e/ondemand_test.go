@@ -1,0 +1,348 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"qualys-sentinel/e2e/azurite"
+	"qualys-sentinel/e2e/canary"
+	"qualys-sentinel/handler/simulation"
+)
+
+// caller calls the HTTP functions of a host.
+type caller struct {
+	t      testing.TB
+	origin string
+	key    string
+}
+
+// answer is what the caller got, and its document.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (c caller) call(method, path, body string, header ...string) answer {
+	c.t.Helper()
+	req, err := http.NewRequest(method, c.origin+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if c.key != "" {
+		req.Header.Set("x-functions-key", c.key)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	doc, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(doc)}
+}
+
+// read decodes an answer's document.
+func (a answer) read(t testing.TB, to any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.body), to); err != nil {
+		t.Fatalf("%d %s: %v", a.status, a.body, err)
+	}
+}
+
+func (h *functionsHost) caller() caller {
+	return caller{t: h.t, origin: "http://127.0.0.1:" + h.port}
+}
+
+// syncState is the state of a sync's first dataset.
+func (c caller) syncState(id string) (simulation.Sync, error) {
+	c.t.Helper()
+	a := c.call("GET", "/api/status/"+id, "")
+	var doc simulation.SyncDocument
+	if a.status != http.StatusOK {
+		return simulation.Sync{}, fmt.Errorf("%d %s", a.status, a.body)
+	}
+	a.read(c.t, &doc)
+	if len(doc.Syncs) == 0 {
+		return simulation.Sync{}, fmt.Errorf("no sync: %s", a.body)
+	}
+	return doc.Syncs[0], nil
+}
+
+// The three HTTP functions, through the real host: routes, status codes,
+// content types, and what they do.
+func TestHTTPFunctions(t *testing.T) {
+	s := startServices(t, 60, 20)
+	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
+	h := startHost(t, s)
+	c := h.caller()
+
+	// Nothing has run.
+	var doc simulation.StatusDocument
+	a := c.call("GET", "/api/status", "")
+	a.read(t, &doc)
+	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Type"), "application/json") || a.header.Get("Cache-Control") != "no-store" ||
+		len(doc.Datasets) != 2 || doc.Datasets[0].Watermark != nil || !strings.HasPrefix(doc.Program.Host, "4.") {
+		t.Fatalf("%d %v\n%s", a.status, a.header, a.body)
+	}
+	page := c.call("GET", "/api/status", "", "Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+	if page.status != 200 || !strings.HasPrefix(page.header.Get("Content-Type"), "text/html") || !strings.Contains(page.header.Get("Content-Security-Policy"), "default-src 'none'") || !strings.HasPrefix(page.body, "<!doctype html>") {
+		t.Errorf("%d %v\n%.200s", page.status, page.header, page.body)
+	}
+
+	// Check: all is well.
+	var report simulation.CheckReport
+	a = c.call("GET", "/api/check", "")
+	a.read(t, &report)
+	if a.status != 200 || report.Outcome != "warning" && report.Outcome != "ok" || len(report.Steps) < 15 {
+		t.Errorf("%d\n%s", a.status, a.body)
+	}
+	for _, step := range report.Steps {
+		// The simulated Qualys lives a year ago.
+		if step.Result != "ok" && step.Name != "clock" {
+			t.Errorf("step %+v", step)
+		}
+	}
+
+	// A sync of what is new.
+	a = c.call("POST", "/api/sync/vm", "")
+	var begun simulation.SyncDocument
+	a.read(t, &begun)
+	if a.status != 202 || a.header.Get("Location") != "/api/status/"+begun.ID || len(begun.Syncs) != 1 || begun.Syncs[0].Dataset != "vm" {
+		t.Fatalf("%d %v\n%s", a.status, a.header, a.body)
+	}
+	azurite.Eventually(t, time.Minute, "the sync completes", func() error {
+		sync, err := c.syncState(begun.ID)
+		if err == nil && sync.State != "complete" {
+			err = fmt.Errorf("%+v", sync)
+		}
+		return err
+	})
+	cp := s.checkpoint("vm")
+	if dup, total, _ := s.duplicates(time.Time{}, *cp.Watermark); dup != 0 || total < 1000 {
+		t.Errorf("%d of %d came twice", dup, total)
+	}
+
+	// Chosen hosts again: the watermark stays.
+	var host uint64
+	s.sub.Expected(time.Time{}, s.clock(), func(h simulation.Host, _ simulation.Detection) { host = h.ID })
+	before := s.azure.Arrived().Rows
+	a = c.call("POST", "/api/sync/vm", fmt.Sprintf(`{"hostIds":[%d]}`, host))
+	a.read(t, &begun)
+	azurite.Eventually(t, time.Minute, "the second sync completes", func() error {
+		sync, err := c.syncState(begun.ID)
+		if err == nil && (sync.State != "complete" || sync.Attempts[0].Record.Parents != 1) {
+			err = fmt.Errorf("%+v", sync)
+		}
+		return err
+	})
+	if after := s.checkpoint("vm"); !after.Watermark.Equal(*cp.Watermark) || after.LastRun != cp.LastRun || s.azure.Arrived().Rows == before {
+		t.Errorf("%d rows more, checkpoint %+v, it was %+v", s.azure.Arrived().Rows-before, after, cp)
+	}
+
+	// What is wrong is named.
+	for name, b := range map[string]struct {
+		method, path, body string
+		status             int
+		want               []string
+	}{
+		"two faults":      {"POST", "/api/sync/vm", `{"since":"tomorrow","colour":1}`, 400, []string{"since", "colour"}},
+		"no dataset":      {"POST", "/api/sync/tv", "", 404, []string{"vm, kb, all"}},
+		"hosts of the KB": {"POST", "/api/sync/all", `{"hostIds":[1]}`, 400, []string{"has no hosts"}},
+		"another method":  {"GET", "/api/sync/vm", "", 405, []string{"POST"}},
+		"unknown run":     {"GET", "/api/status/aaaaaaaaaaaaaaaa", "", 404, []string{"no such"}},
+		"no id at all":    {"GET", "/api/status/no%20id%20%3Cb%3E", "", 404, nil},
+		"no such route":   {"DELETE", "/api/check", "", 404, nil},
+		"not even JSON":   {"POST", "/api/sync/vm", `{"since`, 400, []string{"no JSON object"}},
+	} {
+		a := c.call(b.method, b.path, b.body)
+		for _, want := range b.want {
+			if !strings.Contains(a.body, want) {
+				t.Errorf("%s: %q is not in %s", name, want, a.body)
+			}
+		}
+		if a.status != b.status {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+	}
+
+	// A wrong password: the check says so, with a status of its own.
+	s.qualys.SetPassword("another")
+	a = c.call("GET", "/api/check", "")
+	a.read(t, &report)
+	if a.status != http.StatusFailedDependency || report.Outcome != "failed" || strings.Contains(a.body, canary.Password) {
+		t.Errorf("%d\n%s", a.status, a.body)
+	}
+	for _, step := range report.Steps {
+		if (step.Result == "failed") != (step.Name == "login") {
+			t.Errorf("step %+v", step)
+		}
+	}
+}
+
+// The host asks for a function key, by header or in the address; it appears
+// nowhere.
+func TestFunctionKeys(t *testing.T) {
+	s := startServices(t, 10, 5)
+	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
+	h := startHost(t, s, "--enableAuth")
+	key := ""
+	azurite.Eventually(t, time.Minute, "the host has made its keys", func() error {
+		h.caller().call("GET", "/api/status?code=x", "") // makes it ask for them
+		for name, doc := range s.documentsOf("azure-webjobs-secrets", "") {
+			var keys struct {
+				FunctionKeys []struct{ Value string } `json:"functionKeys"`
+			}
+			if strings.HasSuffix(name, "/host.json") && json.Unmarshal(doc, &keys) == nil && len(keys.FunctionKeys) > 0 {
+				key = keys.FunctionKeys[0].Value
+				return nil
+			}
+		}
+		return fmt.Errorf("no keys\n%s", h.output())
+	})
+	without := h.caller()
+	with := without
+	with.key = key
+	for _, f := range []struct{ method, path string }{{"GET", "/api/status"}, {"GET", "/api/check"}, {"POST", "/api/sync/kb"}} {
+		if a := without.call(f.method, f.path, ""); a.status != http.StatusUnauthorized {
+			t.Errorf("%s without a key: %d %s", f.path, a.status, a.body)
+		}
+		if a := with.call(f.method, f.path, ""); a.status >= 400 || strings.Contains(a.body, key) {
+			t.Errorf("%s with a key: %d %s", f.path, a.status, a.body)
+		}
+	}
+	if a := without.call("GET", "/api/status?code="+key, "", "Accept", "text/html"); a.status != 200 || strings.Contains(a.body, key) {
+		t.Errorf("with the key in the address: %d", a.status)
+	}
+	azurite.Eventually(t, time.Minute, "the sync has ended", func() error {
+		if cp := s.checkpoint("kb"); cp == nil || cp.Watermark == nil && cp.Window == nil && cp.Stalled == 0 {
+			return fmt.Errorf("%+v", cp)
+		}
+		return nil
+	})
+	for name, doc := range s.documents("") {
+		if strings.Contains(string(doc), key) {
+			t.Errorf("the key is in %s", name)
+		}
+	}
+	if strings.Contains(h.output(), key) {
+		t.Error("the key is in the log")
+	}
+}
+
+// A sync that was asked for over HTTP goes on after SIGKILL, at the next tick,
+// and its status tells the story.
+func TestSyncGoesOnAfterSIGKILL(t *testing.T) {
+	s := startServices(t, hosts, detections)
+	s.environ["filterParameters"] = "&truncation_limit=20"
+	h := startHost(t, s)
+	c := h.caller()
+	// The dataset's own window first, so that the sync is of an older one.
+	if err := h.trigger("QualysVM"); err != nil {
+		t.Fatal(err)
+	}
+	own := windowAfter(t, s, h, "vm", time.Time{})
+
+	hold := make(chan struct{})
+	reached := make(chan struct{})
+	calls := 0
+	s.mu.Lock()
+	s.beforeIngest = func(int) {
+		s.mu.Lock()
+		calls++
+		n := calls
+		s.mu.Unlock()
+		if n == 12 {
+			close(reached)
+			<-hold
+		}
+	}
+	s.mu.Unlock()
+	a := c.call("POST", "/api/sync/vm", `{"full":true}`)
+	var begun simulation.SyncDocument
+	a.read(t, &begun)
+	if a.status != 202 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	<-reached
+	// While it goes on, its progress can be seen, and nobody gets a second one.
+	sync, err := c.syncState(begun.ID)
+	if err != nil || sync.State != "running" || sync.Attempts[0].Running == nil || sync.Attempts[0].Running.Counts.Accepted == 0 {
+		t.Errorf("%+v, %v", sync, err)
+	}
+	var busy struct{ Error, Run, Request, Status string }
+	a = c.call("POST", "/api/sync/all", "")
+	a.read(t, &busy)
+	if a.status != http.StatusConflict || busy.Run != begun.ID || busy.Status != "/api/status/"+begun.ID {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	pid, err := h.handlerPID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	close(hold)
+	azurite.Eventually(t, time.Minute, "the handler is back", func() error {
+		sync, err := c.syncState(begun.ID)
+		if err != nil {
+			return err
+		}
+		// The lease of the killed run lasts up to a minute.
+		if sync.State != "queued" && sync.State != "running" {
+			t.Fatalf("%+v", sync)
+		}
+		return nil
+	})
+	var ticked time.Time
+	azurite.Eventually(t, 3*time.Minute, "a later tick carries it on", func() error {
+		if time.Since(ticked) > 5*time.Second {
+			ticked = time.Now()
+			if err := h.trigger("QualysVM"); err != nil {
+				return err
+			}
+		}
+		sync, err = c.syncState(begun.ID)
+		if err == nil && sync.State != "complete" {
+			err = fmt.Errorf("%+v", sync)
+		}
+		return err
+	})
+	if n := len(sync.Attempts); n != 2 || sync.Attempts[0].Outcome != "killed" || sync.Attempts[1].Outcome != "complete" || sync.Attempts[1].Record.Request != begun.ID {
+		t.Errorf("the story: %+v", sync.Attempts)
+	} else if second := sync.Attempts[1].Record; second.Parents == 0 || second.Parents >= hosts {
+		t.Errorf("the second attempt read %d of %d hosts: it did not go on where the first stood", second.Parents, hosts)
+	}
+	// All of it came again, and the watermark is where it was.
+	_, total, _ := s.duplicates(time.Time{}, *own.Watermark)
+	s.mu.Lock()
+	for key, rows := range s.rows {
+		if len(rows) < 2 {
+			t.Fatalf("%s came once: it was not sent again", key)
+		}
+	}
+	s.mu.Unlock()
+	if after := s.checkpoint("vm"); after.Watermark.Before(*own.Watermark) || total < 20_000 {
+		t.Errorf("watermark %s, it was %s; %d detections", after.Watermark, own.Watermark, total)
+	}
+	for name := range s.documents("") {
+		if strings.HasPrefix(name, "requests/open/") || strings.HasPrefix(name, "checkpoints/default/requests/") {
+			t.Errorf("left over: %s", name)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"qualys-sentinel/handler/internal/check"
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/settings"
+)
+
+func newCheck() *cobra.Command {
+	var f settingsFlags
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Test the connection to Qualys, Log Analytics and the state",
+		Long: `check tests, step by step: the settings and their Key Vault references; Qualys'
+name, TLS, API server, credentials, permissions, limits, clock, and how many
+hosts the account sees; the state's storage; whether Log Analytics takes rows.
+Each step says what to do about it.
+
+It changes nothing: no row is sent, no checkpoint moves. Each endpoint is asked
+once. What it finds is what the function app would find, if it has the same
+settings and identity; from your own machine, your az login stands for the
+app's identity.
+
+  qualys-sentinel check --settings local.settings.json
+` + exitCodeHelp + `
+For check, 1 is: a step has failed. Warnings are 0.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.check(c.Context()) },
+	}
+	f.add(c)
+	return c
+}
+
+func (f *settingsFlags) check(ctx context.Context) error {
+	environ, err := f.environ()
+	if err != nil {
+		return err
+	}
+	out := newPaper(f.json)
+	told := func(s check.Step) { out.step(s) }
+	if f.json {
+		told = nil
+	}
+	c, err := open(ctx, environ, purpose{rows: f.to})
+	report := checkConnection(ctx, c, err, environ, f.to, told)
+	if f.json {
+		if err := out.document(report); err != nil {
+			return &jobError{err}
+		}
+	} else {
+		fmt.Fprintln(out, "\n"+out.outcome(string(report.Outcome), 0)+": "+map[check.Result]string{
+			check.OK:      "all is well",
+			check.Warning: "it works; see the warnings",
+			check.Failed:  "it cannot work yet: see what failed, and what to do",
+		}[report.Outcome])
+	}
+	switch {
+	case ctx.Err() != nil:
+		return exitError(exitPaused)
+	case report.Outcome == check.Failed:
+		return exitError(exitFailed)
+	}
+	return nil
+}
+
+// step writes one step.
+func (p *paper) step(s check.Step) {
+	took := ""
+	if s.Milliseconds > 0 {
+		took = p.paint(faint, fmt.Sprintf("  %d ms", s.Milliseconds))
+	}
+	fmt.Fprintf(p, "%s  %s%s\n", p.outcome(string(s.Result), 8), p.paint(bold, s.Title), took)
+	for line := range strings.SplitSeq(s.Detail, "\n") {
+		fmt.Fprintln(p, "          "+line)
+	}
+	if s.Advice != "" {
+		fmt.Fprintln(p, "          to do: "+s.Advice)
+	}
+}
+
+// checkConnection tests what c works with. Where err says why there is no
+// connector, the sides whose settings are right are tested all the same.
+func checkConnection(ctx context.Context, c *connector, err error, environ []string, rows string, told func(check.Step)) check.Report {
+	parts := check.Parts{Clock: ingest.SystemClock{}, Told: told}
+	source, azure := c, c
+	if err != nil {
+		var invalid *settings.InvalidError
+		if errors.As(err, &invalid) {
+			parts.Faults = invalid.Faults
+		} else {
+			parts.Faults = []settings.Fault{{Setting: "settings", Problem: err.Error()}}
+		}
+		// An error is among the faults already.
+		source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true})
+		azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true})
+	} else {
+		parts.References = c.settings.References()
+	}
+	if source != nil {
+		parts.Source = source.checkedSource()
+	}
+	if azure != nil {
+		parts.Streams = azure.checkedStreams()
+	}
+	if state := firstOf(azure, source); state != nil {
+		parts.State = &check.State{Store: state.store, Destination: state.destinationName()}
+	}
+	return check.Run(ctx, parts)
+}
+
+func firstOf(connectors ...*connector) *connector {
+	for _, c := range connectors {
+		if c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// checkedSource is the Qualys side. Its call asks for one host.
+func (c *connector) checkedSource() *check.Source {
+	d, err := c.detections(ondemand.Window{})
+	if err != nil {
+		return nil // only a window's own filter can be wrong
+	}
+	d.PageSize, d.Results = 1, false
+	s := &check.Source{Origin: c.settings.URI, Detections: d, KnowledgeBase: c.knowledgeBase(), WithoutKnowledgeBase: !c.settings.KBScheduled}
+	req := &http.Request{URL: c.settings.URI}
+	if proxy, err := http.ProxyFromEnvironment(req); err == nil {
+		s.Proxy = proxy
+	}
+	return s
+}
+
+// checkedStreams are the ways into all tables; none where rows go into a folder.
+func (c *connector) checkedStreams() []check.Stream {
+	if c.rows != "" {
+		return []check.Stream{}
+	}
+	streams := []check.Stream{}
+	for _, schema := range ingest.Schemas() {
+		d, err := c.destination(schema, "")
+		if err != nil {
+			d = unmade{err}
+		}
+		streams = append(streams, check.Stream{Table: schema.Table, Destination: d})
+	}
+	return streams
+}
+
+// unmade is a destination that cannot be made.
+type unmade struct{ err error }
+
+func (u unmade) Send(context.Context, record.Batch) (int64, error) { return 0, u.err }
+func (unmade) Limits() record.Limits                               { return record.Limits{} }
+func (unmade) BatchBytes() int                                     { return 0 }

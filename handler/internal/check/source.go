@@ -1,0 +1,282 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// Titles of the steps of the Qualys side.
+const (
+	titleNetwork = "Qualys: network"
+	titleServer  = "Qualys: API server"
+	titleLogin   = "Qualys: credentials"
+	titleAccess  = "Qualys: API access"
+	titleVM      = "Qualys: VM detections"
+	titleLimits  = "Qualys: limits"
+	titleClock   = "Qualys: clock"
+	titleHosts   = "Qualys: hosts"
+	titleKB      = "Qualys: KnowledgeBase"
+)
+
+// test tests the Qualys side. One call for a single detection tells most of it.
+func (s *Source) test(ctx context.Context, b *bench) {
+	if s == nil {
+		b.rest("the settings", 0)
+		return
+	}
+	step, cancel := b.begin(ctx)
+	network := s.network(step)
+	cancel()
+	b.end("network", titleNetwork, network)
+	if network.result == Failed {
+		b.rest("the network", 1)
+		return
+	}
+
+	step, cancel = b.begin(ctx)
+	seen := &sighting{}
+	_, err := s.Detections.Page(step, record.Query{Size: 1}, seen)
+	err = timedOut(step, err)
+	cancel()
+	blame, cause := blame(err)
+	b.chain(blame, cause, seen.hosts)
+	b.end("limits", titleLimits, s.limits(blame, cause))
+	b.end("clock", titleClock, clock(seen.at, b.clock.Now()))
+	switch blame {
+	case "server", "login", "access":
+		b.end("hosts", titleHosts, skipped("what failed above"))
+		b.end("knowledgebase", titleKB, skipped("what failed above"))
+		return
+	}
+	step, cancel = b.begin(ctx)
+	ids, err := s.Detections.IDs(step, record.Query{}, maxHosts+1, func(record.Tally) {})
+	b.end("hosts", titleHosts, hosts(len(ids), timedOut(step, err)))
+	cancel()
+	step, cancel = b.begin(ctx)
+	b.end("knowledgebase", titleKB, s.knowledgeBase(timedOut(step, s.KnowledgeBase.Permitted(step))))
+	cancel()
+}
+
+// sighting is a sink that only looks.
+type sighting struct {
+	at    time.Time
+	hosts int
+}
+
+var _ record.Sink = (*sighting)(nil)
+
+func (s *sighting) Begin(at time.Time) error    { s.at = at; return nil }
+func (s *sighting) Record(*record.Record) error { return nil }
+func (s *sighting) Done(uint64) error           { s.hosts++; return nil }
+func (s *sighting) Tally(record.Tally)          {}
+
+// steps of the Qualys side, in order.
+var sourceSteps = []struct{ name, title string }{
+	{"network", titleNetwork}, {"server", titleServer}, {"login", titleLogin}, {"access", titleAccess}, {"vm", titleVM},
+	{"limits", titleLimits}, {"clock", titleClock}, {"hosts", titleHosts}, {"knowledgebase", titleKB},
+}
+
+// rest skips the steps from the n-th on.
+func (b *bench) rest(first string, n int) {
+	for _, s := range sourceSteps[n:] {
+		b.end(s.name, s.title, skipped(first))
+	}
+}
+
+// network looks the name up, connects, and checks the certificate.
+func (s *Source) network(ctx context.Context) verdict {
+	if s.Proxy != nil {
+		return ok("through the proxy %s; the next step tells whether it lets requests pass", s.Proxy.Host)
+	}
+	host, port := s.Origin.Hostname(), cmp.Or(s.Origin.Port(), map[string]string{"https": "443", "http": "80"}[s.Origin.Scheme])
+	addresses, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return failed(fmt.Sprintf("the name %s cannot be looked up: %v", host, timedOut(ctx, err)),
+			"check uri: the console shows the API server's name under Help, About; if it is right, check the DNS of the app's virtual network")
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		return failed(fmt.Sprintf("%s (%s) does not take a connection: %v", host, strings.Join(addresses, ", "), timedOut(ctx, err)),
+			"let the app out to it on port "+port+": virtual network, firewall, or an outbound rule")
+	}
+	defer conn.Close() //nolint:errcheck // nothing was sent
+	if s.Origin.Scheme != "https" {
+		return ok("%s answers; not encrypted, which is allowed on this machine only", s.Origin.Host)
+	}
+	client := tls.Client(conn, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12})
+	if err := client.HandshakeContext(ctx); err != nil {
+		return failed(fmt.Sprintf("no encrypted connection to %s: %v", host, timedOut(ctx, err)), adviceTLS(err))
+	}
+	state := client.ConnectionState()
+	return ok("%s at %s, %s", host, strings.Join(addresses, ", "), tls.VersionName(state.Version))
+}
+
+func adviceTLS(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &unknown):
+		return "somebody in between opens the encryption, as some proxies do: let qualysapi pass, or name the proxy's certificate in SSL_CERT_FILE"
+	case errors.As(err, &name):
+		return "the server answers for another name: check uri"
+	}
+	return "check uri, and what stands in between"
+}
+
+// blame finds the step that an error of the detection call belongs to; empty for
+// none.
+func blame(err error) (step string, cause *qualys.Error) {
+	switch {
+	case err == nil:
+		return "", nil
+	case !errors.As(err, &cause):
+		return "server", &qualys.Error{Err: err}
+	}
+	switch e := cause; {
+	case e.Kind == qualys.BadLogin, e.Code == "2001", e.Code == "2002", e.Code == "2003", e.Code == "2011":
+		return "login", e
+	case e.Kind == qualys.Limited:
+		return "limits", e
+	case e.Empty():
+		return "access", e
+	case e.Kind == qualys.Forbidden, e.Code != "" && e.Status == http.StatusBadRequest, strings.HasPrefix(e.Code, "19") && e.Kind == qualys.Refused:
+		return "vm", e
+	}
+	return "server", cause
+}
+
+// chain ends the steps that the detection call tells of: those before the one to
+// blame went well, those behind it were not tried.
+func (b *bench) chain(blame string, cause *qualys.Error, hosts int) {
+	good := map[string]string{
+		"server": "it answers as the API does",
+		"login":  "Qualys takes them",
+		"access": "the account may use the API",
+		"vm":     "the account may read them",
+	}
+	if hosts == 0 {
+		good["vm"] = "the account may read them; none match filterParameters"
+	}
+	reached := true
+	for _, s := range sourceSteps[1:5] {
+		switch {
+		case s.name == blame:
+			b.end(s.name, s.title, failed(cause.Error(), advice(s.name, cause)))
+			reached = false
+		case !reached:
+			b.end(s.name, s.title, skipped("what failed above"))
+		case blame == "limits" && (s.name == "vm" || s.name == "access"):
+			b.end(s.name, s.title, verdict{Skipped, "not tried: Qualys asks for a wait", ""})
+		default:
+			b.end(s.name, s.title, ok("%s", good[s.name]))
+		}
+	}
+}
+
+// advice is what to do where the error itself does not say.
+func advice(step string, e *qualys.Error) string {
+	switch {
+	case step == "server" && e.Kind == qualys.Unavailable && e.Status == http.StatusServiceUnavailable:
+		return "nothing: Qualys is in maintenance; the connector goes on by itself"
+	case step == "server" && e.Kind == qualys.Unavailable:
+		return "check what stands in between; if nothing does, Qualys is down, and the connector goes on by itself"
+	case step == "server":
+		return "check uri: it has to be the API server, qualysapi and the name of your platform, not the console (qualysguard) or the gateway; the console shows it under Help, About"
+	case step == "access":
+		return "switch on API access in the user's profile in the Qualys console"
+	case step == "vm" && e.Kind == qualys.Forbidden:
+		return "give the account the role Reader or above, and see that the subscription has a licence for VM"
+	case step == "vm":
+		return "correct filterParameters: the text names the parameter"
+	}
+	return "set it right in the Qualys console; the text says what"
+}
+
+// limits tells how many calls are left.
+func (s *Source) limits(blame string, cause *qualys.Error) verdict {
+	l := s.Detections.CallLimits()
+	switch {
+	case blame == "limits":
+		return warning(cause.Error(), "nothing: runs wait as long as Qualys asks. If it stays so, see which other tools use the subscription's calls")
+	case l == record.NoCallLimits && blame != "":
+		return skipped("what failed above")
+	case l == record.NoCallLimits:
+		return warning("the answer does not tell of limits", "nothing, unless a proxy removes headers: those of a standard subscription are kept")
+	case l.Calls > 0 && l.Remaining >= 0 && l.Remaining*10 < l.Calls:
+		return warning(fmt.Sprintf("%d of %d calls are left in %s", l.Remaining, l.Calls, window(l)), "see which other tools use the subscription's calls; a larger truncation_limit in filterParameters needs fewer")
+	}
+	return ok("%d of %d calls are left in %s; %d at once", l.Remaining, l.Calls, window(l), l.Concurrent)
+}
+
+func window(l record.CallLimits) string {
+	return (time.Duration(max(l.WindowSec, 0)) * time.Second).String()
+}
+
+const (
+	// clockWarning is how far clocks may be apart without a word.
+	clockWarning = 5 * time.Minute
+	// clockFailure is where a run refuses to read: Qualys' clock a day ahead.
+	clockFailure = 24 * time.Hour
+)
+
+// clock compares Qualys' clock with this machine's.
+func clock(there, here time.Time) verdict {
+	if there.IsZero() {
+		return skipped("what failed above")
+	}
+	ahead := there.Sub(here).Round(time.Second)
+	text := fmt.Sprintf("Qualys' clock says %s, this machine's %s", there.UTC().Format(time.RFC3339), here.UTC().Format(time.RFC3339))
+	switch {
+	case ahead > clockFailure:
+		return failed(text, "set this machine's clock right: nothing is read while they are over a day apart")
+	case ahead.Abs() > clockWarning:
+		return warning(text, "set this machine's clock right: windows end at the earlier of the two, and signatures of the HTTP Data Collector API fail beyond 15 minutes")
+	}
+	return ok("%s apart", ahead.Abs())
+}
+
+// maxHosts is how many hosts are counted: the list has 20 bytes of each.
+const maxHosts = 100_000
+
+func hosts(n int, err error) verdict {
+	var e *qualys.Error
+	switch {
+	case errors.As(err, &e) && e.Kind == qualys.Limited:
+		return warning(err.Error(), "nothing: check again later")
+	case errors.As(err, &e) && e.Kind == qualys.Forbidden:
+		return failed(err.Error(), "let the account read hosts: role Reader or above")
+	case err != nil:
+		return failed(err.Error(), "check again; if it stays so, show the text to Qualys Support")
+	case n == 0:
+		return warning("the account sees no host", "give it the asset groups whose hosts it is to see, or another role; and check the parts of filterParameters that choose hosts")
+	case n > maxHosts:
+		return ok("the account sees more than %d hosts", maxHosts)
+	}
+	return ok("the account sees %d hosts: if there are more, its role and asset groups decide", n)
+}
+
+func (s *Source) knowledgeBase(err error) verdict {
+	var e *qualys.Error
+	switch {
+	case err == nil:
+		return ok("the subscription may download it")
+	case errors.As(err, &e) && e.Kind == qualys.Limited:
+		return warning(err.Error(), "nothing: check again later")
+	case s.WithoutKnowledgeBase:
+		return warning(err.Error(), "nothing, as QualysKB is off: kbSchedule is not set")
+	case e != nil && e.Kind == qualys.Forbidden:
+		return failed(err.Error(), "ask Qualys Support to authorise the subscription, or switch QualysKB off by removing kbSchedule; VM detections go on without it")
+	}
+	return failed(err.Error(), "check again; kbApiVersion may be too old or too new")
+}

@@ -1,0 +1,201 @@
+package functions
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// httpRequest is what an HTTP trigger hands over (observed on host 4.1045).
+type httpRequest struct {
+	URL     string `json:"Url"`
+	Method  string
+	Headers map[string]json.RawMessage // text, or a list of texts
+	Params  map[string]*string         // null for an optional one that is absent
+	Body    json.RawMessage
+}
+
+// httpResponse is what the caller is to get.
+type httpResponse struct {
+	StatusCode int               `json:"statusCode"`
+	Headers    map[string]string `json:"headers"`
+	Body       string            `json:"body"`
+}
+
+// serveHTTP answers an invocation of an HTTP function. Whatever the caller gets,
+// the invocation itself has succeeded: the host throws a failed one's answer
+// away.
+func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f http.Handler) {
+	answer := newAnswer()
+	req, err := readRequest(r)
+	if err != nil {
+		status := http.StatusBadRequest
+		if errors.Is(err, errTooLong) {
+			status = http.StatusRequestEntityTooLarge
+		}
+		h.Log.Warn("request not understood", zap.String("function", name), zap.Error(err))
+		answer.fail(status, err.Error())
+	} else {
+		h.callHTTP(answer, req, name, f)
+	}
+	doc := response{Logs: []string{}}
+	doc.Outputs.Response = answer.response()
+	doc.write(w, http.StatusOK)
+}
+
+// callHTTP turns a panic into an answer: others go on.
+func (h *Host) callHTTP(answer *answer, req *http.Request, name string, f http.Handler) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.Log.Error("panic", zap.String("function", name), zap.Any("panic", p), zap.Stack("stack"))
+			*answer = *newAnswer()
+			answer.fail(http.StatusInternalServerError, "internal error: the log of the function app tells more")
+		}
+	}()
+	f.ServeHTTP(answer, req)
+}
+
+var errTooLong = fmt.Errorf("the request is too long: at most %d KiB", maxInvocation>>10)
+
+// readRequest makes the caller's request of an invocation. The function key is
+// left out: the host has checked it.
+func readRequest(r *http.Request) (*http.Request, error) {
+	doc, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the invocation: %w", err)
+	}
+	if len(doc) > maxInvocation {
+		return nil, errTooLong
+	}
+	var envelope struct {
+		Data struct {
+			Request *httpRequest `json:"req"`
+		}
+	}
+	if err := json.Unmarshal(doc, &envelope); err != nil || envelope.Data.Request == nil {
+		return nil, errors.New("the invocation holds no HTTP request")
+	}
+	return envelope.Data.Request.open(r.Context(), r.Header)
+}
+
+// open makes an http.Request.
+func (in *httpRequest) open(ctx context.Context, host http.Header) (*http.Request, error) {
+	// Scheme and host are the caller's to choose: only the path counts.
+	u, err := url.Parse(in.URL)
+	if err != nil {
+		return nil, errors.New("the address is malformed")
+	}
+	query := u.Query()
+	for name := range query {
+		if strings.EqualFold(name, "code") {
+			query.Del(name)
+		}
+	}
+	header := http.Header{}
+	for name, raw := range in.Headers {
+		for _, value := range texts(raw) {
+			header.Add(name, value)
+		}
+	}
+	header.Del("x-functions-key")
+	for _, name := range []string{HeaderInvocation, HeaderHostVersion} {
+		header.Set(name, host.Get(name)) // not the caller's
+	}
+	body, err := in.content(header)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, in.Method, "/", bytes.NewReader(body))
+	if err != nil {
+		return nil, errors.New("the method is malformed")
+	}
+	req.URL = &url.URL{Path: "/" + strings.TrimLeft(u.Path, "/"), RawQuery: query.Encode()}
+	req.Header = header
+	for name, value := range in.Params {
+		if value != nil {
+			req.SetPathValue(name, *value)
+		}
+	}
+	return req, nil
+}
+
+// content is the body as it was sent: the host passes binary ones as base64.
+func (in *httpRequest) content(header http.Header) ([]byte, error) {
+	if len(in.Body) == 0 || string(in.Body) == "null" {
+		return nil, nil
+	}
+	var text string
+	if in.Body[0] != '"' {
+		return in.Body, nil // an object, as some hosts pass JSON
+	}
+	malformed := errors.New("the body is malformed")
+	if json.Unmarshal(in.Body, &text) != nil {
+		return nil, malformed
+	}
+	if kind, _, _ := mime.ParseMediaType(header.Get("Content-Type")); kind != "application/octet-stream" && !strings.HasPrefix(kind, "multipart/") {
+		return []byte(text), nil
+	}
+	body, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, malformed
+	}
+	return body, nil
+}
+
+// texts reads a text, or a list of them.
+func texts(raw json.RawMessage) (list []string) {
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		return []string{one}
+	}
+	_ = json.Unmarshal(raw, &list) // anything else is no header
+	return list
+}
+
+// answer takes what a handler writes.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func newAnswer() *answer { return &answer{header: http.Header{}} }
+
+func (a *answer) Header() http.Header { return a.header }
+
+func (a *answer) WriteHeader(status int) {
+	if a.status == 0 {
+		a.status = status
+	}
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return a.body.Write(p)
+}
+
+// fail answers as the functions do themselves.
+func (a *answer) fail(status int, text string) {
+	a.header.Set("Content-Type", "application/json")
+	a.WriteHeader(status)
+	_ = json.NewEncoder(a).Encode(map[string]string{"error": text}) // into memory
+}
+
+func (a *answer) response() *httpResponse {
+	a.WriteHeader(http.StatusOK)
+	r := &httpResponse{StatusCode: a.status, Headers: map[string]string{}, Body: strings.ToValidUTF8(a.body.String(), "\uFFFD")}
+	for name, values := range a.header {
+		r.Headers[name] = strings.Join(values, ", ")
+	}
+	return r
+}

@@ -1,0 +1,334 @@
+package ondemand
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/ingest"
+)
+
+const (
+	// maxAge is for how long a request is carried on that does not arrive: an
+	// outage may last some days, and who has asked will have asked again.
+	maxAge = 7 * 24 * time.Hour
+	// leastBudget is what is left of a tick that a request is still begun in.
+	leastBudget = 10 * time.Second
+	// noteTime is how long the last word on a request may take when the program
+	// is stopping.
+	noteTime = 15 * time.Second
+)
+
+// A Desk takes requests and carries them out, beside the ticks.
+type Desk struct {
+	Store checkpoint.Store
+	// Destination is the name, in the state, of the destination of all runs.
+	Destination string
+	Clock       ingest.Clock
+	Log         *zap.Logger
+	// NewRun makes a run: of what r asks for or, where that is nil or its own, of
+	// the dataset's own next window. It sets all but Asked.
+	NewRun func(d *ingest.Dataset, id string, r *Request) (*ingest.Run, error)
+	// NewID makes ids of runs, which sort out nothing and never repeat.
+	NewID func() string
+
+	mu   sync.Mutex // of taking requests
+	live live
+}
+
+// A BusyError is the answer to who asks for a run while one is going on.
+type BusyError struct {
+	Dataset string
+	// Run that is going on; Request that it carries, if any.
+	Run, Request string
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("a run of %s is going on: %s", e.Dataset, e.Run)
+}
+
+// A Job is a request that was accepted, with its run, which holds its
+// checkpoint. It must be done.
+type Job struct {
+	*Request
+	run  *ingest.Run
+	done func()
+}
+
+// Ask takes a request for one window of each of the datasets. It returns a
+// *BusyError if a run of one of them is going on, wherever. When it returns jobs
+// they are in the state, under one id; Do carries them out.
+func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (jobs []*Job, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, job := range jobs {
+			err = errors.Join(err, k.takeBack(ctx, job))
+		}
+		jobs = nil
+	}()
+	for _, d := range datasets {
+		if err := k.busy(ctx, d); err != nil {
+			return jobs, err
+		}
+	}
+	id := k.NewID()
+	now := k.Clock.Now().UTC().Truncate(time.Second)
+	for _, d := range datasets {
+		r := &Request{Version: documentVersion, ID: id, Dataset: d.Name, Asked: now, Window: w}
+		run, err := k.newRun(d, id, r)
+		if err != nil {
+			return jobs, err
+		}
+		if err := run.Acquire(ctx); err != nil {
+			if errors.Is(err, checkpoint.ErrHeld) { // since we looked
+				return jobs, k.holder(ctx, d)
+			}
+			return jobs, err
+		}
+		jobs = append(jobs, &Job{Request: r, run: run})
+		r.Attempts = []Attempt{{Run: id, Started: run.Started()}}
+		if err := r.save(ctx, k.Store); err != nil {
+			return jobs, err
+		}
+	}
+	for _, job := range jobs {
+		job.done = k.live.add(job.run, id)
+	}
+	return jobs, nil
+}
+
+// takeBack undoes a request that could not be taken whole.
+func (k *Desk) takeBack(ctx context.Context, job *Job) error {
+	job.run.Release(ctx)
+	err := k.Store.Delete(ctx, job.name(openPrefix))
+	if !job.Own() {
+		err = errors.Join(err, k.Store.Delete(ctx, ingest.AskedName(k.Destination, job.Dataset, job.ID)))
+	}
+	return err
+}
+
+// newRun makes a run with all that the desk knows.
+func (k *Desk) newRun(d *ingest.Dataset, id string, r *Request) (*ingest.Run, error) {
+	run, err := k.NewRun(d, id, r)
+	if err != nil {
+		return nil, fmt.Errorf("make the run: %w", err)
+	}
+	if r != nil {
+		run.Asked = r.asked()
+	}
+	return run, nil
+}
+
+// busy tells of a run of the dataset that is going on, here or elsewhere.
+func (k *Desk) busy(ctx context.Context, d *ingest.Dataset) error {
+	if l := k.live.of(d); len(l) > 0 {
+		return &BusyError{Dataset: d.Name, Run: l[0].Run.ID, Request: l[0].Request}
+	}
+	held, err := k.Store.Held(ctx, ingest.CheckpointName(k.Destination, d.Name))
+	if err != nil {
+		return fmt.Errorf("see whether a run is going on: %w", err)
+	}
+	if held {
+		return k.holder(ctx, d)
+	}
+	open, err := Open(ctx, k.Store, d.Name)
+	if err != nil {
+		k.Log.Warn("not all requests can be read", zap.Error(err))
+	}
+	for _, r := range open {
+		if r.Own() {
+			continue
+		}
+		held, err := k.Store.Held(ctx, ingest.AskedName(k.Destination, d.Name, r.ID))
+		if err != nil {
+			return fmt.Errorf("see whether a run is going on: %w", err)
+		}
+		if held {
+			busy := &BusyError{Dataset: d.Name, Run: r.ID, Request: r.ID}
+			if n := len(r.Attempts); n > 0 {
+				busy.Run = r.Attempts[n-1].Run
+			}
+			return busy
+		}
+	}
+	return nil
+}
+
+// holder is the error that names the run which holds the dataset's checkpoint.
+func (k *Desk) holder(ctx context.Context, d *ingest.Dataset) error {
+	busy := &BusyError{Dataset: d.Name, Run: "unknown"}
+	c, err := ingest.ReadCheckpoint(ctx, k.Store, ingest.CheckpointName(k.Destination, d.Name), d.Name)
+	if err != nil {
+		return fmt.Errorf("see which run is going on: %w", err)
+	}
+	if c != nil && c.LastRun != "" {
+		busy.Run = c.LastRun
+	}
+	return busy
+}
+
+// Run is the job's run.
+func (j *Job) Run() *ingest.Run { return j.run }
+
+// Do carries a job out, to its end or to that of its run's budget.
+func (k *Desk) Do(ctx context.Context, job *Job) (ingest.Report, error) {
+	defer job.done()
+	report, err := job.run.Do(ctx)
+	k.settle(ctx, job.Request, report, err)
+	return report, err
+}
+
+// settle closes a request that has arrived, or failed for good.
+func (k *Desk) settle(ctx context.Context, r *Request, report ingest.Report, err error) {
+	now := k.Clock.Now().UTC().Truncate(time.Second)
+	switch {
+	case report.Outcome == ingest.Complete:
+		r.Outcome = ingest.Complete
+	case report.Outcome == ingest.Failed && ingest.GivesUp(err):
+		r.Outcome, r.Reason = ingest.Failed, report.Reason
+	case r.expired(now):
+		r.Outcome, r.Reason = ingest.Failed, fmt.Sprintf("given up after %s: %s", now.Sub(r.Asked), report.Reason)
+	default:
+		return // the next tick goes on
+	}
+	r.Ended = &now
+	k.end(ctx, r)
+}
+
+// end closes a request. One that cannot be closed stays open, and is seen again
+// at the next tick.
+func (k *Desk) end(ctx context.Context, r *Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
+	defer cancel()
+	log := k.Log.With(zap.String("request", r.ID), zap.String("dataset", r.Dataset))
+	if err := r.close(ctx, k.Store, k.Destination); err != nil {
+		log.Error("request not closed: the next tick tries again", zap.Error(err))
+		return
+	}
+	log.Info("request closed", zap.String("outcome", string(r.Outcome)), zap.String("reason", r.Reason), zap.Int("attempts", len(r.Attempts)))
+}
+
+// Tick carries the dataset's own next window, and beside it whatever was asked
+// for and has not arrived.
+func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, error) {
+	run, err := k.newRun(d, k.NewID(), nil)
+	if err != nil {
+		return ingest.Report{}, err
+	}
+	open, err := Open(ctx, k.Store, d.Name)
+	if err != nil {
+		// The own window is not to wait for that.
+		k.Log.Warn("not all requests can be read", zap.String("dataset", d.Name), zap.Error(err))
+	}
+	asked := slices.DeleteFunc(slices.Clone(open), func(r *Request) bool { return r.Own() })
+	own := slices.DeleteFunc(open, func(r *Request) bool { return !r.Own() })
+
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	deadline := k.Clock.Now().Add(run.Budget)
+	beside.Go(func() {
+		for _, r := range asked {
+			k.carryOn(ctx, d, r, deadline)
+		}
+	})
+	if run.Acquire(ctx) == nil {
+		defer k.live.add(run, firstID(own))()
+		for _, r := range own {
+			r.Attempts = append(r.Attempts, Attempt{Run: run.ID, Started: run.Started()})
+			if err := r.save(ctx, k.Store); err != nil {
+				k.Log.Warn("the attempt is not noted in its request", zap.String("request", r.ID), zap.Error(err))
+			}
+		}
+	} else {
+		own = nil // Do tells why
+	}
+	report, err := run.Do(ctx)
+	for _, r := range own {
+		k.settle(ctx, r, report, err)
+	}
+	return report, err
+}
+
+func firstID(requests []*Request) string {
+	if len(requests) == 0 {
+		return ""
+	}
+	return requests[0].ID
+}
+
+// carryOn goes on with a request that has not arrived, unless somebody does so.
+func (k *Desk) carryOn(ctx context.Context, d *ingest.Dataset, r *Request, deadline time.Time) {
+	budget := deadline.Sub(k.Clock.Now())
+	if budget < leastBudget || ctx.Err() != nil {
+		return
+	}
+	log := k.Log.With(zap.String("request", r.ID), zap.String("dataset", r.Dataset))
+	job, err := k.take(ctx, d, r)
+	switch {
+	case errors.Is(err, checkpoint.ErrHeld), errors.Is(err, fs.ErrNotExist): // somebody does, or has done so
+	case err != nil:
+		log.Error("request not carried on", zap.Error(err))
+	default:
+		job.run.Budget = min(job.run.Budget, budget)
+		log.Info("going on with what was asked for", zap.Int("attempt", len(job.Attempts)))
+		_, _ = k.Do(ctx, job) // the run has logged its end, and the request tells it
+	}
+}
+
+// take makes a job of an open request. The error is checkpoint.ErrHeld if
+// somebody carries it, fs.ErrNotExist if it is closed.
+func (k *Desk) take(ctx context.Context, d *ingest.Dataset, r *Request) (*Job, error) {
+	run, err := k.newRun(d, k.NewID(), r)
+	if err != nil {
+		// It was right when it was asked for, and will not be again.
+		now := k.Clock.Now().UTC().Truncate(time.Second)
+		r.Ended, r.Outcome, r.Reason = &now, ingest.Failed, err.Error()
+		k.end(ctx, r)
+		return nil, err
+	}
+	if err := run.Acquire(ctx); err != nil {
+		return nil, err
+	}
+	// Now that nobody else can: is it still open, and what was tried?
+	name := r.name(openPrefix)
+	r, err = read(ctx, k.Store, name)
+	if err == nil {
+		r.Attempts = append(r.Attempts, Attempt{Run: run.ID, Started: run.Started()})
+		err = r.save(ctx, k.Store)
+	}
+	if err != nil {
+		run.Release(ctx)
+		if errors.Is(err, fs.ErrNotExist) { // its checkpoint is one that we have just made
+			err = errors.Join(err, k.Store.Delete(ctx, ingest.AskedName(k.Destination, d.Name, run.Asked.ID)))
+		}
+		return nil, err
+	}
+	return &Job{Request: r, run: run, done: k.live.add(run, r.ID)}, nil
+}
+
+// Resume takes up an open request for the same window, other than the dataset's
+// own; nil if there is none. The error is checkpoint.ErrHeld if it is being
+// carried.
+func (k *Desk) Resume(ctx context.Context, d *ingest.Dataset, w Window) (*Job, error) {
+	open, err := Open(ctx, k.Store, d.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range open {
+		if r.Equal(w) {
+			return k.take(ctx, d, r)
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,460 @@
+// Package status tells what the connector has done and is doing: one document,
+// read from the state and from the runs of this process, and a page that shows
+// it.
+//
+// It changes nothing. What cannot be read is told in the document, beside what
+// can. The document's members are a contract: they may be added to, and mean
+// what README.md says. Neither Qualys nor Log Analytics is asked, and no HTTP
+// enters here.
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// Version of the documents.
+	Version = 1
+	// lastRuns is how many runs of a dataset are told.
+	lastRuns = 10
+	// lastRequests is how many closed requests are.
+	lastRequests = 5
+	// runDays is how many days back runs are looked for, one listing each.
+	runDays = 8
+)
+
+// Of a sync or a run that has not ended.
+const (
+	Running = "running"
+	// Queued is a request that nobody carries at the moment: the next tick does.
+	Queued = "queued"
+	// Killed is a run that has ended without a record.
+	Killed = "killed"
+)
+
+// A Document is the connector's status.
+type Document struct {
+	Version  int       `json:"version"`
+	At       time.Time `json:"at"`
+	Program  Program   `json:"program"`
+	Datasets []Dataset `json:"datasets"`
+}
+
+// Program is which program tells.
+type Program struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	// Host is the version of the Functions host; empty on the command line.
+	Host string `json:"host,omitempty"`
+	// APIs are the versions of Qualys' APIs that are asked, by dataset.
+	APIs map[string]string `json:"apis,omitempty"`
+}
+
+// A Dataset is one dataset's status.
+type Dataset struct {
+	Dataset string `json:"dataset"`
+	Title   string `json:"title"`
+	Table   string `json:"table"`
+	Records string `json:"records"` // what its rows are called
+	Parents string `json:"parents"` // and their owners
+	// Watermark is up to when all has arrived, by Qualys' clock; null before the
+	// first window. AgeSeconds is how long ago that is.
+	Watermark  *time.Time `json:"watermark"`
+	AgeSeconds *int64     `json:"watermarkAgeSeconds"`
+	// Window is the one in work; null between windows.
+	Window *Window `json:"window"`
+	// Stalled is how many runs in a row have made no progress.
+	Stalled int `json:"stalled"`
+	// Running are the runs that are going on: its own, and what was asked for.
+	Running []Run `json:"running"`
+	// Runs are the last ones that have ended, the newest first.
+	Runs []ingest.Report `json:"runs"`
+	// Syncs are what was asked for: what is open, then what was closed last.
+	Syncs    []Sync            `json:"syncs"`
+	Isolated []ingest.Isolated `json:"isolated"`
+	// DeadLetters counts the objects that keep rows which were refused for good,
+	// CutFields those that keep fields too long for the table.
+	DeadLetters int `json:"deadLetters"`
+	CutFields   int `json:"cutFields"`
+	// Limits are Qualys', as told to the run that ended last.
+	Limits   *record.CallLimits `json:"limits"`
+	LimitsAt *time.Time         `json:"limitsAt"`
+	// Problems are what could not be read, and what needs somebody's attention.
+	Problems []string `json:"problems"`
+}
+
+// A Window is a stretch of Qualys' time that is being carried over.
+type Window struct {
+	After  *time.Time `json:"after"` // null: from the beginning
+	Until  time.Time  `json:"until"`
+	NextID uint64     `json:"nextId"`
+}
+
+// A Run is one that is going on.
+type Run struct {
+	Run     string    `json:"run"`
+	Request string    `json:"request,omitempty"`
+	Started time.Time `json:"started"`
+	// AsOf is when Counts were so: now, for a run of this process.
+	AsOf    time.Time     `json:"asOf"`
+	Counts  ingest.Counts `json:"counts"`
+	Waiting string        `json:"waiting,omitempty"`
+}
+
+// A Sync is one that was asked for, or a run by itself.
+type Sync struct {
+	ID      string     `json:"id"`
+	Dataset string     `json:"dataset"`
+	State   string     `json:"state"`           // running, queued, complete, failed; of a run by itself also paused, waiting
+	Asked   *time.Time `json:"asked,omitempty"` // null: by nobody
+	ondemand.Window
+	Ended    *time.Time `json:"ended,omitempty"`
+	Reason   string     `json:"reason,omitempty"`
+	Attempts []Attempt  `json:"attempts"`
+}
+
+// An Attempt is a run of a sync.
+type Attempt struct {
+	Run     string    `json:"run"`
+	Started time.Time `json:"started"`
+	// Outcome is running, killed, or that of the run's record.
+	Outcome string         `json:"outcome"`
+	Running *Run           `json:"running,omitempty"`
+	Record  *ingest.Report `json:"record,omitempty"`
+}
+
+// A SyncDocument is the status of one sync, of one or more datasets.
+type SyncDocument struct {
+	Version int       `json:"version"`
+	At      time.Time `json:"at"`
+	ID      string    `json:"id"`
+	Syncs   []Sync    `json:"syncs"`
+}
+
+// A Source is where the status is read.
+type Source struct {
+	Store checkpoint.Store
+	// Destination is the name, in the state, of the destination.
+	Destination string
+	// Live lists the runs of this process; nil: it has none.
+	Live    func(*ingest.Dataset) []ondemand.Live
+	Program Program
+	Now     func() time.Time
+
+	mu      sync.Mutex
+	records map[string]*ingest.Report // by name; they never change
+}
+
+// Gather tells the status of all datasets.
+func (s *Source) Gather(ctx context.Context) Document {
+	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program}
+	doc.Program.Go = runtime.Version()
+	datasets := ingest.Datasets()
+	doc.Datasets = make([]Dataset, len(datasets))
+	var wg sync.WaitGroup
+	for i, d := range datasets {
+		wg.Go(func() { doc.Datasets[i] = s.dataset(ctx, d) })
+	}
+	wg.Wait()
+	return doc
+}
+
+// dataset reads one dataset's status.
+func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
+	v := Dataset{Dataset: d.Name, Title: d.Title, Table: d.Schema.Table, Records: d.Records, Parents: d.Parents,
+		Running: []Run{}, Runs: []ingest.Report{}, Syncs: []Sync{}, Isolated: []ingest.Isolated{}, Problems: []string{}}
+	problem := func(err error) {
+		if err != nil {
+			v.Problems = append(v.Problems, err.Error())
+		}
+	}
+	c, err := ingest.ReadCheckpoint(ctx, s.Store, ingest.CheckpointName(s.Destination, d.Name), d.Name)
+	problem(err)
+	if c != nil {
+		v.fill(c, s.Now())
+	}
+	v.Running, err = s.running(ctx, d)
+	problem(err)
+	v.Runs, err = s.runs(ctx, d)
+	problem(err)
+	for i := range v.Runs {
+		if r := &v.Runs[i]; r.Limits != nil {
+			v.Limits, v.LimitsAt = r.Limits, &r.Ended
+			break
+		}
+	}
+	open, err := ondemand.Open(ctx, s.Store, d.Name)
+	problem(err)
+	done, err := ondemand.Done(ctx, s.Store, d.Name, lastRequests)
+	problem(err)
+	slices.Reverse(open)
+	for _, r := range append(open, done...) {
+		sync, err := s.sync(ctx, r, v.Running)
+		problem(err)
+		v.Syncs = append(v.Syncs, sync)
+	}
+	letters, err := s.Store.List(ctx, "deadletter/"+d.Name+"/")
+	problem(err)
+	for _, name := range letters {
+		if strings.HasPrefix(path.Base(name), "cut-") {
+			v.CutFields++
+		} else {
+			v.DeadLetters++
+		}
+	}
+	return v
+}
+
+func (v *Dataset) fill(c *ingest.Checkpoint, now time.Time) {
+	v.Watermark, v.Stalled = c.Watermark, c.Stalled
+	if c.Watermark != nil {
+		age := max(0, int64(now.Sub(*c.Watermark)/time.Second))
+		v.AgeSeconds = &age
+	}
+	if w := c.Window; w != nil {
+		v.Window = &Window{w.After, w.Until, w.NextID}
+	}
+	if c.Isolated != nil {
+		v.Isolated = c.Isolated
+	}
+}
+
+// running lists the runs that are going on, here or elsewhere.
+func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, err error) {
+	list = []Run{}
+	here := map[string]bool{} // checkpoints that this process holds
+	if s.Live != nil {
+		for _, l := range s.Live(d) {
+			here[l.Run.CheckpointName()] = true
+			counts, waiting := l.Run.Progress()
+			list = append(list, Run{Run: l.Run.ID, Request: l.Request, Started: l.Run.Started(), AsOf: s.Now().UTC(), Counts: counts, Waiting: waiting})
+		}
+	}
+	elsewhere := func(name, request string) error {
+		if here[name] {
+			return nil
+		}
+		held, err := s.Store.Held(ctx, name)
+		if err != nil || !held {
+			return err
+		}
+		c, err := ingest.ReadCheckpoint(ctx, s.Store, name, d.Name)
+		if err != nil || c == nil || c.Progress == nil {
+			return err
+		}
+		r := Run{Run: c.LastRun, Request: request, Started: c.Progress.Started, Counts: c.Progress.Counts, Waiting: c.Progress.Waiting}
+		if c.Saved != nil {
+			r.AsOf = *c.Saved
+		}
+		list = append(list, r)
+		return nil
+	}
+	open, err := ondemand.Open(ctx, s.Store, d.Name)
+	own := ""
+	for _, r := range open {
+		if r.Own() {
+			own = r.ID
+			continue
+		}
+		err = errors.Join(err, elsewhere(ingest.AskedName(s.Destination, d.Name, r.ID), r.ID))
+	}
+	return list, errors.Join(err, elsewhere(ingest.CheckpointName(s.Destination, d.Name), own))
+}
+
+// runs lists the records of the runs that have ended last. Names begin with the
+// time of the start: a listing for each day, until there are enough.
+func (s *Source) runs(ctx context.Context, d *ingest.Dataset) ([]ingest.Report, error) {
+	list := []ingest.Report{}
+	var errs error
+	keep := map[string]*ingest.Report{}
+	for back := range runDays {
+		day := s.Now().UTC().AddDate(0, 0, 1-back).Format("20060102") // a clock may be ahead
+		names, err := s.Store.List(ctx, ingest.RecordPrefix(d.Name)+day)
+		if err != nil {
+			return list, err
+		}
+		slices.Reverse(names)
+		for _, name := range names {
+			if len(list) == lastRuns {
+				break
+			}
+			r, err := s.record(ctx, name)
+			if err != nil {
+				errs = errors.Join(errs, err)
+				continue
+			}
+			keep[name] = r
+			list = append(list, *r)
+		}
+	}
+	s.forget(d, keep)
+	return list, errs
+}
+
+// record reads a run record, once.
+func (s *Source) record(ctx context.Context, name string) (*ingest.Report, error) {
+	s.mu.Lock()
+	r := s.records[name]
+	s.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	object, err := s.Store.Open(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("open the run record: %w", err)
+	}
+	defer object.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("read the run record: %w", err)
+	}
+	r = &ingest.Report{}
+	if err := json.Unmarshal(doc, r); err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", name, err)
+	}
+	return r, nil
+}
+
+// forget keeps the records in memory that were needed now, of the dataset.
+func (s *Source) forget(d *ingest.Dataset, keep map[string]*ingest.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.records == nil {
+		s.records = map[string]*ingest.Report{}
+	}
+	for name := range s.records {
+		if strings.HasPrefix(name, ingest.RecordPrefix(d.Name)) {
+			delete(s.records, name)
+		}
+	}
+	for name, r := range keep {
+		s.records[name] = r
+	}
+}
+
+// sync tells the story of a request.
+func (s *Source) sync(ctx context.Context, r *ondemand.Request, running []Run) (Sync, error) {
+	v := Sync{ID: r.ID, Dataset: r.Dataset, State: Queued, Asked: &r.Asked, Window: r.Window, Ended: r.Ended, Reason: r.Reason, Attempts: []Attempt{}}
+	if r.Ended != nil {
+		v.State = string(r.Outcome)
+	}
+	var errs error
+	for _, a := range r.Attempts {
+		attempt, err := s.attempt(ctx, r.Dataset, a, running)
+		errs = errors.Join(errs, err)
+		if attempt.Running != nil && r.Ended == nil {
+			v.State = Running
+		}
+		v.Attempts = append(v.Attempts, attempt)
+	}
+	return v, errs
+}
+
+func (s *Source) attempt(ctx context.Context, dataset string, a ondemand.Attempt, running []Run) (Attempt, error) {
+	v := Attempt{Run: a.Run, Started: a.Started, Outcome: Killed}
+	r, err := s.record(ctx, ingest.RecordName(dataset, a.Started, a.Run))
+	switch {
+	case err == nil:
+		v.Record, v.Outcome = r, string(r.Outcome)
+		return v, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return v, err
+	}
+	for i := range running {
+		if running[i].Run == a.Run {
+			v.Running, v.Outcome = &running[i], Running
+		}
+	}
+	return v, nil
+}
+
+// Find tells the status of one sync, or of a run by itself; nil if there is none
+// of the id.
+func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
+	doc := &SyncDocument{Version: Version, At: s.Now().UTC(), ID: id}
+	for _, d := range ingest.Datasets() {
+		running, err := s.running(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		r, err := ondemand.Find(ctx, s.Store, d.Name, id)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			sync, err := s.sync(ctx, r, running)
+			if err != nil {
+				return nil, err
+			}
+			doc.Syncs = append(doc.Syncs, sync)
+			continue
+		}
+		sync, err := s.byRun(ctx, d, id, running)
+		if err != nil {
+			return nil, err
+		}
+		if sync != nil {
+			doc.Syncs = append(doc.Syncs, *sync)
+		}
+	}
+	if len(doc.Syncs) == 0 {
+		return nil, nil
+	}
+	return doc, nil
+}
+
+// byRun tells of a run that nobody has asked for.
+func (s *Source) byRun(ctx context.Context, d *ingest.Dataset, id string, running []Run) (*Sync, error) {
+	for i := range running {
+		if r := &running[i]; r.Run == id {
+			return &Sync{ID: id, Dataset: d.Name, State: Running, Attempts: []Attempt{{Run: id, Started: r.Started, Outcome: Running, Running: r}}}, nil
+		}
+	}
+	name, err := s.recordOf(ctx, d, id)
+	if err != nil || name == "" {
+		return nil, err
+	}
+	r, err := s.record(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return &Sync{ID: id, Dataset: d.Name, State: string(r.Outcome), Ended: &r.Ended, Reason: r.Reason,
+		Attempts: []Attempt{{Run: id, Started: r.Started, Outcome: string(r.Outcome), Record: r}}}, nil
+}
+
+// recordOf finds the name of a run's record: among the last days first, then
+// among all.
+func (s *Source) recordOf(ctx context.Context, d *ingest.Dataset, id string) (string, error) {
+	prefixes := []string{}
+	for back := range runDays {
+		prefixes = append(prefixes, ingest.RecordPrefix(d.Name)+s.Now().UTC().AddDate(0, 0, 1-back).Format("20060102"))
+	}
+	for _, prefix := range append(prefixes, ingest.RecordPrefix(d.Name)) {
+		names, err := s.Store.List(ctx, prefix)
+		if err != nil {
+			return "", err
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, "-"+id+".json") {
+				return name, nil
+			}
+		}
+	}
+	return "", nil
+}
