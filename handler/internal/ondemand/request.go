@@ -92,6 +92,8 @@ const (
 	maxHosts = 1000
 	// maxBody is the longest body, in bytes: a thousand ids and a filter.
 	maxBody = 64 << 10
+	// maxMembers is more than there are, so that each that is wrong can be named.
+	maxMembers = 20
 )
 
 // earliest is before any finding of Qualys.
@@ -143,7 +145,9 @@ func membersOf(body []byte) (list []member, err error) {
 		if slices.ContainsFunc(list, func(o member) bool { return o.name == name }) {
 			return nil, fmt.Errorf("%q is there twice", clip(name))
 		}
-		list = append(list, m)
+		if list = append(list, m); len(list) > maxMembers {
+			return nil, fmt.Errorf("the object has more than %d members", maxMembers)
+		}
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, errors.New("the body is no JSON object")

@@ -1,0 +1,469 @@
+package ondemand_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/checkpoint/folder"
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// world is a simulated Qualys, a state, and desks as processes have them.
+type world struct {
+	t      *testing.T
+	qualys *simulator.Qualys
+	server *httptest.Server
+	state  string
+	store  checkpoint.Store
+	runs   int
+	mu     sync.Mutex
+	now    time.Time
+	// before is called with each request to Qualys.
+	before func(n int, w http.ResponseWriter) (answered bool)
+	n      int
+	rows   []string // RowKey of each row that arrived
+	// refuse is the error of each sending.
+	refuse error
+}
+
+func newWorld(t *testing.T, hosts int) *world {
+	t.Helper()
+	w := &world{t: t, state: t.TempDir(), now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
+	w.store = folder.New(w.state)
+	sub := simulator.NewSubscription(5, hosts, 3)
+	sub.Knowledge = &simulator.Knowledge{Seed: 1, Size: 30}
+	w.qualys = simulator.NewQualys(sub, "u", "p")
+	w.qualys.Now = w.Now
+	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		w.n++
+		n, before := w.n, w.before
+		w.mu.Unlock()
+		if before != nil && before(n, rw) {
+			return
+		}
+		w.qualys.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(w.server.Close)
+	return w
+}
+
+func (w *world) Now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) Sleep(ctx context.Context, d time.Duration) error {
+	w.advance(d)
+	return context.Cause(ctx)
+}
+
+func (w *world) advance(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+func (w *world) Login() (string, string)            { return "u", "p" }
+func (*world) Reload(context.Context) (bool, error) { return false, nil }
+func (*world) Limits() record.Limits                { return record.Limits{Naming: record.ByColumn} }
+func (*world) BatchBytes() int                      { return 20_000 }
+func (w *world) Send(ctx context.Context, b record.Batch) (int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refuse != nil {
+		return 0, w.refuse
+	}
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
+	var rows []struct{ RowKey_s string }
+	if err := json.Unmarshal(b.Body, &rows); err != nil {
+		return 0, err
+	}
+	for _, r := range rows {
+		w.rows = append(w.rows, r.RowKey_s)
+	}
+	return int64(len(b.Body)), nil
+}
+
+// desk is that of a new process.
+func (w *world) desk() *ondemand.Desk {
+	origin, err := url.Parse(w.server.URL)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	client := &qualys.Client{Origin: origin, Credentials: w, HTTP: w.server.Client(), UserAgent: "test", Now: w.Now}
+	return &ondemand.Desk{
+		Store: w.store, Destination: "default", Clock: w, Log: zap.NewNop(),
+		NewID: func() string {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.runs++
+			return fmt.Sprintf("run%d", w.runs)
+		},
+		NewRun: func(d *ingest.Dataset, id string, r *ondemand.Request) (*ingest.Run, error) {
+			run := &ingest.Run{ID: id, Dataset: d, Destination: w, DestinationName: "default", Store: w.store, Policy: record.KeepAll, Budget: time.Hour, Clock: w, Log: zap.NewNop()}
+			if d == ingest.KB {
+				k := qualys.NewKnowledgeBase(client, d.Schema)
+				run.Source = k
+				return run, nil
+			}
+			s := qualys.NewDetections(client, d.Schema)
+			s.PageSize = 10
+			if r != nil && r.FilterParameters != "" {
+				filter, err := url.ParseQuery(strings.TrimLeft(r.FilterParameters, "&"))
+				if err != nil {
+					return nil, err
+				}
+				s.Filter = filter
+			}
+			run.Source = s
+			return run, nil
+		},
+	}
+}
+
+// names lists the state.
+func (w *world) names(prefix string) []string {
+	w.t.Helper()
+	names, err := w.store.List(context.Background(), prefix)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return names
+}
+
+func (w *world) watermark(d *ingest.Dataset) time.Time {
+	w.t.Helper()
+	c, err := ingest.ReadCheckpoint(context.Background(), w.store, ingest.CheckpointName("default", d.Name), d.Name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if c == nil || c.Watermark == nil {
+		return time.Time{}
+	}
+	return *c.Watermark
+}
+
+var full = ondemand.Window{Full: true}
+
+var vm = []*ingest.Dataset{ingest.VM}
+
+// What is asked for is in the state before it is begun, and closed when it has
+// arrived.
+func TestAsk(t *testing.T) {
+	ctx := context.Background()
+	for name, window := range map[string]ondemand.Window{"its own": {}, "everything": full} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 30)
+			k := w.desk()
+			jobs, err := k.Ask(ctx, vm, window)
+			if err != nil || len(jobs) != 1 {
+				t.Fatal(jobs, err)
+			}
+			if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 1 || open[0].ID != jobs[0].ID || len(open[0].Attempts) != 1 || !open[0].Equal(window) {
+				t.Errorf("%+v, %v", open, err)
+			}
+			// Nobody else gets a run meanwhile, here or elsewhere.
+			for where, desk := range map[string]*ondemand.Desk{"here": k, "elsewhere": w.desk()} {
+				for _, other := range []ondemand.Window{{}, full} {
+					var busy *ondemand.BusyError
+					if _, err := desk.Ask(ctx, vm, other); !errors.As(err, &busy) || busy.Dataset != "vm" || where == "here" && busy.Run != jobs[0].ID {
+						t.Errorf("%s: %v", where, err)
+					}
+				}
+			}
+			report, err := k.Do(ctx, jobs[0])
+			if err != nil || report.Outcome != ingest.Complete || len(w.rows) == 0 {
+				t.Fatalf("%+v, %v", report, err)
+			}
+			if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 0 {
+				t.Errorf("%+v, %v", open, err)
+			}
+			done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID)
+			if err != nil || done == nil || done.Outcome != ingest.Complete || done.Ended == nil {
+				t.Errorf("%+v, %v", done, err)
+			}
+			if (w.watermark(ingest.VM) != time.Time{}) != window.Own() {
+				t.Errorf("watermark %s", w.watermark(ingest.VM))
+			}
+			if left := w.names("checkpoints/default/requests/"); len(left) != 0 {
+				t.Errorf("left over: %v", left)
+			}
+			if len(k.Live(ingest.VM)) != 0 {
+				t.Error("a run is listed that has ended")
+			}
+		})
+	}
+}
+
+// All datasets, or none: what could be taken of a request is given back.
+func TestAskForAll(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	busy, err := w.desk().Ask(ctx, []*ingest.Dataset{ingest.KB}, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := w.desk()
+	both := []*ingest.Dataset{ingest.VM, ingest.KB}
+	var is *ondemand.BusyError
+	if jobs, err := k.Ask(ctx, both, full); !errors.As(err, &is) || is.Dataset != "kb" || is.Run != busy[0].ID || jobs != nil {
+		t.Fatalf("%v, %v", jobs, err)
+	}
+	if names := w.names("requests/open/vm/"); len(names) != 0 {
+		t.Errorf("%v", names)
+	}
+	if _, err := w.desk().Do(ctx, busy[0]); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := k.Ask(ctx, both, full)
+	if err != nil || len(jobs) != 2 || jobs[0].ID != jobs[1].ID {
+		t.Fatal(jobs, err)
+	}
+	for _, job := range jobs {
+		if report, err := k.Do(ctx, job); err != nil || report.Outcome != ingest.Complete {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+	// A store that fails in the middle leaves nothing behind.
+	k.Store = failing{Store: w.store, on: "requests/open/kb/"}
+	if jobs, err := k.Ask(ctx, both, full); err == nil || jobs != nil {
+		t.Fatal(jobs, err)
+	}
+	if names := append(w.names("requests/open/"), w.names("checkpoints/default/requests/")...); len(names) != 0 {
+		t.Errorf("%v", names)
+	}
+	k.Store = w.store
+	if jobs, err = k.Ask(ctx, both, ondemand.Window{}); err != nil {
+		t.Errorf("a hold was not given back: %v", err)
+	}
+}
+
+// failing is a store that creates no object under a prefix.
+type failing struct {
+	checkpoint.Store
+	on string
+}
+
+func (s failing) Create(ctx context.Context, name string) (io.WriteCloser, error) {
+	if strings.HasPrefix(name, s.on) {
+		return nil, errors.New("no space left on device")
+	}
+	return s.Store.Create(ctx, name)
+}
+
+// What a process has left open the next tick carries on, beside the dataset's
+// own window, from where it stood.
+func TestTickCarriesOn(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 60)
+	first := w.desk()
+	if report, err := first.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	watermark := w.watermark(ingest.VM)
+	rows := len(w.rows)
+
+	jobs, err := first.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The process is asked to stop in the middle.
+	dying, die := context.WithCancel(ctx)
+	w.mu.Lock()
+	begin := w.n
+	w.before = func(n int, _ http.ResponseWriter) bool {
+		if n == begin+4 {
+			die()
+		}
+		return false
+	}
+	w.mu.Unlock()
+	report, _ := first.Do(dying, jobs[0])
+	if report.Outcome != ingest.Paused || report.Parents == 0 {
+		t.Fatalf("%+v", report)
+	}
+	sent := len(w.rows) - rows
+	if sent == 0 || sent >= rows {
+		t.Fatalf("%d of %d rows sent", sent, rows)
+	}
+	w.advance(5 * time.Minute)
+	second := w.desk()
+	if report, err := second.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete || report.Request != "" {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID)
+	if err != nil || done.Outcome != ingest.Complete || len(done.Attempts) != 2 || done.Attempts[0].Run != jobs[0].ID {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	counts := map[string]int{}
+	for _, key := range w.rows {
+		counts[key]++
+	}
+	twice := 0
+	for key, n := range counts {
+		if n < 2 {
+			t.Errorf("%s came %d times", key, n)
+		}
+		twice += n - 2
+	}
+	if twice > sent {
+		t.Errorf("%d rows more often than twice: it began at the beginning", twice)
+	}
+	if !w.watermark(ingest.VM).After(watermark) {
+		t.Error("the own window did not go on")
+	}
+	if left := w.names("checkpoints/default/requests/"); len(left) != 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// A sync of what is new that was killed is closed by the tick that brings it.
+func TestTickClosesOwn(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	k := w.desk()
+	jobs, err := k.Ask(ctx, vm, ondemand.Window{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs[0].Run().Release(ctx) // as a killed process does, sooner or later
+	next := w.desk()
+	if report, err := next.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Complete || len(done.Attempts) != 2 {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// An outage leaves a request open; a refusal for good, or too long a time,
+// closes it with the reason.
+func TestRequestsThatFail(t *testing.T) {
+	ctx := context.Background()
+	outage := func(_ int, rw http.ResponseWriter) bool {
+		rw.WriteHeader(http.StatusBadGateway)
+		return true
+	}
+	w := newWorld(t, 20)
+	k := w.desk()
+	ask := func(window ondemand.Window) *ondemand.Job {
+		t.Helper()
+		jobs, err := k.Ask(ctx, vm, window)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return jobs[0]
+	}
+	w.before = outage
+	job := ask(full)
+	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 1 {
+		t.Fatalf("%+v, %v", open, err)
+	}
+	w.advance(8 * 24 * time.Hour)
+	if _, err := k.Tick(ctx, ingest.VM); err == nil {
+		t.Error("the own window has arrived, in an outage")
+	}
+	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "given up after") {
+		t.Errorf("%+v, %v", done, err)
+	}
+	w.mu.Lock()
+	w.before = nil
+	w.mu.Unlock()
+
+	job = ask(ondemand.Window{Full: true, FilterParameters: "&colour=red"})
+	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "colour") {
+		t.Errorf("%+v, %v", done, err)
+	}
+	w.refuse = &loganalytics.Error{Kind: loganalytics.Misconfigured, Status: 403, Text: "no role"}
+	job = ask(full)
+	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "no role") {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if left := append(w.names("checkpoints/default/requests/"), w.names("requests/open/")...); len(left) != 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// The same command goes on where it was interrupted.
+func TestResume(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	k := w.desk()
+	if job, err := k.Resume(ctx, ingest.VM, full); job != nil || err != nil {
+		t.Fatal(job, err)
+	}
+	jobs, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Resume(ctx, ingest.VM, full); !errors.Is(err, checkpoint.ErrHeld) {
+		t.Fatal(err)
+	}
+	jobs[0].Run().Release(ctx)
+	if job, err := k.Resume(ctx, ingest.VM, ondemand.Window{Full: true, FilterParameters: "&severities=5"}); job != nil || err != nil {
+		t.Fatal(job, err)
+	}
+	job, err := w.desk().Resume(ctx, ingest.VM, full)
+	if err != nil || job == nil || job.ID != jobs[0].ID || len(job.Attempts) != 2 {
+		t.Fatalf("%+v, %v", job, err)
+	}
+	if report, err := w.desk().Do(ctx, job); err != nil || report.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// A request that cannot be read keeps nobody from anything, and is told.
+func TestDamagedRequest(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 10)
+	put := func(name, doc string) {
+		t.Helper()
+		o, err := w.store.Create(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(o, doc)
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("requests/open/vm/20261101T000000Z-a.json", "{")
+	put("requests/open/vm/20261101T000000Z-b.json", `{"version":9}`)
+	if report, err := w.desk().Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if open, err := ondemand.Open(ctx, w.store, "vm"); err == nil || len(open) != 0 || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "version 9") {
+		t.Errorf("%+v, %v", open, err)
+	}
+}
