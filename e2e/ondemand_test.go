@@ -125,13 +125,7 @@ func TestHTTPFunctions(t *testing.T) {
 	if a.status != 202 || a.header.Get("Location") != "/api/status/"+begun.ID || len(begun.Syncs) != 1 || begun.Syncs[0].Dataset != "vm" {
 		t.Fatalf("%d %v\n%s", a.status, a.header, a.body)
 	}
-	azurite.Eventually(t, time.Minute, "the sync completes", func() error {
-		sync, err := c.syncState(begun.ID)
-		if err == nil && sync.State != "complete" {
-			err = fmt.Errorf("%+v", sync)
-		}
-		return err
-	})
+	c.completes(begun.ID)
 	cp := s.checkpoint("vm")
 	if dup, total, _ := s.duplicates(time.Time{}, *cp.Watermark); dup != 0 || total < 1000 {
 		t.Errorf("%d of %d came twice", dup, total)
@@ -143,13 +137,9 @@ func TestHTTPFunctions(t *testing.T) {
 	before := s.azure.Arrived().Rows
 	a = c.call("POST", "/api/sync/vm", fmt.Sprintf(`{"hostIds":[%d]}`, host))
 	a.read(t, &begun)
-	azurite.Eventually(t, time.Minute, "the second sync completes", func() error {
-		sync, err := c.syncState(begun.ID)
-		if err == nil && (sync.State != "complete" || sync.Attempts[0].Record.Parents != 1) {
-			err = fmt.Errorf("%+v", sync)
-		}
-		return err
-	})
+	if sync := c.completes(begun.ID); sync.Attempts[0].Record.Parents != 1 {
+		t.Errorf("%+v", sync)
+	}
 	if after := s.checkpoint("vm"); !after.Watermark.Equal(*cp.Watermark) || after.LastRun != cp.LastRun || s.azure.Arrived().Rows == before {
 		t.Errorf("%d rows more, checkpoint %+v, it was %+v", s.azure.Arrived().Rows-before, after, cp)
 	}
@@ -194,14 +184,22 @@ func TestHTTPFunctions(t *testing.T) {
 	}
 }
 
-// The host asks for a function key, by header or in the address; it appears
-// nowhere.
-func TestFunctionKeys(t *testing.T) {
-	s := startServices(t, 10, 5)
-	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
-	h := startHost(t, s, "--enableAuth")
-	key := ""
-	azurite.Eventually(t, time.Minute, "the host has made its keys", func() error {
+// completes waits until a sync of one dataset is complete.
+func (c caller) completes(id string) (sync simulation.Sync) {
+	c.t.Helper()
+	azurite.Eventually(c.t, time.Minute, "the sync completes", func() (err error) {
+		if sync, err = c.syncState(id); err == nil && sync.State != "complete" {
+			err = fmt.Errorf("%+v", sync)
+		}
+		return err
+	})
+	return sync
+}
+
+// functionKey is the key that a host which asks for keys has made.
+func (s *services) functionKey(h *functionsHost) (key string) {
+	s.t.Helper()
+	azurite.Eventually(s.t, time.Minute, "the host has made its keys", func() error {
 		h.caller().call("GET", "/api/status?code=x", "") // makes it ask for them
 		for name, doc := range s.documentsOf("azure-webjobs-secrets", "") {
 			var keys struct {
@@ -214,6 +212,16 @@ func TestFunctionKeys(t *testing.T) {
 		}
 		return fmt.Errorf("no keys\n%s", h.output())
 	})
+	return key
+}
+
+// The host asks for a function key, by header or in the address; it appears
+// nowhere.
+func TestFunctionKeys(t *testing.T) {
+	s := startServices(t, 10, 5)
+	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
+	h := startHost(t, s, "--enableAuth")
+	key := s.functionKey(h)
 	without := h.caller()
 	with := without
 	with.key = key
@@ -247,6 +255,7 @@ func TestFunctionKeys(t *testing.T) {
 // A sync that was asked for over HTTP goes on after SIGKILL, at the next tick,
 // and its status tells the story.
 func TestSyncGoesOnAfterSIGKILL(t *testing.T) {
+	t.Parallel() // it waits a minute for a killed run's lease
 	s := startServices(t, hosts, detections)
 	s.environ["filterParameters"] = "&truncation_limit=20"
 	h := startHost(t, s)

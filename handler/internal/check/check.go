@@ -151,7 +151,7 @@ func (p *Parts) settings() []Step {
 	typed := Step{Name: "settings", Title: "Settings", Result: OK, Detail: "complete and well-formed"}
 	vault := Step{Name: "keyvault", Title: "Key Vault", Result: OK, Detail: "no reference is left to resolve"}
 	if p.References > 0 {
-		vault.Detail = fmt.Sprintf("%d secrets read: the platform has left their references to the connector", p.References)
+		vault.Detail = fmt.Sprintf("read by the connector itself, as the platform has left their references: %d", p.References)
 	}
 	for _, f := range p.Faults {
 		s := &typed

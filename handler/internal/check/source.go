@@ -199,6 +199,8 @@ func advice(step string, e *qualys.Error) string {
 		return "give the account the role Reader or above, and see that the subscription has a licence for VM"
 	case step == "vm":
 		return "correct filterParameters: the text names the parameter"
+	case e.Kind == qualys.BadLogin:
+		return "log in to the Qualys console with this user and password; if that works, set apiUsername and apiPassword, or the secrets that they refer to, anew"
 	}
 	return "set it right in the Qualys console; the text says what"
 }

@@ -255,7 +255,7 @@ func TestAskForAll(t *testing.T) {
 		t.Errorf("%v", names)
 	}
 	k.Store = w.store
-	if jobs, err = k.Ask(ctx, both, ondemand.Window{}); err != nil {
+	if _, err := k.Ask(ctx, both, ondemand.Window{}); err != nil {
 		t.Errorf("a hold was not given back: %v", err)
 	}
 }

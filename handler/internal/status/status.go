@@ -92,7 +92,7 @@ type Dataset struct {
 	// CutFields those that keep fields too long for the table.
 	DeadLetters int `json:"deadLetters"`
 	CutFields   int `json:"cutFields"`
-	// Limits are Qualys', as told to the run that ended last.
+	// Limits are Qualys', as told at LimitsAt.
 	Limits   *record.CallLimits `json:"limits"`
 	LimitsAt *time.Time         `json:"limitsAt"`
 	// Problems are what could not be read, and what needs somebody's attention.
@@ -193,12 +193,7 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	problem(err)
 	v.Runs, err = s.runs(ctx, d)
 	problem(err)
-	for i := range v.Runs {
-		if r := &v.Runs[i]; r.Limits != nil {
-			v.Limits, v.LimitsAt = r.Limits, &r.Ended
-			break
-		}
-	}
+	v.limits(s, d)
 	open, err := ondemand.Open(ctx, s.Store, d.Name)
 	problem(err)
 	done, err := ondemand.Done(ctx, s.Store, d.Name, lastRequests)
@@ -232,6 +227,25 @@ func (v *Dataset) fill(c *ingest.Checkpoint, now time.Time) {
 	}
 	if c.Isolated != nil {
 		v.Isolated = c.Isolated
+	}
+}
+
+// limits are those that a run of this process was told, or the last to end.
+func (v *Dataset) limits(s *Source, d *ingest.Dataset) {
+	if s.Live != nil {
+		for _, l := range s.Live(d) {
+			if told := l.Run.Source.CallLimits(); told != record.NoCallLimits {
+				now := s.Now().UTC()
+				v.Limits, v.LimitsAt = &told, &now
+				return
+			}
+		}
+	}
+	for i := range v.Runs {
+		if r := &v.Runs[i]; r.Limits != nil {
+			v.Limits, v.LimitsAt = r.Limits, &r.Ended
+			return
+		}
 	}
 }
 
