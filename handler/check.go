@@ -92,7 +92,7 @@ func (p *paper) step(s check.Step) {
 // connector, the sides whose settings are right are tested all the same.
 func checkConnection(ctx context.Context, c *connector, err error, environ []string, rows string, told func(check.Step)) check.Report {
 	parts := check.Parts{Clock: ingest.SystemClock{}, Told: told}
-	source, azure := c, c
+	source, azure, state := c, c, c
 	if err != nil {
 		var invalid *settings.InvalidError
 		if errors.As(err, &invalid) {
@@ -103,6 +103,7 @@ func checkConnection(ctx context.Context, c *connector, err error, environ []str
 		// An error is among the faults already.
 		source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true})
 		azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true})
+		state, _ = open(ctx, environ, purpose{rows: rows, noSource: true, noDestination: true})
 	} else {
 		parts.References = c.settings.References()
 	}
@@ -112,19 +113,10 @@ func checkConnection(ctx context.Context, c *connector, err error, environ []str
 	if azure != nil {
 		parts.Streams = azure.checkedStreams()
 	}
-	if state := firstOf(azure, source); state != nil {
+	if state != nil {
 		parts.State = &check.State{Store: state.store, Destination: state.destinationName()}
 	}
 	return check.Run(ctx, parts)
-}
-
-func firstOf(connectors ...*connector) *connector {
-	for _, c := range connectors {
-		if c != nil {
-			return c
-		}
-	}
-	return nil
 }
 
 // checkedSource is the Qualys side. Its call asks for one host.
