@@ -104,8 +104,11 @@ func checkConnection(ctx context.Context, c *connector, err error, environ []str
 		source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true})
 		azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true})
 		state, _ = open(ctx, environ, purpose{rows: rows, noSource: true, noDestination: true})
-	} else {
-		parts.References = c.settings.References()
+	} else if parts.References = c.settings.References(); parts.References > 0 {
+		// They may have been read long ago.
+		if _, err := c.settings.Credentials().Reload(ctx); err != nil {
+			parts.Faults = append(parts.Faults, settings.Fault{Setting: "Key Vault", Problem: err.Error(), Vault: true})
+		}
 	}
 	if source != nil {
 		parts.Source = source.checkedSource()

@@ -333,3 +333,41 @@ func TestCheckDoesNotLockTheAccount(t *testing.T) {
 		t.Errorf("the password was tried %d times", n)
 	}
 }
+
+// A run that has the turn at Qualys is no fault of anything.
+func TestCheckBesideARun(t *testing.T) {
+	w := newCheckedWorld(t)
+	var environ []string
+	for name, value := range w.environ {
+		environ = append(environ, name+"="+value)
+	}
+	c, err := open(context.Background(), environ, purpose{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached, leave := make(chan struct{}), make(chan struct{})
+	w.atQ.Arm(simulator.Spoiling{Fault: simulator.Fault{Spoil: func(http.ResponseWriter, *http.Request, []byte) {
+		close(reached)
+		<-leave
+	}}, Unasked: true, When: func(n int, _ *http.Request) bool { return n == 1 }})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = c.desk.Tick(context.Background(), ingest.VM)
+	}()
+	<-reached
+	report := check.Run(context.Background(), check.Parts{
+		Source: c.checkedSource(), Clock: ingest.SystemClock{}, StepTime: 200 * time.Millisecond,
+	})
+	close(leave)
+	<-ended
+	results := map[string]check.Result{}
+	for _, s := range report.Steps {
+		results[s.Name] = s.Result
+	}
+	for name, want := range map[string]check.Result{"network": check.OK, "server": check.Skipped, "login": check.Skipped, "vm": check.Skipped, "limits": check.Warning, "hosts": check.OK, "knowledgebase": check.OK} {
+		if results[name] != want {
+			t.Errorf("%s is %s, want %s", name, results[name], want)
+		}
+	}
+}

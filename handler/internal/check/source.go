@@ -49,7 +49,7 @@ func (s *Source) test(ctx context.Context, b *bench) {
 	_, err := s.Detections.Page(step, record.Query{Size: 1}, seen)
 	err = timedOut(step, err)
 	cancel()
-	blame, cause := blame(err)
+	blame, cause := blame(err, seen.requests)
 	b.chain(blame, cause, seen.hosts)
 	b.end("limits", titleLimits, s.limits(blame, cause))
 	b.end("clock", titleClock, clock(seen.at, b.clock.Now()))
@@ -60,18 +60,22 @@ func (s *Source) test(ctx context.Context, b *bench) {
 		return
 	}
 	step, cancel = b.begin(ctx)
-	ids, err := s.Detections.IDs(step, record.Query{}, maxHosts+1, func(record.Tally) {})
-	b.end("hosts", titleHosts, hosts(len(ids), timedOut(step, err)))
+	asked := &sighting{}
+	ids, err := s.Detections.IDs(step, record.Query{}, maxHosts+1, asked.Tally)
+	b.end("hosts", titleHosts, asked.orBusy(hosts(len(ids), timedOut(step, err))))
 	cancel()
 	step, cancel = b.begin(ctx)
-	b.end("knowledgebase", titleKB, s.knowledgeBase(timedOut(step, s.KnowledgeBase.Permitted(step))))
+	asked = &sighting{}
+	err = s.KnowledgeBase.Permitted(step, asked.Tally)
+	b.end("knowledgebase", titleKB, asked.orBusy(s.knowledgeBase(timedOut(step, err))))
 	cancel()
 }
 
 // sighting is a sink that only looks.
 type sighting struct {
-	at    time.Time
-	hosts int
+	at       time.Time
+	hosts    int
+	requests int64 // that left
 }
 
 var _ record.Sink = (*sighting)(nil)
@@ -79,7 +83,21 @@ var _ record.Sink = (*sighting)(nil)
 func (s *sighting) Begin(at time.Time) error    { s.at = at; return nil }
 func (s *sighting) Record(*record.Record) error { return nil }
 func (s *sighting) Done(uint64) error           { s.hosts++; return nil }
-func (s *sighting) Tally(record.Tally)          {}
+func (s *sighting) Tally(t record.Tally)        { s.requests += t.Requests }
+
+// busyText is what is said where no request left in time: this process makes one
+// call of an endpoint at a time.
+const busyText = "a run that is going on has the turn at Qualys, and does not leave it in time"
+
+const adviceBusy = "nothing: check again when it has ended, or see on the status page that it gets on"
+
+// orBusy is v, unless the time was up before it was this call's turn.
+func (s *sighting) orBusy(v verdict) verdict {
+	if v.result == Failed && s.requests == 0 && strings.Contains(v.detail, errTime.Error()) {
+		return warning(busyText, adviceBusy)
+	}
+	return v
+}
 
 // steps of the Qualys side, in order.
 var sourceSteps = []struct{ name, title string }{
@@ -135,11 +153,13 @@ func adviceTLS(err error) string {
 }
 
 // blame finds the step that an error of the detection call belongs to; empty for
-// none.
-func blame(err error) (step string, cause *qualys.Error) {
+// none. sent is how many requests left.
+func blame(err error, sent int64) (step string, cause *qualys.Error) {
 	switch {
 	case err == nil:
 		return "", nil
+	case errors.Is(err, errTime) && sent == 0:
+		return "busy", &qualys.Error{Err: err}
 	case !errors.As(err, &cause):
 		return "server", &qualys.Error{Err: err}
 	}
@@ -174,6 +194,8 @@ func (b *bench) chain(blame string, cause *qualys.Error, hosts int) {
 		case s.name == blame:
 			b.end(s.name, s.title, failed(cause.Error(), advice(s.name, cause)))
 			reached = false
+		case blame == "busy":
+			b.end(s.name, s.title, verdict{Skipped, "not tried: " + busyText, ""})
 		case !reached:
 			b.end(s.name, s.title, skipped("what failed above"))
 		case blame == "limits" && (s.name == "vm" || s.name == "access"):
@@ -209,6 +231,8 @@ func advice(step string, e *qualys.Error) string {
 func (s *Source) limits(blame string, cause *qualys.Error) verdict {
 	l := s.Detections.CallLimits()
 	switch {
+	case blame == "busy":
+		return warning(busyText, adviceBusy)
 	case blame == "limits":
 		return warning(cause.Error(), "nothing: runs wait as long as Qualys asks. If it stays so, see which other tools use the subscription's calls")
 	case l == record.NoCallLimits && blame != "":

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,12 +134,15 @@ func TestNothingYet(t *testing.T) {
 // counting counts what is read of a store.
 type counting struct {
 	checkpoint.Store
+	mu     sync.Mutex
 	opened map[string]int
 	fail   error
 }
 
 func (c *counting) Open(ctx context.Context, name string) (io.ReadCloser, error) {
+	c.mu.Lock()
 	c.opened[name]++
+	c.mu.Unlock()
 	if c.fail != nil {
 		return nil, c.fail
 	}
