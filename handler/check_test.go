@@ -109,12 +109,17 @@ func (w *checkedWorld) code(path string, status int, code, text string) {
 	w.answers(path, status, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>"+code+"</CODE><TEXT>"+text+"</TEXT></RESPONSE></SIMPLE_RETURN>")
 }
 
-func (w *checkedWorld) check() check.Report {
-	w.t.Helper()
-	var environ []string
+// settings are as a process has them.
+func (w *checkedWorld) settings() (environ []string) {
 	for name, value := range w.environ {
 		environ = append(environ, name+"="+value)
 	}
+	return environ
+}
+
+func (w *checkedWorld) check() check.Report {
+	w.t.Helper()
+	environ := w.settings()
 	ctx := context.Background()
 	c, err := open(ctx, environ, purpose{})
 	return checkConnection(ctx, c, err, environ, "", nil)
@@ -314,10 +319,7 @@ func selfSigned(t *testing.T) string {
 func TestCheckDoesNotLockTheAccount(t *testing.T) {
 	w := newCheckedWorld(t)
 	w.qualys.SetPassword("another")
-	var environ []string
-	for name, value := range w.environ {
-		environ = append(environ, name+"="+value)
-	}
+	environ := w.settings()
 	c, err := open(context.Background(), environ, purpose{})
 	if err != nil {
 		t.Fatal(err)
@@ -337,10 +339,7 @@ func TestCheckDoesNotLockTheAccount(t *testing.T) {
 // A run that has the turn at Qualys is no fault of anything.
 func TestCheckBesideARun(t *testing.T) {
 	w := newCheckedWorld(t)
-	var environ []string
-	for name, value := range w.environ {
-		environ = append(environ, name+"="+value)
-	}
+	environ := w.settings()
 	c, err := open(context.Background(), environ, purpose{})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ package checkpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 )
 
@@ -68,5 +69,21 @@ var (
 // service's rules.
 const MaxAppend = 4 << 20
 
-// MaxDocument bounds what Load reads, in bytes. A checkpoint has one kilobyte.
+// MaxDocument bounds what Load and Read read, in bytes. A checkpoint has one
+// kilobyte.
 const MaxDocument = 1 << 20
+
+// Read reads a whole document, of which MaxDocument bytes at most. The error for
+// one that is not there is fs.ErrNotExist.
+func Read(ctx context.Context, store Store, name string) ([]byte, error) {
+	object, err := store.Open(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	defer object.Close() //nolint:errcheck // read only
+	doc, err := io.ReadAll(io.LimitReader(object, MaxDocument))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return doc, nil
+}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
 
@@ -59,15 +58,10 @@ type Progress struct {
 // ReadCheckpoint reads a checkpoint that somebody else may hold; nil if there is
 // none.
 func ReadCheckpoint(ctx context.Context, store checkpoint.Store, name, dataset string) (*Checkpoint, error) {
-	object, err := store.Open(ctx, name)
+	doc, err := checkpoint.Read(ctx, store, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open the checkpoint: %w", err)
-	}
-	defer object.Close() //nolint:errcheck // read only
-	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
 	if err != nil {
 		return nil, fmt.Errorf("read the checkpoint: %w", err)
 	}

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,20 +92,8 @@ func (j *Joined) read(ctx context.Context, store checkpoint.Store, destination, 
 
 // generation is that of the index which counts; empty if there is none.
 func (j *Joined) generation(ctx context.Context, store checkpoint.Store, destination string) (string, error) {
-	r, err := store.Open(ctx, fmt.Sprintf("checkpoints/%s/%s.json", destination, j.Dataset.Name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("open the checkpoint: %w", err)
-	}
-	defer r.Close() //nolint:errcheck // read only
-	doc, err := io.ReadAll(io.LimitReader(r, checkpoint.MaxDocument))
-	if err != nil {
-		return "", fmt.Errorf("read the checkpoint: %w", err)
-	}
-	state, err := decodeCheckpoint(doc, j.Dataset.Name)
-	if err != nil {
+	state, err := ReadCheckpoint(ctx, store, CheckpointName(destination, j.Dataset.Name), j.Dataset.Name)
+	if err != nil || state == nil {
 		return "", err
 	}
 	return state.Index, nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -68,12 +67,7 @@ func (r *Request) close(ctx context.Context, store checkpoint.Store, destination
 
 // read reads a document; fs.ErrNotExist if it is not there.
 func read(ctx context.Context, store checkpoint.Store, name string) (*Request, error) {
-	object, err := store.Open(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("open the request: %w", err)
-	}
-	defer object.Close() //nolint:errcheck // read only
-	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
+	doc, err := checkpoint.Read(ctx, store, name)
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}

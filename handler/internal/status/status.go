@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"runtime"
@@ -329,12 +328,7 @@ func (s *Source) record(ctx context.Context, name string) (*ingest.Report, error
 	if r != nil {
 		return r, nil
 	}
-	object, err := s.Store.Open(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("open the run record: %w", err)
-	}
-	defer object.Close() //nolint:errcheck // read only
-	doc, err := io.ReadAll(io.LimitReader(object, checkpoint.MaxDocument))
+	doc, err := checkpoint.Read(ctx, s.Store, name)
 	if err != nil {
 		return nil, fmt.Errorf("read the run record: %w", err)
 	}
