@@ -72,7 +72,7 @@ func TestAskedWindow(t *testing.T) {
 // An asked window begins where it was asked to, with and beside the other.
 func TestAskedWindowSince(t *testing.T) {
 	w := newWorld(t, 60, 3)
-	w.lookback = time.Hour
+	w.lookback = 30 * 24 * time.Hour // of the dataset's own first window
 	since := w.clock.Now().Add(-7 * time.Hour)
 	own := w.run()
 	if err := own.Acquire(context.Background()); err != nil {
@@ -94,6 +94,9 @@ func TestAskedWindowSince(t *testing.T) {
 		t.Errorf("limits %+v", report.Limits)
 	}
 	w.wantEach(since)
+	if calls := len(w.qualys.Calls()); calls != int(report.Requests) || report.Retries != 0 {
+		t.Errorf("%d calls, %+v", calls, report)
+	}
 	own.Release(context.Background())
 	w.mustComplete()
 }

@@ -38,6 +38,8 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 		r.Log.Warn("this machine's clock is ahead of Qualys'", zap.Duration("by", ahead.Round(time.Second)))
 	}
 	switch {
+	case r.Asked != nil:
+		// It begins where somebody has said.
 	case s.Watermark == nil:
 		if first := now.Qualys.Add(-r.Lookback); !after.IsZero() && first.Before(after) {
 			from = first

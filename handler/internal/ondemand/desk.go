@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -193,6 +195,9 @@ func (k *Desk) Do(ctx context.Context, job *Job) (ingest.Report, error) {
 func (k *Desk) settle(ctx context.Context, r *Request, report ingest.Report, err error) {
 	now := k.Clock.Now().UTC().Truncate(time.Second)
 	switch {
+	case report.Outcome == ingest.Complete && len(report.Isolated) > 0 && !r.Own():
+		// Those of its own windows are tried again by the next; here there is none.
+		r.Outcome, r.Reason = ingest.Failed, missing(report.Isolated)
 	case report.Outcome == ingest.Complete:
 		r.Outcome = ingest.Complete
 	case report.Outcome == ingest.Failed && ingest.GivesUp(err):
@@ -204,6 +209,15 @@ func (k *Desk) settle(ctx context.Context, r *Request, report ingest.Report, err
 	}
 	r.Ended = &now
 	k.end(ctx, r)
+}
+
+// missing names those whose answers have failed by themselves.
+func missing(isolated []ingest.Isolated) string {
+	var ids []string
+	for _, i := range isolated {
+		ids = append(ids, strconv.FormatUint(i.ID, 10))
+	}
+	return fmt.Sprintf("all has arrived but what fails by itself: %s; ask again for what is missing. The first: %s", strings.Join(ids, ", "), isolated[0].Reason)
 }
 
 // end closes a request. One that cannot be closed stays open, and is seen again

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +40,9 @@ type world struct {
 	// before is called with each request to Qualys.
 	before func(n int, w http.ResponseWriter) (answered bool)
 	n      int
-	rows   []string // RowKey of each row that arrived
+	// spoil may take a request's place.
+	spoil func(w http.ResponseWriter, r *http.Request) bool
+	rows  []string // RowKey of each row that arrived
 	// refuse is the error of each sending.
 	refuse error
 }
@@ -57,7 +60,7 @@ func newWorld(t *testing.T, hosts int) *world {
 		w.n++
 		n, before := w.n, w.before
 		w.mu.Unlock()
-		if before != nil && before(n, rw) {
+		if before != nil && before(n, rw) || w.spoil != nil && w.spoil(rw, r) {
 			return
 		}
 		w.qualys.ServeHTTP(rw, r)
@@ -412,6 +415,41 @@ func TestRequestsThatFail(t *testing.T) {
 	}
 	if left := append(w.names("checkpoints/default/requests/"), w.names("requests/open/")...); len(left) != 0 {
 		t.Errorf("left over: %v", left)
+	}
+}
+
+// A host whose answer fails by itself is missing of an asked window: that is not
+// complete, and its name is told.
+func TestAskedWithoutAHost(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	k := w.desk()
+	var bad uint64
+	w.qualys.Subscription.Expected(time.Time{}, w.Now(), func(h simulator.Host, _ simulator.Detection) {
+		if h.Index == 7 {
+			bad = h.ID
+		}
+	})
+	w.spoil = func(rw http.ResponseWriter, r *http.Request) bool {
+		low, high := r.FormValue("id_min"), r.FormValue("id_max")
+		from, _ := strconv.ParseUint(low, 10, 64)
+		to, err := strconv.ParseUint(high, 10, 64)
+		if !strings.Contains(r.URL.Path, "/vm/detection/") || from > bad || err == nil && to < bad || from+200 < bad && r.FormValue("truncation_limit") == "1" {
+			return false
+		}
+		fmt.Fprint(rw, "<HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE>") // cut
+		return true
+	}
+	jobs, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := k.Do(ctx, jobs[0])
+	if err != nil || report.Outcome != ingest.Complete || len(report.Isolated) != 1 || report.Isolated[0].ID != bad {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, strconv.FormatUint(bad, 10)) {
+		t.Errorf("%+v, %v", done, err)
 	}
 }
 
