@@ -120,7 +120,7 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		return nil, err
 	}
 	c.desk = &ondemand.Desk{
-		Store: c.store, Destination: c.destinationName(), Clock: ingest.SystemClock{}, Log: c.log,
+		File: ondemand.File{Store: c.store, Destination: c.destinationName()}, Clock: ingest.SystemClock{}, Log: c.log,
 		NewRun: c.run, NewID: newRunID,
 	}
 	return c, nil

@@ -89,15 +89,16 @@ func retryAfter(err error) (time.Duration, bool) {
 	return 0, false
 }
 
-// GivesUp tells whether a service has said that the same would fail every time,
-// as opposed to an outage.
-func GivesUp(err error) bool {
-	var r retryable
-	if !errors.As(err, &r) {
-		return false
-	}
-	_, again := r.Retry()
-	return !again
+// wrong is an error that lies in what was asked for: nobody can do anything about
+// it but ask for something else.
+type wrong interface {
+	Wrong() bool
+}
+
+// IsWrong tells whether an error lies in what was asked for.
+func IsWrong(err error) bool {
+	var w wrong
+	return errors.As(err, &w) && w.Wrong()
 }
 
 func isRefusal(err error) bool {

@@ -76,6 +76,9 @@ type Run struct {
 	DestinationName string
 	// Asked is a window that somebody asked for; nil: the dataset's own next one.
 	Asked *Asked
+	// Ending, if not nil, is called with the run's end while it still holds the
+	// checkpoint: until it returns no other run begins.
+	Ending func(ctx context.Context, report Report, err error)
 	// Target says which service the destination is: a window that was begun
 	// with one cannot be continued with another.
 	Target string
@@ -141,6 +144,12 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 	if r.InFlight == 0 {
 		r.InFlight = DefaultInFlight
 	}
+	// Even after a panic: what is not released blocks every later run.
+	defer func() {
+		if r.lease != nil {
+			r.Release(ctx)
+		}
+	}()
 	outcome, err := r.hold(ctx)
 	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Started: r.started, Ended: r.Clock.Now().UTC(), Outcome: outcome}
 	if r.Asked != nil {
@@ -150,10 +159,14 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 	if limits := r.Source.CallLimits(); limits != record.NoCallLimits {
 		report.Limits = &limits
 	}
-	if err := report.check(); err != nil && outcome != Failed {
-		return r.end(ctx, report, Failed, err)
+	if wrong := report.check(); wrong != nil && outcome != Failed {
+		outcome, err = Failed, wrong
 	}
-	return r.end(ctx, report, outcome, err)
+	report, err = r.end(ctx, report, outcome, err)
+	if r.Ending != nil && r.lease != nil {
+		r.Ending(ctx, report, err)
+	}
+	return report, err
 }
 
 // check is law 3. Nothing else would show that a row went nowhere.
@@ -301,7 +314,7 @@ func (r *Run) Release(ctx context.Context) {
 	}
 }
 
-// hold holds the checkpoint around the work.
+// hold takes hold of the checkpoint, unless that is done, and works.
 func (r *Run) hold(ctx context.Context) (Outcome, error) {
 	err := r.notHeld
 	if r.started.IsZero() {
@@ -316,8 +329,6 @@ func (r *Run) hold(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return Failed, err
 	}
-	// Even after a panic: what is not released blocks every later run.
-	defer r.Release(ctx)
 	r.deadline = r.started.Add(r.Budget)
 	r.Log.Info("run started", zap.Duration("budget", r.Budget))
 	outcome, err := r.window(ctx)
@@ -341,10 +352,6 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	}
 	r.began, r.savedIndex = r.state.position(), r.state.Index
 	r.state.LastRun = r.ID
-	seen, err := r.openLedger(parent)
-	if err != nil {
-		return Failed, err
-	}
 	// A state that cannot be written must show before rows are sent, not behind
 	// them: every run would send them again.
 	if doc, err = r.document(); err == nil {
@@ -352,6 +359,10 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	}
 	if err != nil {
 		return Failed, fmt.Errorf("save the checkpoint: %w", err)
+	}
+	seen, err := r.openLedger(parent)
+	if err != nil {
+		return Failed, err
 	}
 
 	// Sending goes on for a while when reading has to stop.

@@ -28,15 +28,14 @@ const (
 	noteTime = 15 * time.Second
 )
 
-// A Desk takes requests and carries them out, beside the ticks.
+// A Desk takes requests for one destination and carries them out, beside the
+// ticks.
 type Desk struct {
-	Store checkpoint.Store
-	// Destination is the name, in the state, of the destination of all runs.
-	Destination string
-	Clock       ingest.Clock
-	Log         *zap.Logger
+	File
+	Clock ingest.Clock
+	Log   *zap.Logger
 	// NewRun makes a run: of what r asks for or, where that is nil or its own, of
-	// the dataset's own next window. It sets all but Asked.
+	// the dataset's own next window. It sets all but Asked and Ending.
 	NewRun func(d *ingest.Dataset, id string, r *Request) (*ingest.Run, error)
 	// NewID makes ids of runs, which sort out nothing and never repeat.
 	NewID func() string
@@ -99,8 +98,11 @@ func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (j
 			return jobs, err
 		}
 		jobs = append(jobs, &Job{Request: r, run: run})
-		r.Attempts = []Attempt{{Run: id, Started: run.Started()}}
-		if err := r.save(ctx, k.Store); err != nil {
+		carried := []*Request{r}
+		if r.Own() { // those that are open ask for the same
+			carried = append(carried, k.own(ctx, d)...)
+		}
+		if err := k.carries(ctx, run, carried); err != nil {
 			return jobs, err
 		}
 	}
@@ -112,12 +114,11 @@ func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (j
 
 // takeBack undoes a request that could not be taken whole.
 func (k *Desk) takeBack(ctx context.Context, job *Job) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
+	defer cancel()
+	err := k.Store.Delete(ctx, k.name(openState, job.Request))
 	job.run.Release(ctx)
-	err := k.Store.Delete(ctx, job.name(openPrefix))
-	if !job.Own() {
-		err = errors.Join(err, k.Store.Delete(ctx, ingest.AskedName(k.Destination, job.Dataset, job.ID)))
-	}
-	return err
+	return errors.Join(err, k.removeCheckpoint(ctx, job.Request))
 }
 
 // newRun makes a run with all that the desk knows.
@@ -132,6 +133,34 @@ func (k *Desk) newRun(d *ingest.Dataset, id string, r *Request) (*ingest.Run, er
 	return run, nil
 }
 
+// carries notes in requests that a run carries them, and lets its end settle
+// them, before anybody else can get hold of them.
+func (k *Desk) carries(ctx context.Context, run *ingest.Run, requests []*Request) error {
+	run.Ending = func(ctx context.Context, report ingest.Report, err error) {
+		for _, r := range requests {
+			k.settle(ctx, r, report, err)
+		}
+	}
+	for _, r := range requests {
+		r.began(run)
+		if err := k.save(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// own are the open requests for the dataset's own next window, of which the
+// caller holds the checkpoint.
+func (k *Desk) own(ctx context.Context, d *ingest.Dataset) []*Request {
+	open, err := k.Open(ctx, d.Name)
+	if err != nil {
+		// The own window is not to wait for that.
+		k.Log.Warn("not all requests can be read", zap.String("dataset", d.Name), zap.Error(err))
+	}
+	return slices.DeleteFunc(open, func(r *Request) bool { return !r.Own() })
+}
+
 // busy tells of a run of the dataset that is going on, here or elsewhere.
 func (k *Desk) busy(ctx context.Context, d *ingest.Dataset) error {
 	if l := k.live.of(d); len(l) > 0 {
@@ -144,7 +173,7 @@ func (k *Desk) busy(ctx context.Context, d *ingest.Dataset) error {
 	if held {
 		return k.holder(ctx, d)
 	}
-	open, err := Open(ctx, k.Store, d.Name)
+	open, err := k.Open(ctx, d.Name)
 	if err != nil {
 		k.Log.Warn("not all requests can be read", zap.Error(err))
 	}
@@ -157,18 +186,26 @@ func (k *Desk) busy(ctx context.Context, d *ingest.Dataset) error {
 			return fmt.Errorf("see whether a run is going on: %w", err)
 		}
 		if held {
-			busy := &BusyError{Dataset: d.Name, Run: r.ID, Request: r.ID}
-			if n := len(r.Attempts); n > 0 {
-				busy.Run = r.Attempts[n-1].Run
-			}
-			return busy
+			return &BusyError{Dataset: d.Name, Run: r.last(), Request: r.ID}
 		}
 	}
 	return nil
 }
 
-// holder is the error that names the run which holds the dataset's checkpoint.
+// last is the run that has carried it last.
+func (r *Request) last() string {
+	if n := len(r.Attempts); n > 0 {
+		return r.Attempts[n-1].Run
+	}
+	return r.ID
+}
+
+// holder is the error that names the run which holds the dataset's checkpoint: a
+// run notes itself in the requests that it carries, then in the checkpoint.
 func (k *Desk) holder(ctx context.Context, d *ingest.Dataset) error {
+	if own := k.own(ctx, d); len(own) > 0 {
+		return &BusyError{Dataset: d.Name, Run: own[0].last(), Request: own[0].ID}
+	}
 	busy := &BusyError{Dataset: d.Name, Run: "unknown"}
 	c, err := ingest.ReadCheckpoint(ctx, k.Store, ingest.CheckpointName(k.Destination, d.Name), d.Name)
 	if err != nil {
@@ -187,11 +224,23 @@ func (j *Job) Run() *ingest.Run { return j.run }
 func (k *Desk) Do(ctx context.Context, job *Job) (ingest.Report, error) {
 	defer job.done()
 	report, err := job.run.Do(ctx)
-	k.settle(ctx, job.Request, report, err)
+	if job.Ended != nil {
+		k.clean(ctx, job.Request)
+	}
 	return report, err
 }
 
-// settle closes a request that has arrived, or failed for good.
+// clean removes the checkpoint of a request that is closed.
+func (k *Desk) clean(ctx context.Context, r *Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
+	defer cancel()
+	if err := k.removeCheckpoint(ctx, r); err != nil {
+		k.Log.Warn("a checkpoint is left over that nothing needs", zap.String("request", r.ID), zap.Error(err))
+	}
+}
+
+// settle closes a request that has arrived, or failed for good. The run that has
+// carried it still holds its checkpoint.
 func (k *Desk) settle(ctx context.Context, r *Request, report ingest.Report, err error) {
 	now := k.Clock.Now().UTC().Truncate(time.Second)
 	switch {
@@ -200,16 +249,20 @@ func (k *Desk) settle(ctx context.Context, r *Request, report ingest.Report, err
 		r.Outcome, r.Reason = ingest.Failed, missing(report.Isolated)
 	case report.Outcome == ingest.Complete:
 		r.Outcome = ingest.Complete
-	case report.Outcome == ingest.Failed && ingest.GivesUp(err):
+	case report.Outcome == ingest.Failed && ingest.IsWrong(err) && r.hasParameters():
 		r.Outcome, r.Reason = ingest.Failed, report.Reason
 	case r.expired(now):
 		r.Outcome, r.Reason = ingest.Failed, fmt.Sprintf("given up after %s: %s", now.Sub(r.Asked), report.Reason)
 	default:
-		return // the next tick goes on
+		return // the next tick goes on: somebody may have to act, or a service to recover
 	}
 	r.Ended = &now
 	k.end(ctx, r)
 }
+
+// hasParameters tells that it asks with parameters of its own, not just those of
+// the settings, which somebody may mend.
+func (r *Request) hasParameters() bool { return r.FilterParameters != "" || len(r.HostIDs) > 0 }
 
 // missing names those whose answers have failed by themselves.
 func missing(isolated []ingest.Isolated) string {
@@ -226,11 +279,12 @@ func (k *Desk) end(ctx context.Context, r *Request) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
 	defer cancel()
 	log := k.Log.With(zap.String("request", r.ID), zap.String("dataset", r.Dataset))
-	if err := r.close(ctx, k.Store, k.Destination); err != nil {
+	if err := k.close(ctx, r); err != nil {
+		r.Ended = nil
 		log.Error("request not closed: the next tick tries again", zap.Error(err))
 		return
 	}
-	log.Info("request closed", zap.String("outcome", string(r.Outcome)), zap.String("reason", r.Reason), zap.Int("attempts", len(r.Attempts)))
+	log.Info("request closed", zap.String("outcome", string(r.Outcome)), zap.String("reason", r.Reason), zap.Int("tries", r.Tries))
 }
 
 // Tick carries the dataset's own next window, and beside it whatever was asked
@@ -240,63 +294,47 @@ func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, erro
 	if err != nil {
 		return ingest.Report{}, err
 	}
-	open, err := Open(ctx, k.Store, d.Name)
-	if err != nil {
-		// The own window is not to wait for that.
-		k.Log.Warn("not all requests can be read", zap.String("dataset", d.Name), zap.Error(err))
-	}
-	asked := slices.DeleteFunc(slices.Clone(open), func(r *Request) bool { return r.Own() })
-	own := slices.DeleteFunc(open, func(r *Request) bool { return !r.Own() })
-
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	deadline := k.Clock.Now().Add(run.Budget)
-	beside.Go(func() {
-		for _, r := range asked {
-			k.carryOn(ctx, d, r, deadline)
+	beside.Go(func() { k.carryOn(ctx, d, deadline) })
+	request := ""
+	if run.Acquire(ctx) == nil { // else Do tells why
+		own := k.own(ctx, d)
+		if err := k.carries(ctx, run, own); err != nil {
+			k.Log.Warn("the attempt is not noted in its request", zap.Error(err))
 		}
-	})
-	if run.Acquire(ctx) == nil {
-		defer k.live.add(run, firstID(own))()
-		for _, r := range own {
-			r.Attempts = append(r.Attempts, Attempt{Run: run.ID, Started: run.Started()})
-			if err := r.save(ctx, k.Store); err != nil {
-				k.Log.Warn("the attempt is not noted in its request", zap.String("request", r.ID), zap.Error(err))
-			}
+		if len(own) > 0 {
+			request = own[0].ID
 		}
-	} else {
-		own = nil // Do tells why
+		defer k.live.add(run, request)()
 	}
-	report, err := run.Do(ctx)
-	for _, r := range own {
-		k.settle(ctx, r, report, err)
-	}
-	return report, err
+	return run.Do(ctx)
 }
 
-func firstID(requests []*Request) string {
-	if len(requests) == 0 {
-		return ""
+// carryOn goes on with the requests for other windows that have not arrived,
+// unless somebody does so.
+func (k *Desk) carryOn(ctx context.Context, d *ingest.Dataset, deadline time.Time) {
+	open, err := k.Open(ctx, d.Name)
+	if err != nil {
+		k.Log.Warn("not all requests can be read", zap.String("dataset", d.Name), zap.Error(err))
 	}
-	return requests[0].ID
-}
-
-// carryOn goes on with a request that has not arrived, unless somebody does so.
-func (k *Desk) carryOn(ctx context.Context, d *ingest.Dataset, r *Request, deadline time.Time) {
-	budget := deadline.Sub(k.Clock.Now())
-	if budget < leastBudget || ctx.Err() != nil {
-		return
-	}
-	log := k.Log.With(zap.String("request", r.ID), zap.String("dataset", r.Dataset))
-	job, err := k.take(ctx, d, r)
-	switch {
-	case errors.Is(err, checkpoint.ErrHeld), errors.Is(err, fs.ErrNotExist): // somebody does, or has done so
-	case err != nil:
-		log.Error("request not carried on", zap.Error(err))
-	default:
-		job.run.Budget = min(job.run.Budget, budget)
-		log.Info("going on with what was asked for", zap.Int("attempt", len(job.Attempts)))
-		_, _ = k.Do(ctx, job) // the run has logged its end, and the request tells it
+	for _, r := range open {
+		budget := deadline.Sub(k.Clock.Now())
+		if r.Own() || budget < leastBudget || ctx.Err() != nil {
+			continue
+		}
+		log := k.Log.With(zap.String("request", r.ID), zap.String("dataset", r.Dataset))
+		job, err := k.take(ctx, d, r)
+		switch {
+		case errors.Is(err, checkpoint.ErrHeld), errors.Is(err, fs.ErrNotExist): // somebody does, or has done so
+		case err != nil:
+			log.Error("request not carried on", zap.Error(err))
+		default:
+			job.run.Budget = min(job.run.Budget, budget)
+			log.Info("going on with what was asked for", zap.Int("try", job.Tries))
+			_, _ = k.Do(ctx, job) // the run has logged its end, and the request tells it
+		}
 	}
 }
 
@@ -315,27 +353,25 @@ func (k *Desk) take(ctx context.Context, d *ingest.Dataset, r *Request) (*Job, e
 		return nil, err
 	}
 	// Now that nobody else can: is it still open, and what was tried?
-	name := r.name(openPrefix)
-	r, err = read(ctx, k.Store, name)
+	now, err := k.read(ctx, k.name(openState, r))
 	if err == nil {
-		r.Attempts = append(r.Attempts, Attempt{Run: run.ID, Started: run.Started()})
-		err = r.save(ctx, k.Store)
+		err = k.carries(ctx, run, []*Request{now})
 	}
 	if err != nil {
 		run.Release(ctx)
-		if errors.Is(err, fs.ErrNotExist) { // its checkpoint is one that we have just made
-			err = errors.Join(err, k.Store.Delete(ctx, ingest.AskedName(k.Destination, d.Name, run.Asked.ID)))
+		if errors.Is(err, fs.ErrNotExist) {
+			k.clean(ctx, r) // what Acquire has just made
 		}
 		return nil, err
 	}
-	return &Job{Request: r, run: run, done: k.live.add(run, r.ID)}, nil
+	return &Job{Request: now, run: run, done: k.live.add(run, r.ID)}, nil
 }
 
 // Resume takes up an open request for the same window, other than the dataset's
 // own; nil if there is none. The error is checkpoint.ErrHeld if it is being
 // carried.
 func (k *Desk) Resume(ctx context.Context, d *ingest.Dataset, w Window) (*Job, error) {
-	open, err := Open(ctx, k.Store, d.Name)
+	open, err := k.Open(ctx, d.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -109,6 +109,10 @@ func (w *world) Send(ctx context.Context, b record.Batch) (int64, error) {
 	return int64(len(b.Body)), nil
 }
 
+func (w *world) file() ondemand.File {
+	return ondemand.File{Store: w.store, Destination: "default"}
+}
+
 // desk is that of a new process.
 func (w *world) desk() *ondemand.Desk {
 	origin, err := url.Parse(w.server.URL)
@@ -117,7 +121,7 @@ func (w *world) desk() *ondemand.Desk {
 	}
 	client := &qualys.Client{Origin: origin, Credentials: w, HTTP: w.server.Client(), UserAgent: "test", Now: w.Now}
 	return &ondemand.Desk{
-		Store: w.store, Destination: "default", Clock: w, Log: zap.NewNop(),
+		File: w.file(), Clock: w, Log: zap.NewNop(),
 		NewID: func() string {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -184,7 +188,7 @@ func TestAsk(t *testing.T) {
 			if err != nil || len(jobs) != 1 {
 				t.Fatal(jobs, err)
 			}
-			if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 1 || open[0].ID != jobs[0].ID || len(open[0].Attempts) != 1 || !open[0].Equal(window) {
+			if open, err := w.file().Open(ctx, "vm"); err != nil || len(open) != 1 || open[0].ID != jobs[0].ID || len(open[0].Attempts) != 1 || !open[0].Equal(window) {
 				t.Errorf("%+v, %v", open, err)
 			}
 			// Nobody else gets a run meanwhile, here or elsewhere.
@@ -200,10 +204,10 @@ func TestAsk(t *testing.T) {
 			if err != nil || report.Outcome != ingest.Complete || len(w.rows) == 0 {
 				t.Fatalf("%+v, %v", report, err)
 			}
-			if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 0 {
+			if open, err := w.file().Open(ctx, "vm"); err != nil || len(open) != 0 {
 				t.Errorf("%+v, %v", open, err)
 			}
-			done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID)
+			done, err := w.file().Find(ctx, "vm", jobs[0].ID)
 			if err != nil || done == nil || done.Outcome != ingest.Complete || done.Ended == nil {
 				t.Errorf("%+v, %v", done, err)
 			}
@@ -234,7 +238,7 @@ func TestAskForAll(t *testing.T) {
 	if jobs, err := k.Ask(ctx, both, full); !errors.As(err, &is) || is.Dataset != "kb" || is.Run != busy[0].ID || jobs != nil {
 		t.Fatalf("%v, %v", jobs, err)
 	}
-	if names := w.names("requests/open/vm/"); len(names) != 0 {
+	if names := w.names("requests/open/default/vm/"); len(names) != 0 {
 		t.Errorf("%v", names)
 	}
 	if _, err := w.desk().Do(ctx, busy[0]); err != nil {
@@ -250,7 +254,7 @@ func TestAskForAll(t *testing.T) {
 		}
 	}
 	// A store that fails in the middle leaves nothing behind.
-	k.Store = failing{Store: w.store, on: "requests/open/kb/"}
+	k.Store = failing{Store: w.store, on: "requests/open/default/kb/"}
 	if jobs, err := k.Ask(ctx, both, full); err == nil || jobs != nil {
 		t.Fatal(jobs, err)
 	}
@@ -316,7 +320,7 @@ func TestTickCarriesOn(t *testing.T) {
 	if report, err := second.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete || report.Request != "" {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID)
+	done, err := w.file().Find(ctx, "vm", jobs[0].ID)
 	if err != nil || done.Outcome != ingest.Complete || len(done.Attempts) != 2 || done.Attempts[0].Run != jobs[0].ID {
 		t.Fatalf("%+v, %v", done, err)
 	}
@@ -356,7 +360,7 @@ func TestTickClosesOwn(t *testing.T) {
 	if report, err := next.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Complete || len(done.Attempts) != 2 {
+	if done, err := w.file().Find(ctx, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Complete || len(done.Attempts) != 2 {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
@@ -384,14 +388,14 @@ func TestRequestsThatFail(t *testing.T) {
 	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if open, err := ondemand.Open(ctx, w.store, "vm"); err != nil || len(open) != 1 {
+	if open, err := w.file().Open(ctx, "vm"); err != nil || len(open) != 1 {
 		t.Fatalf("%+v, %v", open, err)
 	}
 	w.advance(8 * 24 * time.Hour)
 	if _, err := k.Tick(ctx, ingest.VM); err == nil {
 		t.Error("the own window has arrived, in an outage")
 	}
-	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "given up after") {
+	if done, err := w.file().Find(ctx, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "given up after") {
 		t.Errorf("%+v, %v", done, err)
 	}
 	w.mu.Lock()
@@ -402,19 +406,147 @@ func TestRequestsThatFail(t *testing.T) {
 	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "colour") {
+	if done, err := w.file().Find(ctx, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "colour") {
 		t.Errorf("%+v, %v", done, err)
 	}
+	// What somebody can mend leaves it open: a role, a password, a setting.
 	w.refuse = &loganalytics.Error{Kind: loganalytics.Misconfigured, Status: 403, Text: "no role"}
 	job = ask(full)
 	if report, err := k.Do(ctx, job); err == nil || report.Outcome != ingest.Failed {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if done, err := ondemand.Find(ctx, w.store, "vm", job.ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, "no role") {
+	w.mu.Lock()
+	begin := w.n
+	w.refuse, w.before = nil, func(n int, rw http.ResponseWriter) bool {
+		if n == begin+2 {
+			rw.WriteHeader(http.StatusUnauthorized)
+		}
+		return n == begin+2
+	}
+	w.mu.Unlock()
+	for try := range 4 {
+		// After a refused login the credentials rest for an hour.
+		if _, err := k.Tick(ctx, ingest.VM); err == nil && try > 0 {
+			break
+		}
+		w.advance(2 * time.Hour)
+	}
+	if done, err := w.file().Find(ctx, "vm", job.ID); err != nil || done.Outcome != ingest.Complete || done.Tries < 2 {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if left := append(w.names("checkpoints/default/requests/"), w.names("requests/open/")...); len(left) != 0 {
 		t.Errorf("left over: %v", left)
+	}
+}
+
+// What was asked for of one destination is not brought to another.
+func TestDestinationsAreApart(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 10)
+	jobs, err := w.desk().Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs[0].Run().Release(ctx) // its process is gone
+	other := w.desk()
+	other.Destination = "folder"
+	if job, err := other.Resume(ctx, ingest.VM, full); job != nil || err != nil {
+		t.Fatal(job, err)
+	}
+	if _, err := other.Tick(ctx, ingest.VM); err != nil {
+		t.Fatal(err)
+	}
+	if open, err := w.file().Open(ctx, "vm"); err != nil || len(open) != 1 || open[0].Tries != 1 {
+		t.Errorf("%+v, %v", open, err)
+	}
+}
+
+// A tick that begins just when a sync ends does not open it again.
+func TestNoSyncIsOpenedAgain(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 10)
+	k, other := w.desk(), w.desk()
+	jobs, err := k.Ask(ctx, vm, ondemand.Window{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ending := jobs[0].Run().Ending
+	jobs[0].Run().Ending = func(ctx context.Context, report ingest.Report, err error) {
+		if report, err := other.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Held {
+			t.Errorf("before it is settled: %+v, %v", report, err)
+		}
+		ending(ctx, report, err)
+	}
+	if _, err := k.Do(ctx, jobs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Tick(ctx, ingest.VM); err != nil {
+		t.Fatal(err)
+	}
+	done, err := w.file().Find(ctx, "vm", jobs[0].ID)
+	if err != nil || done.Outcome != ingest.Complete || done.Tries != 1 {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// A request that is given up in the middle of being taken is taken back.
+func TestAskIsUndone(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w := newWorld(t, 10)
+	k := w.desk()
+	k.Store = cancelling{failing{Store: w.store, on: "requests/open/default/kb/"}, cancel}
+	if jobs, err := k.Ask(ctx, []*ingest.Dataset{ingest.VM, ingest.KB}, full); err == nil || jobs != nil {
+		t.Fatal(jobs, err)
+	}
+	if left := append(w.names("checkpoints/default/requests/"), w.names("requests/open/")...); len(left) != 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// cancelling is a store that honours contexts, and ends one when it fails.
+type cancelling struct {
+	failing
+	cancel context.CancelFunc
+}
+
+func (s cancelling) Create(ctx context.Context, name string) (io.WriteCloser, error) {
+	o, err := s.failing.Create(ctx, name)
+	if err != nil {
+		s.cancel()
+	}
+	return o, err
+}
+
+func (s cancelling) Delete(ctx context.Context, name string) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return s.failing.Delete(ctx, name)
+}
+
+// Of many attempts the first and the last are told.
+func TestManyAttempts(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 5)
+	k := w.desk()
+	w.refuse = &loganalytics.Error{Kind: loganalytics.Misconfigured, Status: 403, Text: "no role"}
+	jobs, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Do(ctx, jobs[0]); err == nil {
+		t.Fatal("it arrived")
+	}
+	for range 30 {
+		job, err := k.Resume(ctx, ingest.VM, full)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = k.Do(ctx, job)
+	}
+	open, err := w.file().Open(ctx, "vm")
+	if err != nil || open[0].Tries != 31 || len(open[0].Attempts) != 20 || open[0].Attempts[0].Run != jobs[0].ID || open[0].Attempts[19].Run == open[0].Attempts[18].Run {
+		t.Errorf("%+v, %v", open, err)
 	}
 }
 
@@ -448,7 +580,7 @@ func TestAskedWithoutAHost(t *testing.T) {
 	if err != nil || report.Outcome != ingest.Complete || len(report.Isolated) != 1 || report.Isolated[0].ID != bad {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if done, err := ondemand.Find(ctx, w.store, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, strconv.FormatUint(bad, 10)) {
+	if done, err := w.file().Find(ctx, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Failed || !strings.Contains(done.Reason, strconv.FormatUint(bad, 10)) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
@@ -496,12 +628,12 @@ func TestDamagedRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put("requests/open/vm/20261101T000000Z-a.json", "{")
-	put("requests/open/vm/20261101T000000Z-b.json", `{"version":9}`)
+	put("requests/open/default/vm/20261101T000000Z-a.json", "{")
+	put("requests/open/default/vm/20261101T000000Z-b.json", `{"version":9}`)
 	if report, err := w.desk().Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
 		t.Errorf("%+v, %v", report, err)
 	}
-	if open, err := ondemand.Open(ctx, w.store, "vm"); err == nil || len(open) != 0 || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "version 9") {
+	if open, err := w.file().Open(ctx, "vm"); err == nil || len(open) != 0 || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "version 9") {
 		t.Errorf("%+v, %v", open, err)
 	}
 }

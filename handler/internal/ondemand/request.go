@@ -3,7 +3,7 @@
 //
 // It guarantees that what was accepted is in the state before anybody is told
 // so, that whichever process comes next carries it on until it has arrived or
-// failed for good, that its document names every attempt, and that it never
+// failed for good, that its document tells of the attempts, and that it never
 // moves a dataset's watermark back. How a window is carried is package ingest's
 // job; HTTP does not enter here.
 package ondemand
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,9 +33,10 @@ type Request struct {
 	Dataset string    `json:"dataset"`
 	Asked   time.Time `json:"asked"`
 	Window
-	// Attempts are the runs that have carried it, the oldest first. One without a
-	// run record was killed.
+	// Attempts are the runs that have carried it, the oldest first: of Tries many,
+	// the first and the last. One without a run record was killed.
 	Attempts []Attempt `json:"attempts"`
+	Tries    int       `json:"tries"`
 	// Ended is when it was closed, Outcome how: complete or failed; Reason why.
 	Ended   *time.Time     `json:"ended,omitempty"`
 	Outcome ingest.Outcome `json:"outcome,omitempty"`
@@ -92,6 +94,8 @@ const (
 	maxHosts = 1000
 	// maxBody is the longest body, in bytes: a thousand ids and a filter.
 	maxBody = 64 << 10
+	// maxAttempts is how many attempts a document names; a week of ticks has 2,000.
+	maxAttempts = 20
 	// maxMembers is more than there are, so that each that is wrong can be named.
 	maxMembers = 20
 )
@@ -104,7 +108,7 @@ var earliest = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 // with filterParameters.
 func Parse(body []byte, now time.Time, checkFilter func(string) error) (Window, error) {
 	if len(body) > maxBody {
-		return Window{}, &InvalidError{[]string{fmt.Sprintf("the body has %d bytes: at most %d are accepted", len(body), maxBody)}}
+		return Window{}, &InvalidError{[]string{fmt.Sprintf("the body is too long: at most %d bytes are accepted", maxBody)}}
 	}
 	p := &parser{now: now, checkFilter: checkFilter}
 	members, err := membersOf(body)
@@ -260,19 +264,9 @@ func (p *parser) combine() {
 	if !p.bad && w.FilterParameters != "" && w.Own() {
 		p.fault("filterParameters", "it needs since, full or hostIds: the next window itself always takes the setting filterParameters")
 	}
-	if len(w.HostIDs) > 0 && filterNames(w.FilterParameters, "ids") {
+	if values, err := url.ParseQuery(strings.TrimLeft(w.FilterParameters, "?& ")); len(w.HostIDs) > 0 && err == nil && values.Has("ids") {
 		p.fault("hostIds", "filterParameters names ids as well: leave one of the two out")
 	}
-}
-
-// filterNames tells whether a filter has a parameter.
-func filterNames(filter, name string) bool {
-	for pair := range strings.SplitSeq(strings.TrimLeft(filter, "?& "), "&") {
-		if n, _, _ := strings.Cut(pair, "="); n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // Fits says what of a window a dataset does not know.

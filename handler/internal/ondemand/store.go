@@ -15,28 +15,40 @@ import (
 	"qualys-sentinel/handler/internal/ingest"
 )
 
+// A File is where the requests for one destination are kept: what was asked for
+// of another is none of its business.
+type File struct {
+	Store checkpoint.Store
+	// Destination is its name in the state.
+	Destination string
+}
+
 // Requests are under open until they are closed, then under done: a tick lists
 // the open ones only. Their names sort by the time they were asked.
 const (
-	openPrefix = "requests/open/"
-	donePrefix = "requests/done/"
+	openState = "open"
+	doneState = "done"
 )
 
-func (r *Request) name(prefix string) string {
-	return fmt.Sprintf("%s%s/%s-%s.json", prefix, r.Dataset, r.Asked.UTC().Format("20060102T150405Z"), r.ID)
+func (f File) prefix(state, dataset string) string {
+	return fmt.Sprintf("requests/%s/%s/%s/", state, f.Destination, dataset)
+}
+
+func (f File) name(state string, r *Request) string {
+	return fmt.Sprintf("%s%s-%s.json", f.prefix(state, r.Dataset), r.Asked.UTC().Format("20060102T150405Z"), r.ID)
 }
 
 // save writes the document of an open request.
-func (r *Request) save(ctx context.Context, store checkpoint.Store) error {
-	return r.write(ctx, store, r.name(openPrefix))
+func (f File) save(ctx context.Context, r *Request) error {
+	return f.write(ctx, r, f.name(openState, r))
 }
 
-func (r *Request) write(ctx context.Context, store checkpoint.Store, name string) error {
+func (f File) write(ctx context.Context, r *Request, name string) error {
 	doc, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the request: %w", err)
 	}
-	w, err := store.Create(ctx, name)
+	w, err := f.Store.Create(ctx, name)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", name, err)
 	}
@@ -49,25 +61,31 @@ func (r *Request) write(ctx context.Context, store checkpoint.Store, name string
 
 // close ends a request. Whoever is stopped in between leaves it open, and the
 // next tick closes it.
-func (r *Request) close(ctx context.Context, store checkpoint.Store, destination string) error {
-	if err := r.write(ctx, store, r.name(donePrefix)); err != nil {
+func (f File) close(ctx context.Context, r *Request) error {
+	if err := f.write(ctx, r, f.name(doneState, r)); err != nil {
 		return err
 	}
-	if err := store.Delete(ctx, r.name(openPrefix)); err != nil {
+	if err := f.Store.Delete(ctx, f.name(openState, r)); err != nil {
 		return fmt.Errorf("close the request: %w", err)
 	}
+	return nil
+}
+
+// removeCheckpoint removes what nothing needs once a request is closed. One that
+// is left behind, by a program that was killed, is a kilobyte that nobody reads.
+func (f File) removeCheckpoint(ctx context.Context, r *Request) error {
 	if r.Own() {
 		return nil
 	}
-	if err := store.Delete(ctx, ingest.AskedName(destination, r.Dataset, r.ID)); err != nil {
+	if err := f.Store.Delete(ctx, ingest.AskedName(f.Destination, r.Dataset, r.ID)); err != nil {
 		return fmt.Errorf("remove the request's checkpoint: %w", err)
 	}
 	return nil
 }
 
 // read reads a document; fs.ErrNotExist if it is not there.
-func read(ctx context.Context, store checkpoint.Store, name string) (*Request, error) {
-	doc, err := checkpoint.Read(ctx, store, name)
+func (f File) read(ctx context.Context, name string) (*Request, error) {
+	doc, err := checkpoint.Read(ctx, f.Store, name)
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
@@ -84,29 +102,29 @@ func read(ctx context.Context, store checkpoint.Store, name string) (*Request, e
 // Open lists the requests of a dataset that are not closed, the oldest first.
 // Documents that cannot be read are in the error; the others are there all the
 // same.
-func Open(ctx context.Context, store checkpoint.Store, dataset string) ([]*Request, error) {
-	names, err := store.List(ctx, openPrefix+dataset+"/")
+func (f File) Open(ctx context.Context, dataset string) ([]*Request, error) {
+	names, err := f.Store.List(ctx, f.prefix(openState, dataset))
 	if err != nil {
 		return nil, fmt.Errorf("list the requests: %w", err)
 	}
-	return readAll(ctx, store, names)
+	return f.readAll(ctx, names)
 }
 
 // Done lists the n requests of a dataset that were asked for last and are
 // closed, the newest first.
-func Done(ctx context.Context, store checkpoint.Store, dataset string, n int) ([]*Request, error) {
-	names, err := store.List(ctx, donePrefix+dataset+"/")
+func (f File) Done(ctx context.Context, dataset string, n int) ([]*Request, error) {
+	names, err := f.Store.List(ctx, f.prefix(doneState, dataset))
 	if err != nil {
 		return nil, fmt.Errorf("list the requests: %w", err)
 	}
 	slices.Reverse(names)
-	return readAll(ctx, store, names[:min(n, len(names))])
+	return f.readAll(ctx, names[:min(n, len(names))])
 }
 
 // Find returns a request, open or closed; nil if there is none of the id.
-func Find(ctx context.Context, store checkpoint.Store, dataset, id string) (*Request, error) {
-	for _, prefix := range []string{openPrefix, donePrefix} {
-		names, err := store.List(ctx, prefix+dataset+"/")
+func (f File) Find(ctx context.Context, dataset, id string) (*Request, error) {
+	for _, state := range []string{openState, doneState} {
+		names, err := f.Store.List(ctx, f.prefix(state, dataset))
 		if err != nil {
 			return nil, fmt.Errorf("list the requests: %w", err)
 		}
@@ -114,7 +132,7 @@ func Find(ctx context.Context, store checkpoint.Store, dataset, id string) (*Req
 			if !strings.HasSuffix(path.Base(name), "-"+id+".json") {
 				continue
 			}
-			r, err := read(ctx, store, name)
+			r, err := f.read(ctx, name)
 			if errors.Is(err, fs.ErrNotExist) {
 				break // closed in this very moment
 			}
@@ -124,9 +142,9 @@ func Find(ctx context.Context, store checkpoint.Store, dataset, id string) (*Req
 	return nil, nil
 }
 
-func readAll(ctx context.Context, store checkpoint.Store, names []string) (list []*Request, err error) {
+func (f File) readAll(ctx context.Context, names []string) (list []*Request, err error) {
 	for _, name := range names {
-		r, readErr := read(ctx, store, name)
+		r, readErr := f.read(ctx, name)
 		switch {
 		case errors.Is(readErr, fs.ErrNotExist): // closed since
 		case readErr != nil:
@@ -136,6 +154,15 @@ func readAll(ctx context.Context, store checkpoint.Store, names []string) (list 
 		}
 	}
 	return list, err
+}
+
+// began notes an attempt: the first, and the last of many.
+func (r *Request) began(run *ingest.Run) {
+	r.Tries++
+	r.Attempts = append(r.Attempts, Attempt{Run: run.ID, Started: run.Started()})
+	if len(r.Attempts) > maxAttempts {
+		r.Attempts = slices.Delete(r.Attempts, 1, 2)
+	}
 }
 
 // expired tells whether a request is too old to be carried on.

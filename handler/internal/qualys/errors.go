@@ -99,6 +99,11 @@ func (e *Error) Heavy() bool {
 // is answered.
 func (e *Error) Empty() bool { return errors.Is(e.Err, xmlstream.ErrEmpty) }
 
+// Wrong tells that Qualys does not take the parameters.
+func (e *Error) Wrong() bool {
+	return e.Kind == Refused && (strings.HasPrefix(e.Code, "19") || e.Status == http.StatusBadRequest || e.Status == http.StatusRequestURITooLong)
+}
+
 // Limit tells that the error is a limit being kept, not a fault.
 func (e *Error) Limit() bool { return e.Kind == Limited }
 

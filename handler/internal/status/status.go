@@ -123,9 +123,11 @@ type Sync struct {
 	State   string     `json:"state"`           // running, queued, complete, failed; of a run by itself also paused, waiting
 	Asked   *time.Time `json:"asked,omitempty"` // null: by nobody
 	ondemand.Window
-	Ended    *time.Time `json:"ended,omitempty"`
-	Reason   string     `json:"reason,omitempty"`
-	Attempts []Attempt  `json:"attempts"`
+	Ended  *time.Time `json:"ended,omitempty"`
+	Reason string     `json:"reason,omitempty"`
+	// Attempts are its runs: of Tries many, the first and the last.
+	Attempts []Attempt `json:"attempts"`
+	Tries    int       `json:"tries"`
 }
 
 // An Attempt is a run of a sync.
@@ -158,6 +160,10 @@ type Source struct {
 
 	mu      sync.Mutex
 	records map[string]*ingest.Report // by name; they never change
+}
+
+func (s *Source) file() ondemand.File {
+	return ondemand.File{Store: s.Store, Destination: s.Destination}
 }
 
 // Gather tells the status of all datasets.
@@ -193,9 +199,9 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	v.Runs, err = s.runs(ctx, d)
 	problem(err)
 	v.limits(s, d)
-	open, err := ondemand.Open(ctx, s.Store, d.Name)
+	open, err := s.file().Open(ctx, d.Name)
 	problem(err)
-	done, err := ondemand.Done(ctx, s.Store, d.Name, lastRequests)
+	done, err := s.file().Done(ctx, d.Name, lastRequests)
 	problem(err)
 	slices.Reverse(open)
 	for _, r := range append(open, done...) {
@@ -278,7 +284,7 @@ func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, er
 		list = append(list, r)
 		return nil
 	}
-	open, err := ondemand.Open(ctx, s.Store, d.Name)
+	open, err := s.file().Open(ctx, d.Name)
 	own := ""
 	for _, r := range open {
 		if r.Own() {
@@ -358,7 +364,7 @@ func (s *Source) forget(d *ingest.Dataset, keep map[string]*ingest.Report) {
 
 // sync tells the story of a request.
 func (s *Source) sync(ctx context.Context, r *ondemand.Request, running []Run) (Sync, error) {
-	v := Sync{ID: r.ID, Dataset: r.Dataset, State: Queued, Asked: &r.Asked, Window: r.Window, Ended: r.Ended, Reason: r.Reason, Attempts: []Attempt{}}
+	v := Sync{ID: r.ID, Dataset: r.Dataset, State: Queued, Asked: &r.Asked, Window: r.Window, Ended: r.Ended, Reason: r.Reason, Attempts: []Attempt{}, Tries: r.Tries}
 	if r.Ended != nil {
 		v.State = string(r.Outcome)
 	}
@@ -401,7 +407,7 @@ func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
 		if err != nil {
 			return nil, err
 		}
-		r, err := ondemand.Find(ctx, s.Store, d.Name, id)
+		r, err := s.file().Find(ctx, d.Name, id)
 		if err != nil {
 			return nil, err
 		}
@@ -431,7 +437,7 @@ func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
 func (s *Source) byRun(ctx context.Context, d *ingest.Dataset, id string, running []Run) (*Sync, error) {
 	for i := range running {
 		if r := &running[i]; r.Run == id {
-			return &Sync{ID: id, Dataset: d.Name, State: Running, Attempts: []Attempt{{Run: id, Started: r.Started, Outcome: Running, Running: r}}}, nil
+			return &Sync{ID: id, Dataset: d.Name, State: Running, Tries: 1, Attempts: []Attempt{{Run: id, Started: r.Started, Outcome: Running, Running: r}}}, nil
 		}
 	}
 	name, err := s.recordOf(ctx, d, id)
@@ -442,7 +448,7 @@ func (s *Source) byRun(ctx context.Context, d *ingest.Dataset, id string, runnin
 	if err != nil {
 		return nil, err
 	}
-	return &Sync{ID: id, Dataset: d.Name, State: string(r.Outcome), Ended: &r.Ended, Reason: r.Reason,
+	return &Sync{ID: id, Dataset: d.Name, State: string(r.Outcome), Ended: &r.Ended, Reason: r.Reason, Tries: 1,
 		Attempts: []Attempt{{Run: id, Started: r.Started, Outcome: string(r.Outcome), Record: r}}}, nil
 }
 

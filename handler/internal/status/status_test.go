@@ -55,10 +55,10 @@ func newSource(t *testing.T) (*status.Source, checkpoint.Store) {
 	}
 	t.Cleanup(func() { lease.Release(context.Background()) })
 	put(t, store, "checkpoints/default/requests/vm-asked1.json", `{"version":1,"dataset":"vm","watermark":null,"window":null,"lastRun":"asked1b"}`)
-	put(t, store, "requests/open/vm/20261101T113000Z-asked1.json", `{"version":1,"id":"asked1","dataset":"vm","asked":"2026-11-01T11:30:00Z","since":"2026-10-01T00:00:00Z","hostIds":[1,2],
-		"filterParameters":"&severities=5","attempts":[{"run":"asked1","started":"2026-11-01T11:30:00Z"},{"run":"asked1b","started":"2026-11-01T11:35:00Z"}]}`)
+	put(t, store, "requests/open/default/vm/20261101T113000Z-asked1.json", `{"version":1,"id":"asked1","dataset":"vm","asked":"2026-11-01T11:30:00Z","since":"2026-10-01T00:00:00Z","hostIds":[1,2],
+		"filterParameters":"&severities=5","tries":2,"attempts":[{"run":"asked1","started":"2026-11-01T11:30:00Z"},{"run":"asked1b","started":"2026-11-01T11:35:00Z"}]}`)
 	put(t, store, "runs/vm/20261101T113500Z-asked1b.json", `{"version":1,"run":"asked1b","dataset":"vm","request":"asked1","started":"2026-11-01T11:35:00Z","ended":"2026-11-01T11:50:00Z","outcome":"waiting","reason":"qualys answered 409 code 1965","after":"2026-10-01T00:00:00Z","until":"2026-11-01T11:30:00Z","nextId":2,"accepted":10,"decoded":10}`)
-	put(t, store, "requests/done/vm/20261031T080000Z-asked0.json", `{"version":1,"id":"asked0","dataset":"vm","asked":"2026-10-31T08:00:00Z","attempts":[{"run":"asked0","started":"2026-10-31T08:00:00Z"}],"ended":"2026-10-31T08:01:00Z","outcome":"complete"}`)
+	put(t, store, "requests/done/default/vm/20261031T080000Z-asked0.json", `{"version":1,"id":"asked0","dataset":"vm","asked":"2026-10-31T08:00:00Z","tries":1,"attempts":[{"run":"asked0","started":"2026-10-31T08:00:00Z"}],"ended":"2026-10-31T08:01:00Z","outcome":"complete"}`)
 	put(t, store, "runs/vm/20261031T080000Z-asked0.json", `{"version":1,"run":"asked0","dataset":"vm","started":"2026-10-31T08:00:00Z","ended":"2026-10-31T08:01:00Z","outcome":"complete","after":null,"until":"2026-10-31T08:00:00Z","accepted":5,"decoded":5,"limits":{"calls":300,"remaining":280,"windowSec":3600,"concurrent":2,"running":0}}`)
 	put(t, store, "runs/vm/20260901T000000Z-ancient.json", `{"version":1,"run":"ancient","dataset":"vm","started":"2026-09-01T00:00:00Z","ended":"2026-09-01T00:01:00Z","outcome":"failed","reason":"long ago","after":null,"until":null}`)
 	put(t, store, "deadletter/vm/r1/rows-000000.ndjson.gz", "x")
