@@ -170,6 +170,25 @@ func TestHTTPFunctions(t *testing.T) {
 		}
 	}
 
+	// Whatever is sent, the answer is no 5xx and tells nothing of the insides.
+	for _, path := range []string{"/api/sync/vm", "/api/sync/%2e%2e%2fkb", "/api/sync/" + strings.Repeat("a", 2000), "/api/status/", "/api/status/%ff%fe", "/api/status?format=%00&code=", "/api/check?x=%zz"} {
+		for _, method := range []string{"GET", "POST", "PUT", "OPTIONS"} {
+			for _, body := range []string{"", "{", `{"hostIds":` + strings.Repeat("[", 5000) + "}", `{"since":"` + strings.Repeat("é", 50000) + `"}`, "\x00\xff\xfe", `{"full":1e999}`} {
+				for _, kind := range []string{"application/json", "application/octet-stream", "multipart/form-data; boundary=\"", "text/html; charset=utf-7"} {
+					a := c.call(method, path, body, "Content-Type", kind, "Accept", "text/plain;q=x, \"", "X-Azure-Functions-InvocationId", "forged")
+					if a.status >= 500 || strings.Contains(a.body, ".go:") || strings.Contains(a.body, "goroutine") || strings.Contains(a.body, "   at ") {
+						t.Errorf("%s %.50s %.20q as %s: %d %.200s", method, path, body, kind, a.status, a.body)
+					}
+					if a.status == http.StatusAccepted { // of an empty body
+						var begun simulation.SyncDocument
+						a.read(t, &begun)
+						c.completes(begun.ID)
+					}
+				}
+			}
+		}
+	}
+
 	// A wrong password: the check says so, with a status of its own.
 	s.qualys.SetPassword("another")
 	a = c.call("GET", "/api/check", "")

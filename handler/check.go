@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func (f *settingsFlags) check(ctx context.Context) error {
 		told = nil
 	}
 	c, err := open(ctx, environ, purpose{rows: f.to})
-	report := checkConnection(ctx, c, err, environ, f.to, told)
+	report := newChecked(ctx, c, err, environ, f.to, nil).run(ctx, told)
 	if f.json {
 		if err := out.document(report); err != nil {
 			return &jobError{err}
@@ -88,38 +89,64 @@ func (p *paper) step(s check.Step) {
 	}
 }
 
-// checkConnection tests what c works with. Where err says why there is no
-// connector, the sides whose settings are right are tested all the same.
-func checkConnection(ctx context.Context, c *connector, err error, environ []string, rows string, told func(check.Step)) check.Report {
-	parts := check.Parts{Clock: ingest.SystemClock{}, Told: told}
-	source, azure, state := c, c, c
-	if err != nil {
-		var invalid *settings.InvalidError
-		if errors.As(err, &invalid) {
-			parts.Faults = invalid.Faults
-		} else {
-			parts.Faults = []settings.Fault{{Setting: "settings", Problem: err.Error()}}
-		}
-		// An error is among the faults already.
-		source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true})
-		azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true})
-		state, _ = open(ctx, environ, purpose{rows: rows, noSource: true, noDestination: true})
-	} else if parts.References = c.settings.References(); parts.References > 0 {
-		// They may have been read long ago.
-		if _, err := c.settings.Credentials().Reload(ctx); err != nil {
-			parts.Faults = append(parts.Faults, settings.Fault{Setting: "Key Vault", Problem: err.Error(), Vault: true})
-		}
+// checked are the connectors that a check works with: one, or where the settings
+// are wrong, one for each side whose own settings are right.
+type checked struct {
+	source, azure, state *connector
+	parts                check.Parts
+}
+
+// newChecked checks with whole. Where err says why there is none, it opens what
+// can be opened; before, if not nil, is the source of an earlier check, which
+// knows the login that was refused.
+func newChecked(ctx context.Context, whole *connector, err error, environ []string, rows string, before *connector) *checked {
+	if err == nil {
+		return &checked{source: whole, azure: whole, state: whole, parts: check.Parts{References: whole.settings.References()}}
 	}
-	if source != nil {
-		parts.Source = source.checkedSource()
+	c := &checked{source: before}
+	var invalid *settings.InvalidError
+	if errors.As(err, &invalid) {
+		c.parts.Faults = invalid.Faults
+	} else {
+		c.parts.Faults = []settings.Fault{{Setting: "settings", Problem: err.Error()}}
 	}
-	if azure != nil {
-		parts.Streams = azure.checkedStreams()
+	// Their errors are among the faults already.
+	if before == nil {
+		c.source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true, connecting: true})
 	}
-	if state != nil {
-		parts.State = &check.State{Store: state.store, Destination: state.destinationName()}
+	c.azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true, connecting: true})
+	c.state, _ = open(ctx, environ, purpose{rows: rows, noSource: true, noDestination: true, connecting: true})
+	return c
+}
+
+// run tests the connection.
+func (c *checked) run(ctx context.Context, told func(check.Step)) check.Report {
+	parts := c.parts
+	parts.Clock, parts.Told = ingest.SystemClock{}, told
+	if c.source != nil {
+		parts.Source = c.source.checkedSource()
+	}
+	if c.azure != nil {
+		parts.Streams = c.azure.checkedStreams()
+		parts.Unscheduled = c.azure.rows != ""
+		parts.Off = c.azure.functionsOff()
+	}
+	if c.state != nil {
+		parts.State = &check.State{Store: c.state.store, Destination: c.state.destinationName()}
 	}
 	return check.Run(ctx, parts)
+}
+
+// functionsOff are those without a schedule.
+func (c *connector) functionsOff() []string {
+	off := []string{}
+	for dataset, on := range map[*ingest.Dataset]bool{ingest.VM: c.settings.VMScheduled, ingest.KB: c.settings.KBScheduled} {
+		if !on {
+			off = append(off, dataset.Function)
+		}
+	}
+	slices.Sort(off)
+	return off
 }
 
 // checkedSource is the Qualys side. Its call asks for one host.

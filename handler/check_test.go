@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"qualys-sentinel/e2e/azurite"
 	"qualys-sentinel/e2e/canary"
 	"qualys-sentinel/handler/internal/check"
@@ -101,7 +103,7 @@ func newCheckedWorld(t *testing.T) *checkedWorld {
 // answers makes Qualys answer on a path so.
 func (w *checkedWorld) answers(path string, status int, body string, header ...string) {
 	w.atQ.Arm(simulator.Spoiling{Fault: simulator.Fault{Name: "x", Spoil: simulator.Status(status, body, header...)}, Unasked: true,
-		When: func(_ int, r *http.Request) bool { return strings.Contains(r.URL.Path, path) }})
+		When: func(_ int, r *http.Request) bool { return strings.HasSuffix(r.URL.Path, path) }})
 }
 
 // code is an error document of Qualys.
@@ -119,10 +121,9 @@ func (w *checkedWorld) settings() (environ []string) {
 
 func (w *checkedWorld) check() check.Report {
 	w.t.Helper()
-	environ := w.settings()
 	ctx := context.Background()
-	c, err := open(ctx, environ, purpose{})
-	return checkConnection(ctx, c, err, environ, "", nil)
+	c, err := open(ctx, w.settings(), purpose{})
+	return newChecked(ctx, c, err, w.settings(), "", nil).run(ctx, nil)
 }
 
 const (
@@ -145,6 +146,8 @@ func TestCheckFindsTheCause(t *testing.T) {
 		"the gateway's address":        {func(w *checkedWorld) { w.environ["uri"] = "https://gateway.qg1.apps.qualys.com" }, "settings", "use https://qualysapi.qualys.com"},
 		"a parameter of the connector": {func(w *checkedWorld) { w.environ["filterParameters"] = "&vm_processed_after=2026-01-01" }, "settings", "is set by the connector itself"},
 		"no rule":                      {func(w *checkedWorld) { delete(w.environ, "dcrImmutableId") }, "settings", "dcrImmutableId: it is missing"},
+		"a wrong schedule":             {func(w *checkedWorld) { w.environ["vmSchedule"] = "often" }, "settings", "vmSchedule"},
+		"no schedule":                  {func(w *checkedWorld) { delete(w.environ, "vmSchedule") }, "warning schedules", "off: QualysVM"},
 		"no such secret":               {func(w *checkedWorld) { delete(w.azure.Secrets, "qualys-password") }, "keyvault", "apiPassword: secret qualys-password"},
 		"no access to the vault": {func(w *checkedWorld) {
 			w.vault.Arm(simulator.Spoiling{Fault: simulator.Fault{Spoil: simulator.Status(403, `{"error":{"code":"Forbidden","message":"Caller is not authorized"}}`)}, Unasked: true,
@@ -163,7 +166,9 @@ func TestCheckFindsTheCause(t *testing.T) {
 		"a dead API version": {func(w *checkedWorld) {
 			w.environ["detectionApiVersion"] = "2.0"
 		}, "server", "detectionApiVersion"},
-		"maintenance": {func(w *checkedWorld) { w.code("/", 503, "1999", "maintenance") }, "server", "maintenance"},
+		"a firewall's page": {func(w *checkedWorld) { w.answers("/", 403, htmlPage, "Content-Type", "text/html") }, "server", "stands in between"},
+		"a proxy's login":   {func(w *checkedWorld) { w.answers("/", 401, htmlPage, "Content-Type", "text/html") }, "server", "stands in between"},
+		"maintenance":       {func(w *checkedWorld) { w.code("/", 503, "1999", "maintenance") }, "server", "maintenance"},
 		// The account.
 		"a wrong password":     {func(w *checkedWorld) { w.qualys.SetPassword("another") }, "login", "check apiUsername and apiPassword"},
 		"terms not accepted":   {func(w *checkedWorld) { w.code("/", 409, "2003", "registration") }, "login", "accept the terms"},
@@ -179,8 +184,10 @@ func TestCheckFindsTheCause(t *testing.T) {
 		"the same, with QualysKB off": {func(w *checkedWorld) {
 			w.sub.Knowledge.Refused = true
 			delete(w.environ, "kbSchedule")
-		}, "warning knowledgebase", "QualysKB is off"},
-		"an account without hosts": {func(w *checkedWorld) { w.sub.Hosts = 0 }, "warning hosts", "asset groups"},
+		}, "warning schedules, knowledgebase", "QualysKB is off"},
+		"no permission to list hosts": {func(w *checkedWorld) { w.code("/5.0/fo/asset/host/", 403, "2012", "no permission") }, "warning hosts", "let the account list hosts"},
+		"a filter of hosts":           {func(w *checkedWorld) { w.environ["filterParameters"] = "&ids=1-999999" }, "", ""},
+		"an account without hosts":    {func(w *checkedWorld) { w.sub.Hosts = 0 }, "warning hosts", "asset groups"},
 		"no calls left": {func(w *checkedWorld) {
 			w.qualys.CallsPerHour = 1
 			w.check()
@@ -226,6 +233,10 @@ func TestCheckFindsTheCause(t *testing.T) {
 				When: func(_ int, r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/dataCollectionRules/") }})
 		}, "table QualysHostDetectionV2_CL, table QualysKB_CL, table QualysConnectorHealth_CL", "Monitoring Metrics Publisher"},
 		"nobody at the endpoint": {func(w *checkedWorld) { w.environ["logAnalyticsUri"] = "http://127.0.0.1:" + azurite.FreePort(w.t) }, "token", "let the app out"},
+		"another server": {func(w *checkedWorld) {
+			w.atAzure.Arm(simulator.Spoiling{Fault: simulator.Fault{Spoil: simulator.Status(404, htmlPage)}, Unasked: true,
+				When: func(_ int, r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/dataCollectionRules/") }})
+		}, "token", "no API of Log Analytics"},
 		"a wrong workspace key": {func(w *checkedWorld) {
 			w.collector()
 			w.environ["workspaceKey"] = base64.StdEncoding.EncodeToString([]byte("another key"))
@@ -315,32 +326,80 @@ func selfSigned(t *testing.T) string {
 	return strings.Replace(server.URL, "127.0.0.1", "localhost", 1)
 }
 
-// A login that was refused once is not tried by every check that follows.
+// app is the function app with these settings.
+func (w *checkedWorld) app() *app {
+	for name, value := range w.environ {
+		w.t.Setenv(name, value)
+	}
+	return newApp(context.Background(), zap.NewNop(), zap.NewAtomicLevel())
+}
+
+// A login that was refused once is not tried by every check that follows, be the
+// other settings right or not.
 func TestCheckDoesNotLockTheAccount(t *testing.T) {
+	for name, spoil := range map[string]func(w *checkedWorld){
+		"all else is well":   func(*checkedWorld) {},
+		"no rule is set yet": func(w *checkedWorld) { delete(w.environ, "dcrImmutableId") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newCheckedWorld(t)
+			w.qualys.SetPassword("another")
+			spoil(w)
+			a := w.app()
+			for range 3 {
+				report := a.Check(context.Background())
+				i := slices.IndexFunc(report.Steps, func(s check.Step) bool { return s.Name == "login" })
+				if i < 0 || report.Steps[i].Result != check.Failed {
+					t.Fatalf("%+v", report)
+				}
+			}
+			if n := w.calls["/api/5.0"+detectionPath]; n != 1 {
+				t.Errorf("the password was tried %d times", n)
+			}
+		})
+	}
+}
+
+// What was not asked is not said to be well.
+func TestCheckWhileResting(t *testing.T) {
 	w := newCheckedWorld(t)
+	w.qualys.CallsPerHour = 1
+	a := w.app()
+	a.Check(context.Background()) // the reserve is reached
 	w.qualys.SetPassword("another")
-	environ := w.settings()
-	c, err := open(context.Background(), environ, purpose{})
+	clear(w.calls)
+	for _, s := range a.Check(context.Background()).Steps {
+		if (s.Name == "server" || s.Name == "login") && s.Result != check.Skipped {
+			t.Errorf("%+v", s)
+		}
+	}
+	if len(w.calls) > 0 {
+		t.Errorf("%v", w.calls)
+	}
+}
+
+// An answer that takes longer than a check can wait is nobody's fault.
+func TestCheckOfASlowQualys(t *testing.T) {
+	w := newCheckedWorld(t)
+	leave := make(chan struct{})
+	w.atQ.Arm(simulator.Spoiling{Fault: simulator.Fault{Spoil: func(http.ResponseWriter, *http.Request, []byte) { <-leave }}, Unasked: true})
+	defer close(leave)
+	c, err := open(context.Background(), w.settings(), purpose{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		report := checkConnection(context.Background(), c, nil, environ, "", nil)
-		i := slices.IndexFunc(report.Steps, func(s check.Step) bool { return s.Result == check.Failed })
-		if i < 0 || report.Steps[i].Name != "login" {
-			t.Fatalf("%+v", report)
+	report := check.Run(context.Background(), check.Parts{Source: c.checkedSource(), Clock: ingest.SystemClock{}, StepTime: 300 * time.Millisecond})
+	for _, s := range report.Steps {
+		if s.Result == check.Failed || s.Name == "server" && s.Result != check.Warning {
+			t.Errorf("%+v", s)
 		}
-	}
-	if n := w.calls["/api/5.0"+detectionPath]; n != 1 {
-		t.Errorf("the password was tried %d times", n)
 	}
 }
 
 // A run that has the turn at Qualys is no fault of anything.
 func TestCheckBesideARun(t *testing.T) {
 	w := newCheckedWorld(t)
-	environ := w.settings()
-	c, err := open(context.Background(), environ, purpose{})
+	c, err := open(context.Background(), w.settings(), purpose{})
 	if err != nil {
 		t.Fatal(err)
 	}

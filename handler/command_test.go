@@ -109,7 +109,7 @@ func TestCheckCommand(t *testing.T) {
 	file, sub := settingsFile(t, 5)
 	flags := []string{"check", "--settings", file, "--to", t.TempDir(), "--state", t.TempDir()}
 	code, out := command(t, flags...)
-	if code != exitOK || !strings.Contains(out, "ok: all is well") || !strings.Contains(out, "the account sees 5 hosts") || strings.Contains(out, "\x1b[") {
+	if code != exitOK || !strings.Contains(out, "ok: all is well") || !strings.Contains(out, "5 hosts are visible") || strings.Contains(out, "\x1b[") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	sub.Knowledge.Refused = true
@@ -129,7 +129,7 @@ func TestCompletion(t *testing.T) {
 	for args, want := range map[string]string{
 		"__complete sync ":                 "vm\nkb\nall",
 		"__complete replay ":               "vm\nkb",
-		"__complete check --log ":          "debug\ninfo\nwarn\nerror",
+		"__complete replay vm --log ":      "debug\ninfo\nwarn\nerror",
 		"__complete sync vm --settings ":   "json",
 		"__complete sync vm --":            "--since",
 		"completion bash":                  "bash completion",

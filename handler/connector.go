@@ -86,6 +86,8 @@ func (i *identity) credential() (azcore.TokenCredential, error) {
 type purpose struct {
 	rows                    string // a local folder that rows go to
 	noSource, noDestination bool
+	// connecting leaves out what is wrong with settings that no connection needs.
+	connecting bool
 	// log of the runs; nil: nobody reads it.
 	log *zap.Logger
 }
@@ -104,6 +106,7 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		CheckFilter:        qualys.CheckFilter,
 		WithoutDestination: p.rows != "" || p.noDestination,
 		WithoutSource:      p.noSource,
+		Connecting:         p.connecting,
 	})
 	if err != nil {
 		return nil, err

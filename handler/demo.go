@@ -100,16 +100,15 @@ func demo(ctx context.Context, dir, level string, out *paper, sub *simulator.Sub
 			if err == nil {
 				fmt.Fprintln(notes, "\nStopped in good order. Run it again: it goes on where it stood.")
 			}
-			return endOf(report, err)
+			return errors.Join(endOf(report, err), out.finish(result))
 		}
 	}
 	fmt.Fprintf(notes, "  %-14s %s\n", "rows", rows.Dir)
 	fmt.Fprintf(notes, "  %-14s %s\n", "state", filepath.Join(dir, "state"))
-	if out.json {
-		return out.document(result)
+	if !out.json {
+		fmt.Fprintln(out, nextSteps)
 	}
-	fmt.Fprintln(out, nextSteps)
-	return nil
+	return out.finish(result)
 }
 
 const nextSteps = `
@@ -159,10 +158,7 @@ prints the settings to use, and refuses what the real services refuse.`,
 			<-c.Context().Done()
 			sim.stop()
 			arrived := azure.Arrived()
-			if asJSON {
-				return out.document(arrived)
-			}
-			fmt.Fprintf(out, "arrived: %s rows, %s, in %s calls\n", thousands(arrived.Rows), size(arrived.Bytes), thousands(arrived.Calls))
+			fmt.Fprintf(os.Stderr, "arrived: %s rows, %s, in %s calls\n", thousands(arrived.Rows), size(arrived.Bytes), thousands(arrived.Calls))
 			return nil
 		},
 	}

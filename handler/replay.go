@@ -52,6 +52,7 @@ Rows keep their keys and their TimeGenerated, so that a query counts each once.
 		},
 	}
 	f.add(c)
+	addLog(c, &f.log)
 	c.Flags().BoolVar(&list, "list", false, "only tell what there is")
 	return c
 }

@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,7 +30,7 @@ func serve(ctx context.Context, port string) int {
 	// is to stop.
 	asked, stop := context.WithCancel(ctx)
 	defer stop()
-	app := &app{log: log, level: level, asked: asked}
+	app := newApp(asked, log, level)
 	host := &functions.Host{
 		Log:    log,
 		Timers: map[string]functions.Timer{},
@@ -55,19 +56,33 @@ type app struct {
 	// asked is the context of what was asked for over HTTP.
 	asked context.Context //nolint:containedctx // it outlives the calls that begin it
 
-	mu        sync.Mutex
+	// opening holds a token while somebody opens a connector: Key Vault may be slow,
+	// and nobody is to wait for longer than its call.
+	opening   chan struct{}
 	connector *connector
 	status    *status.Source
-	jobs      sync.WaitGroup
+	known     atomic.Bool // there is a connector
+	// checkedBefore is what an earlier check has asked Qualys with, while there was
+	// no connector yet.
+	checkedBefore atomic.Pointer[connector]
+	jobs          sync.WaitGroup
 }
 
 var _ api.Backend = (*app)(nil)
 
+func newApp(asked context.Context, log *zap.Logger, level zap.AtomicLevel) *app {
+	return &app{log: log, level: level, asked: asked, opening: make(chan struct{}, 1)}
+}
+
 // open reads the settings at the first invocation, and again as long as they
 // are wrong: a Key Vault role that was just given takes some minutes.
 func (a *app) open(ctx context.Context) (*connector, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	select {
+	case a.opening <- struct{}{}:
+		defer func() { <-a.opening }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the settings are still being read: %w", context.Cause(ctx))
+	}
 	if a.connector != nil {
 		return a.connector, nil
 	}
@@ -79,6 +94,7 @@ func (a *app) open(ctx context.Context) (*connector, error) {
 		a.level.SetLevel(level)
 	}
 	a.connector, a.status = c, c.statusSource()
+	a.known.Store(true)
 	return c, nil
 }
 
@@ -168,13 +184,22 @@ func (a *app) Find(ctx context.Context, id string) (*status.SyncDocument, error)
 }
 
 // Check implements api.Backend. It works with the connector that runs work with,
-// which knows the limits and what was refused, where there is one.
+// where there is one, or with that of an earlier check: they know the limits, and
+// which login was refused.
 func (a *app) Check(ctx context.Context) check.Report {
+	known := a.known.Load()
 	c, err := a.open(ctx)
-	if err != nil && ctx.Err() == nil && !errors.As(err, new(*settings.InvalidError)) {
-		a.log.Error("connector not opened", zap.Error(err))
+	before := a.checkedBefore.Load()
+	sides := newChecked(ctx, c, err, os.Environ(), "", before)
+	if err != nil {
+		a.checkedBefore.CompareAndSwap(before, sides.source)
 	}
-	return checkConnection(ctx, c, err, os.Environ(), "", nil)
+	if known && err == nil { // its secrets may have been read long ago
+		if _, err := c.settings.Credentials().Reload(ctx); err != nil {
+			sides.parts.Faults = []settings.Fault{{Setting: "Key Vault", Problem: err.Error(), Vault: true}}
+		}
+	}
+	return sides.run(ctx, nil)
 }
 
 // newLog writes one JSON object a line to stdout. The host marks lines of

@@ -71,6 +71,7 @@ Into Azure, with the settings of the function app:
 		},
 	}
 	f.add(c)
+	addLog(c, &f.log)
 	c.Flags().StringVar(&f.since, "since", "", "a `time` such as 2026-11-01 or 2026-11-01T00:00:00Z: send what was processed since")
 	c.Flags().BoolVar(&f.full, "full", false, "send everything")
 	c.Flags().StringSliceVar(&f.hosts, "host-ids", nil, "`ids` of hosts, by comma: send only theirs")
@@ -119,14 +120,13 @@ func (f *settingsFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.set, "set", nil, "one setting, `name=value`; may be repeated")
 	c.Flags().StringVar(&f.to, "to", "", "write rows into this `folder` instead of Log Analytics")
 	c.Flags().StringVar(&f.state, "state", "", "keep the state in this `folder` instead of blob storage")
-	addLog(c, &f.log)
 	addJSON(c, &f.json)
 	_ = c.MarkFlagFilename("settings", "json") // the flags are there
 	_ = c.MarkFlagDirname("to")
 	_ = c.MarkFlagDirname("state")
 }
 
-// addLog and addJSON declare the flags that all jobs have.
+// addLog and addJSON declare flags that several commands have.
 func addLog(c *cobra.Command, level *string) {
 	c.Flags().StringVar(level, "log", "warn", "what to log: debug, info, warn or error")
 	_ = c.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp)) // it is there
@@ -258,15 +258,21 @@ func (f *syncFlags) sync(ctx context.Context, datasets []*ingest.Dataset) error 
 			break
 		}
 	}
-	if f.json {
-		err = errors.Join(err, out.document(result))
-	}
-	return err
+	return errors.Join(err, out.finish(result))
 }
 
 // runsDocument is the result of commands that run.
 type runsDocument struct {
 	Runs []ingest.Report `json:"runs"`
+}
+
+// finish writes the result of runs, where it is wanted as JSON: people have read
+// it already.
+func (p *paper) finish(result runsDocument) error {
+	if !p.json {
+		return nil
+	}
+	return p.document(result)
 }
 
 // syncOnce carries a window of a dataset, with progress on stderr.

@@ -68,7 +68,7 @@ func (a *API) handle(method string, f http.HandlerFunc) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer") // the page's address holds the key
-		if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
+		if r.Method != method {
 			h.Set("Allow", method)
 			a.fail(w, http.StatusMethodNotAllowed, problem{Error: "use " + method})
 			return

@@ -18,6 +18,8 @@ import (
 	"qualys-sentinel/handler/internal/functions"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/settings"
 	"qualys-sentinel/handler/internal/status"
 )
 
@@ -44,10 +46,11 @@ func (b *backend) Sync(_ context.Context, datasets []*ingest.Dataset, w ondemand
 }
 
 func (b *backend) CheckFilter(filter string) error {
-	if strings.Contains(filter, "colour") {
-		return errors.New("parameter \"colour\" is unknown")
+	values, _, err := settings.ParseFilter(filter)
+	if err != nil {
+		return err
 	}
-	return nil
+	return qualys.CheckFilter(values)
 }
 
 func (b *backend) Status(_ context.Context, host string) (status.Document, error) {
@@ -86,13 +89,13 @@ func TestAnswers(t *testing.T) {
 		"sync":               {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 202, want: []string{`"id": "` + known}, header: map[string]string{"Location": "/api/status/" + known, "Retry-After": "5"}},
 		"sync all":           {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "all"}, body: `{"full":true}`, code: 202},
 		"sync nothing":       {function: "QualysSync", method: "POST", path: map[string]string{"dataset": ""}, code: 404, want: []string{"Accepted: vm, kb, all"}},
-		"sync, all faults":   {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, body: `{"since":1,"full":2,"filterParameters":"&colour=1"}`, code: 400, want: []string{`"faults": [`, "since:", "full:", "colour"}},
+		"sync, all faults":   {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, body: `{"since":1,"full":2,"filterParameters":"&id_min=1"}`, code: 400, want: []string{`"faults": [`, "since:", "full:", "id_min"}},
 		"sync, no fit":       {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "kb"}, body: `{"hostIds":[1],"filterParameters":"&a=b"}`, code: 400, want: []string{"has no hosts", "takes none"}},
 		"sync, busy":         {backend: backend{syncErr: busy}, function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 409, want: []string{`"run": "run7"`, `"status": "/api/status/run7"`}},
 		"sync, of a request": {backend: backend{syncErr: &ondemand.BusyError{Dataset: "vm", Run: "run7", Request: "req1"}}, function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 409, want: []string{`"request": "req1"`, `"status": "/api/status/req1"`}},
 		"sync, no storage":   {backend: backend{syncErr: errors.New("state storage: answered 403")}, function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 503, want: []string{"answered 403"}},
 		"sync by GET":        {function: "QualysSync", method: "GET", path: map[string]string{"dataset": "vm"}, code: 405, want: []string{"use POST"}, header: map[string]string{"Allow": "POST"}},
-		"sync, huge":         {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, body: strings.Repeat("x", 300<<10), code: 400, want: []string{"at most 65536"}},
+		"sync, huge":         {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, body: strings.Repeat("x", 300<<10), code: 400, want: []string{"at most 65536 bytes"}},
 
 		"status":              {function: "QualysStatus", method: "GET", code: 200, want: []string{`"datasets": []`, `"host": "4.1"`}, header: map[string]string{"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store", "Vary": "Accept"}},
 		"status for a person": {function: "QualysStatus", method: "GET", accept: "text/html,application/xml;q=0.9", code: 200, want: []string{"<!doctype html>"}, header: map[string]string{"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": status.PagePolicy, "Referrer-Policy": "no-referrer"}},

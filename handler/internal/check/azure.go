@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
@@ -47,6 +48,9 @@ func (s *State) test(ctx context.Context, b *bench) {
 	b.end("checkpoints", titleCheckpoints, s.checkpoints(step))
 }
 
+// tidyTime is how long removing what the check has made may take.
+const tidyTime = 15 * time.Second
+
 // tryStorage does what a run does, with a document of its own.
 func tryStorage(ctx context.Context, store checkpoint.Store) (err error) {
 	name := "check/" + strings.ToLower(rand.Text()[:16]) + ".json"
@@ -56,6 +60,9 @@ func tryStorage(ctx context.Context, store checkpoint.Store) (err error) {
 	}
 	held := true
 	defer func() {
+		// Nothing stays behind, even if the time is up.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
 		if held {
 			err = errors.Join(err, lease.Release(ctx))
 		}
@@ -148,6 +155,8 @@ func signIn(e *loganalytics.Error, err error) verdict {
 		return failed(err.Error(), "check logAnalyticsUri, and let the app out to it: virtual network, private link, firewall")
 	case e.Status == http.StatusUnauthorized:
 		return failed(err.Error(), "logAnalyticsUri and the app have to belong to one cloud and tenant")
+	case e.Code == "" && e.Kind == loganalytics.Misconfigured:
+		return failed(err.Error(), "no API of Log Analytics answers so: check logAnalyticsUri, and what stands in between")
 	case e.Status == http.StatusForbidden && e.Code == "InvalidAuthorization":
 		return failed(err.Error(), "copy workspaceID and workspaceKey anew; the machine's clock is a part of the signature")
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,10 +67,14 @@ type Parts struct {
 	Faults []settings.Fault
 	// References counts the Key Vault references that this program has read.
 	References int
-	Source     *Source
-	State      *State
-	Streams    []Stream
-	Clock      ingest.Clock
+	// Off are the functions that have no schedule; nil if that is not known.
+	Off []string
+	// Unscheduled tells that schedules do not matter, as for rows into a folder.
+	Unscheduled bool
+	Source      *Source
+	State       *State
+	Streams     []Stream
+	Clock       ingest.Clock
 	// StepTime is how long a step may take; DefaultStepTime if zero.
 	StepTime time.Duration
 	// Told is called with every step, in order, as soon as it is known; nil: nobody
@@ -173,7 +178,22 @@ func (p *Parts) settings() []Step {
 	if vault.Result == Failed {
 		vault.Advice = "see what the text says of each; a role that was just given takes some minutes"
 	}
-	return []Step{typed, vault}
+	return []Step{typed, vault, p.schedules()}
+}
+
+// schedules tells which functions are off: those do nothing, without a word.
+func (p *Parts) schedules() Step {
+	s := Step{Name: "schedules", Title: "Schedules", Result: OK, Detail: "all functions are on"}
+	switch {
+	case p.Unscheduled:
+		s.Detail = "none is needed here"
+	case p.Off == nil || slices.ContainsFunc(p.Faults, func(f settings.Fault) bool { return !f.Vault }):
+		s.Result, s.Detail = Skipped, "not tried: mend the settings first"
+	case len(p.Off) > 0:
+		s.Result, s.Detail = Warning, "off: "+strings.Join(p.Off, ", ")
+		s.Advice = "set vmSchedule and kbSchedule in the function app, or leave it so if that is meant"
+	}
+	return s
 }
 
 // bench takes the steps of one side.

@@ -50,11 +50,11 @@ func (s *Source) test(ctx context.Context, b *bench) {
 	err = timedOut(step, err)
 	cancel()
 	blame, cause := blame(err, seen.requests)
-	b.chain(blame, cause, seen.hosts)
+	b.chain(blame, cause, seen)
 	b.end("limits", titleLimits, s.limits(blame, cause))
 	b.end("clock", titleClock, clock(seen.at, b.clock.Now()))
 	switch blame {
-	case "server", "login", "access":
+	case "server", "login", "access", "slow":
 		b.end("hosts", titleHosts, skipped("what failed above"))
 		b.end("knowledgebase", titleKB, skipped("what failed above"))
 		return
@@ -89,11 +89,14 @@ func (s *sighting) Tally(t record.Tally)        { s.requests += t.Requests }
 // call of an endpoint at a time.
 const busyText = "a run that is going on has the turn at Qualys, and does not leave it in time"
 
+// slowText is what is said where an answer takes longer than a check can wait.
+const slowText = "connected, but no answer yet: Qualys' first one may take minutes"
+
 const adviceBusy = "nothing: check again when it has ended, or see on the status page that it gets on"
 
 // orBusy is v, unless the time was up before it was this call's turn.
 func (s *sighting) orBusy(v verdict) verdict {
-	if v.result == Failed && s.requests == 0 && strings.Contains(v.detail, errTime.Error()) {
+	if v.detail == slowText && s.requests == 0 {
 		return warning(busyText, adviceBusy)
 	}
 	return v
@@ -160,10 +163,14 @@ func blame(err error, sent int64) (step string, cause *qualys.Error) {
 		return "", nil
 	case errors.Is(err, errTime) && sent == 0:
 		return "busy", &qualys.Error{Err: err}
+	case errors.Is(err, errTime):
+		return "slow", &qualys.Error{Err: err}
 	case !errors.As(err, &cause):
 		return "server", &qualys.Error{Err: err}
 	}
 	switch e := cause; {
+	case e.Code == "" && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
+		return "server", e // Qualys gives a code: it is somebody else who refuses
 	case e.Kind == qualys.BadLogin, e.Code == "2001", e.Code == "2002", e.Code == "2003", e.Code == "2011":
 		return "login", e
 	case e.Kind == qualys.Limited:
@@ -178,14 +185,14 @@ func blame(err error, sent int64) (step string, cause *qualys.Error) {
 
 // chain ends the steps that the detection call tells of: those before the one to
 // blame went well, those behind it were not tried.
-func (b *bench) chain(blame string, cause *qualys.Error, hosts int) {
+func (b *bench) chain(blame string, cause *qualys.Error, seen *sighting) {
 	good := map[string]string{
 		"server": "it answers as the API does",
 		"login":  "Qualys takes them",
 		"access": "the account may use the API",
 		"vm":     "the account may read them",
 	}
-	if hosts == 0 {
+	if seen.hosts == 0 {
 		good["vm"] = "the account may read them; none match filterParameters"
 	}
 	reached := true
@@ -196,10 +203,14 @@ func (b *bench) chain(blame string, cause *qualys.Error, hosts int) {
 			reached = false
 		case blame == "busy":
 			b.end(s.name, s.title, verdict{Skipped, "not tried: " + busyText, ""})
+		case blame == "slow" && s.name == "server":
+			b.end(s.name, s.title, warning(slowText, "check again; if runs do not complete either, see what stands in between"))
+		case blame == "slow":
+			b.end(s.name, s.title, verdict{Skipped, "not known: no answer in time", ""})
 		case !reached:
 			b.end(s.name, s.title, skipped("what failed above"))
-		case blame == "limits" && (s.name == "vm" || s.name == "access"):
-			b.end(s.name, s.title, verdict{Skipped, "not tried: Qualys asks for a wait", ""})
+		case cause != nil && (seen.requests == 0 || blame == "limits" && (s.name == "vm" || s.name == "access")):
+			b.end(s.name, s.title, verdict{Skipped, "not tried: it is a time to wait for, see below", ""})
 		default:
 			b.end(s.name, s.title, ok("%s", good[s.name]))
 		}
@@ -209,6 +220,8 @@ func (b *bench) chain(blame string, cause *qualys.Error, hosts int) {
 // advice is what to do where the error itself does not say.
 func advice(step string, e *qualys.Error) string {
 	switch {
+	case step == "server" && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
+		return "let requests to the API server through: it is no answer of Qualys, but of a proxy or firewall that stands in between"
 	case step == "server" && e.Kind == qualys.Unavailable && e.Status == http.StatusServiceUnavailable:
 		return "nothing: Qualys is in maintenance; the connector goes on by itself"
 	case step == "server" && e.Kind == qualys.Unavailable:
@@ -281,15 +294,17 @@ func hosts(n int, err error) verdict {
 	case errors.As(err, &e) && e.Kind == qualys.Limited:
 		return warning(err.Error(), "nothing: check again later")
 	case errors.As(err, &e) && e.Kind == qualys.Forbidden:
-		return failed(err.Error(), "let the account read hosts: role Reader or above")
+		return warning(err.Error(), "let the account list hosts, too: where the answer of one fails, the list helps to find which")
+	case errors.Is(err, errTime):
+		return warning(slowText, "check again later")
 	case err != nil:
 		return failed(err.Error(), "check again; if it stays so, show the text to Qualys Support")
 	case n == 0:
 		return warning("the account sees no host", "give it the asset groups whose hosts it is to see, or another role; and check the parts of filterParameters that choose hosts")
 	case n > maxHosts:
-		return ok("the account sees more than %d hosts", maxHosts)
+		return ok("more than %d hosts are visible", maxHosts)
 	}
-	return ok("the account sees %d hosts: if there are more, its role and asset groups decide", n)
+	return ok("%d hosts are visible: the account's role and asset groups decide, and what filterParameters says of hosts", n)
 }
 
 func (s *Source) knowledgeBase(err error) verdict {
@@ -299,6 +314,8 @@ func (s *Source) knowledgeBase(err error) verdict {
 		return ok("the subscription may download it")
 	case errors.As(err, &e) && e.Kind == qualys.Limited:
 		return warning(err.Error(), "nothing: check again later")
+	case errors.Is(err, errTime):
+		return warning(slowText, "check again later")
 	case s.WithoutKnowledgeBase:
 		return warning(err.Error(), "nothing, as QualysKB is off: kbSchedule is not set")
 	case e != nil && e.Kind == qualys.Forbidden:

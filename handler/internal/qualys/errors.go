@@ -112,6 +112,10 @@ func (e *Error) advice() string {
 	switch {
 	case e.Advice != "":
 		return e.Advice
+	case e.Status == http.StatusRequestURITooLong:
+		return "check filterParameters: they are too long"
+	case e.Text == textHTML:
+		return "let it pass requests to the API server through"
 	case e.Kind == BadLogin:
 		return "check apiUsername and apiPassword; until they change they are tried but seldom, because repeated bad logins lock the account"
 	case e.Code == "2003":
@@ -120,10 +124,6 @@ func (e *Error) advice() string {
 		return "use an account without SecurID or two-factor login"
 	case e.Code == "2001" || e.Code == "2002":
 		return "ask the subscription's manager to renew or activate the account"
-	case e.Status == http.StatusRequestURITooLong:
-		return "check filterParameters: they are too long"
-	case e.Text == textHTML:
-		return "let it pass requests to the API server through"
 	case e.Kind == Forbidden:
 		return "the account needs role Reader or above with API access, and the subscription a licence for this API"
 	case e.Status == http.StatusNotFound || e.Status == http.StatusGone:

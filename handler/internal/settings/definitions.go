@@ -29,6 +29,11 @@ type Definition struct {
 	set                 func(*Settings, string) error
 }
 
+// connects tells whether something is reached by the setting.
+func (d *Definition) connects() bool {
+	return d.Source || d.Destination || d.Platform || strings.HasPrefix(d.Name, "state") || strings.HasSuffix(d.Name, "ApiVersion")
+}
+
 // Definitions lists all settings in the order of the README.
 func Definitions() []Definition { return append([]Definition(nil), definitions...) }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
@@ -98,11 +99,20 @@ func vaultSuffix(raw map[string]string) string {
 	return ".vault.azure.net"
 }
 
-func read(ctx context.Context, v Vault, r Reference) (string, error) {
+// DefaultVaultTime is how long a secret may take. The SDK's own tries are within
+// it, and a few secrets are within the time of an HTTP call.
+const DefaultVaultTime = 20 * time.Second
+
+func read(ctx context.Context, v Vault, most time.Duration, r Reference) (string, error) {
 	if v == nil {
 		return "", errors.New("it is a Key Vault reference, and none can be read here")
 	}
-	value, err := v.Secret(ctx, r)
+	limited, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	value, err := v.Secret(limited, r)
+	if limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("no answer within %s: let the app out to the vault: virtual network, private endpoint, the vault's firewall", most)
+	}
 	if err != nil {
 		return "", fmt.Errorf("secret %s of %s: %w", r.Name, r.Vault, err)
 	}
@@ -169,8 +179,9 @@ func explainVault(err error) error {
 // Key Vault references that this program resolved itself; what the platform
 // resolved changes with a restart of the app, which the platform does.
 type Credentials struct {
-	vault Vault
-	refs  map[string]Reference
+	vault     Vault
+	vaultTime time.Duration
+	refs      map[string]Reference
 
 	mu       sync.Mutex
 	user     string
@@ -193,7 +204,7 @@ func (c *Credentials) Reload(ctx context.Context) (bool, error) {
 		if !ok {
 			continue
 		}
-		v, err := read(ctx, c.vault, ref)
+		v, err := read(ctx, c.vault, c.vaultTime, ref)
 		if err != nil {
 			return false, fmt.Errorf("setting %s: %w", name, err)
 		}

@@ -94,10 +94,15 @@ type Options struct {
 	Environ []string
 	// Vault resolves Key Vault references; without one they are an error.
 	Vault Vault
+	// VaultTime is how long a secret may take; DefaultVaultTime if zero.
+	VaultTime time.Duration
 	// CheckFilter says what is wrong with the customer's request parameters.
 	CheckFilter func(url.Values) error
 	// WithoutSource leaves the settings of the Qualys account out.
 	WithoutSource bool
+	// Connecting leaves out what is wrong with settings that no connection needs,
+	// such as schedules and policies.
+	Connecting bool
 	// WithoutDestination leaves the settings of Log Analytics out, for a run
 	// into a local folder.
 	WithoutDestination bool
@@ -129,6 +134,9 @@ func (e *InvalidError) Error() string {
 
 // Load reads and checks all settings. The error is an *InvalidError unless ctx ended.
 func Load(ctx context.Context, o Options) (*Settings, error) {
+	if o.VaultTime == 0 {
+		o.VaultTime = DefaultVaultTime
+	}
 	var faults []Fault
 	fault := func(setting string, err error) {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -154,7 +162,7 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 				continue
 			}
 			refs[d.Name] = ref
-			if value, err = read(ctx, o.Vault, ref); err != nil {
+			if value, err = read(ctx, o.Vault, o.VaultTime, ref); err != nil {
 				faults = append(faults, Fault{Setting: d.Name, Problem: err.Error(), Vault: true})
 				continue
 			}
@@ -168,7 +176,7 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 		case value == "" && d.Required:
 			fault(d.Name, fmt.Errorf("it is missing. %s", d.Doc))
 		case value != "":
-			if err := d.set(s, value); err != nil {
+			if err := d.set(s, value); err != nil && (d.connects() || !o.Connecting) {
 				fault(d.Name, err)
 			}
 		}
@@ -181,11 +189,14 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 			fault("filterParameters", err)
 		}
 	}
+	if o.Connecting {
+		s.RunBudget = 0 // whatever it is, nothing runs
+	}
 	s.combine(o, fault, bad(faults))
 	if len(faults) > 0 {
 		return nil, &InvalidError{faults}
 	}
-	s.credentials = &Credentials{user: s.username, password: s.password, vault: o.Vault, refs: refs}
+	s.credentials = &Credentials{user: s.username, password: s.password, vault: o.Vault, vaultTime: o.VaultTime, refs: refs}
 	return s, nil
 }
 

@@ -378,3 +378,35 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// silentVault never answers.
+type silentVault struct{}
+
+func (silentVault) Secret(ctx context.Context, _ settings.Reference) (string, error) {
+	<-ctx.Done()
+	return "", context.Cause(ctx)
+}
+
+// A vault that does not answer is told as that, and keeps nobody for long.
+func TestSilentVault(t *testing.T) {
+	_, err := settings.Load(context.Background(), settings.Options{
+		Environ: []string{"apiUsername=@Microsoft.KeyVault(VaultName=some-vault;SecretName=user)", "apiPassword=p", "uri=qualysapi.qualys.com", "stateFolder=x"},
+		Vault:   silentVault{}, VaultTime: time.Millisecond, WithoutDestination: true,
+	})
+	var invalid *settings.InvalidError
+	if !errors.As(err, &invalid) || len(invalid.Faults) != 1 || !invalid.Faults[0].Vault || !strings.Contains(invalid.Faults[0].Problem, "no answer within 1ms") {
+		t.Errorf("%v", err)
+	}
+}
+
+// For a connection, what is wrong with a schedule or a policy does not matter.
+func TestConnecting(t *testing.T) {
+	environ := []string{"apiUsername=u", "apiPassword=p", "uri=qualysapi.qualys.com", "stateFolder=x", "vmSchedule=often", "resultsPolicy=some", "runBudget=99h"}
+	if s, err := settings.Load(context.Background(), settings.Options{Environ: environ, Connecting: true, WithoutDestination: true}); err != nil || s.VMScheduled {
+		t.Errorf("%+v, %v", s, err)
+	}
+	var invalid *settings.InvalidError
+	if _, err := settings.Load(context.Background(), settings.Options{Environ: append(environ, "uri=qualysguard.qualys.com"), Connecting: true, WithoutDestination: true}); !errors.As(err, &invalid) || len(invalid.Faults) != 1 {
+		t.Errorf("%v", err)
+	}
+}

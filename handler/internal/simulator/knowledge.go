@@ -213,13 +213,11 @@ const knowledgePath = "/fo/knowledge_base/vuln/"
 // knowledgeFilter is a checked request.
 type knowledgeFilter struct {
 	details                          string
-	ids                              []idRange
+	ids                              idList
 	low, high                        uint64
 	after, before                    time.Time
 	reasons, modules, disabled, logs bool
 }
-
-type idRange struct{ low, high uint64 }
 
 var (
 	knowledgeFlags       = []string{"show_pci_reasons", "show_supported_modules_info", "show_disabled_flag", "show_qid_change_log", "echo_request"}
@@ -260,28 +258,16 @@ func parseKnowledgeFilter(p url.Values) (knowledgeFilter, *refusal) {
 	if bad := parseIDs(p, map[string]*uint64{"id_min": &f.low, "id_max": &f.high}); bad != nil {
 		return f, bad
 	}
-	if v := p.Get("ids"); v != "" {
-		for part := range strings.SplitSeq(v, ",") {
-			low, high, ranged := strings.Cut(part, "-")
-			if !ranged {
-				high = low
-			}
-			a, errA := strconv.ParseUint(low, 10, 63)
-			b, errB := strconv.ParseUint(high, 10, 63)
-			if errA != nil || errB != nil || a > b {
-				return f, &refusal{"1905", fmt.Sprintf("parameter ids has invalid value: %s (neither a positive integer nor a range: %s)", part, part)}
-			}
-			f.ids = append(f.ids, idRange{a, b})
-		}
-	}
-	return f, nil
+	var bad *refusal
+	f.ids, bad = parseIDList(p.Get("ids"))
+	return f, bad
 }
 
 func (f *knowledgeFilter) wants(qid uint64) bool {
 	if qid < f.low || qid > f.high {
 		return false
 	}
-	return f.ids == nil || slices.ContainsFunc(f.ids, func(r idRange) bool { return qid >= r.low && qid <= r.high })
+	return f.ids.has(qid)
 }
 
 func (f *knowledgeFilter) matches(e *Entry) bool {

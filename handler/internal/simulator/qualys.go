@@ -93,13 +93,18 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	q.hostCalls++
 	q.mu.Unlock()
 	limit, low, high := 1000, uint64(0), uint64(1<<62)
+	only, badIDs := parseIDList(params.Get("ids"))
+	if badIDs != nil {
+		q.fail(w, http.StatusBadRequest, badIDs.code, badIDs.text, nil)
+		return
+	}
 	var after time.Time
 	if bad := parseDates(params, map[string]*time.Time{"vm_processed_after": &after}); bad != nil {
 		q.fail(w, http.StatusBadRequest, bad.code, bad.text, nil)
 		return
 	}
 	for name, v := range params {
-		if name == "vm_processed_after" {
+		if name == "vm_processed_after" || name == "ids" {
 			continue
 		}
 		n, err := strconv.ParseUint(v[0], 10, 62)
@@ -136,7 +141,7 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 		if q.Subscription.host(index, q.Now()).Processed.Before(after) {
 			continue
 		}
-		if id < low || id > high {
+		if id < low || id > high || !only.has(id) {
 			continue
 		}
 		if n == limit {
@@ -335,7 +340,7 @@ type Filter struct {
 	status                   map[string]bool
 	severities               map[string]bool
 	types                    map[string]bool
-	ids                      map[uint64]bool
+	ids                      idList
 	includeIgnored, disabled bool
 }
 
@@ -465,17 +470,40 @@ func (f Filter) lists(p url.Values) (Filter, *refusal) {
 	default:
 		return f, &refusal{"1905", fmt.Sprintf("parameter include_vuln_type has invalid value: %s", v)}
 	}
-	if v := p.Get("ids"); v != "" {
-		f.ids = map[uint64]bool{}
-		for part := range strings.SplitSeq(v, ",") {
-			n, err := strconv.ParseUint(part, 10, 63)
-			if err != nil {
-				return f, &refusal{"1905", fmt.Sprintf("parameter ids has invalid value: %s (neither a positive integer nor a range: %s)", part, part)}
-			}
-			f.ids[n] = true
+	var bad *refusal
+	f.ids, bad = parseIDList(p.Get("ids"))
+	return f, bad
+}
+
+// idList is the parameter ids: numbers and ranges; nil for all.
+type idList []struct{ low, high uint64 }
+
+func parseIDList(v string) (list idList, bad *refusal) {
+	if v == "" {
+		return nil, nil
+	}
+	for part := range strings.SplitSeq(v, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		low, err := strconv.ParseUint(first, 10, 63)
+		high := low
+		if isRange && err == nil {
+			high, err = strconv.ParseUint(last, 10, 63)
+		}
+		if err != nil || low > high {
+			return nil, &refusal{"1905", fmt.Sprintf("parameter ids has invalid value: %s (neither a positive integer nor a range: %s)", part, part)}
+		}
+		list = append(list, struct{ low, high uint64 }{low, high})
+	}
+	return list, nil
+}
+
+func (l idList) has(id uint64) bool {
+	for _, r := range l {
+		if id >= r.low && id <= r.high {
+			return true
 		}
 	}
-	return f, nil
+	return l == nil
 }
 
 func set(list []string) map[string]bool {
@@ -489,7 +517,7 @@ func set(list []string) map[string]bool {
 // matches tells whether a host belongs to the answer, and host makes it.
 func (s *Subscription) matches(index int, f Filter, now time.Time) bool {
 	id := s.hostID(index)
-	if id < f.idMin || id > f.idMax || f.ids != nil && !f.ids[id] {
+	if id < f.idMin || id > f.idMax || !f.ids.has(id) {
 		return false
 	}
 	at := s.processed(index, now)

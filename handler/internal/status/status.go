@@ -166,8 +166,14 @@ func (s *Source) file() ondemand.File {
 	return ondemand.File{Store: s.Store, Destination: s.Destination}
 }
 
+// gatherTime is how long a status may take. People wait for it, and a storage
+// that is down would be asked for minutes.
+const gatherTime = 20 * time.Second
+
 // Gather tells the status of all datasets.
 func (s *Source) Gather(ctx context.Context) Document {
+	ctx, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
 	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program}
 	doc.Program.Go = runtime.Version()
 	datasets := ingest.Datasets()
@@ -184,8 +190,9 @@ func (s *Source) Gather(ctx context.Context) Document {
 func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	v := Dataset{Dataset: d.Name, Title: d.Title, Table: d.Schema.Table, Records: d.Records, Parents: d.Parents,
 		Running: []Run{}, Runs: []ingest.Report{}, Syncs: []Sync{}, Isolated: []ingest.Isolated{}, Problems: []string{}}
+	// A storage that does not answer is told once, and not asked again.
 	problem := func(err error) {
-		if err != nil {
+		if err != nil && (ctx.Err() == nil || len(v.Problems) == 0) {
 			v.Problems = append(v.Problems, err.Error())
 		}
 	}
@@ -401,6 +408,8 @@ func (s *Source) attempt(ctx context.Context, dataset string, a ondemand.Attempt
 // Find tells the status of one sync, or of a run by itself; nil if there is none
 // of the id.
 func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
+	ctx, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
 	doc := &SyncDocument{Version: Version, At: s.Now().UTC(), ID: id}
 	for _, d := range ingest.Datasets() {
 		running, err := s.running(ctx, d)
