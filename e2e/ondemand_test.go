@@ -374,3 +374,54 @@ func TestSyncGoesOnAfterSIGKILL(t *testing.T) {
 		}
 	}
 }
+
+// A handler that is asked to stop ends what was asked for in good order, and
+// leaves it to the next.
+func TestStopDuringASync(t *testing.T) {
+	s := startServices(t, 400, 40)
+	s.environ["filterParameters"] = "&truncation_limit=20"
+	reached := make(chan struct{})
+	s.beforeIngest = func(n int) {
+		if n == 4 {
+			close(reached)
+		}
+	}
+	h := startBare(t, s)
+	a := caller{t: t, origin: strings.TrimSuffix(h.url, "/")}.call("POST", "/QualysSync", `{"Data":{"req":{"Url":"http://x/api/sync/vm","Method":"POST","Params":{"dataset":"vm"},"Body":"{\"full\":true}"}}}`)
+	var result struct {
+		Outputs struct{ Res struct{ StatusCode int } }
+	}
+	a.read(t, &result)
+	if result.Outputs.Res.StatusCode != http.StatusAccepted {
+		t.Fatal(a.body)
+	}
+	<-reached
+	h.stop()
+	var open simulation.Request
+	for _, doc := range s.documents("requests/open/default/vm/") {
+		if err := json.Unmarshal(doc, &open); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(open.Attempts) != 1 || !open.Full {
+		t.Fatalf("%+v\n%s", open, h.output())
+	}
+	var record simulation.Report
+	for _, doc := range s.documents("runs/vm/") {
+		if err := json.Unmarshal(doc, &record); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if record.Run != open.Attempts[0].Run || record.Outcome != "paused" || record.Parents == 0 || record.Abandoned != 0 {
+		t.Errorf("%+v", record)
+	}
+	// The next tick goes on, in a new process.
+	s.beforeIngest = nil
+	startBare(t, s).call("QualysVM")
+	if open := s.documents("requests/open/"); len(open) != 0 {
+		t.Errorf("%v", open)
+	}
+	if done := s.documents("requests/done/default/vm/"); len(done) != 1 {
+		t.Errorf("%v", done)
+	}
+}

@@ -6,6 +6,7 @@ package simulation
 import (
 	"qualys-sentinel/handler/internal/check"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 	"qualys-sentinel/handler/internal/status"
@@ -42,6 +43,8 @@ type (
 	SyncDocument = status.SyncDocument
 	// Sync is one of those.
 	Sync = status.Sync
+	// Request is what somebody asked for.
+	Request = ondemand.Request
 	// CheckReport is what QualysCheck answers.
 	CheckReport = check.Report
 )
