@@ -115,6 +115,9 @@ func (p *paper) dataset(d *status.Dataset, now time.Time) {
 		line("running", "%s %s as of %s ago: %s %s, %s %s accepted%s", p.outcome(status.Running, 0), r.Run, now.Sub(r.AsOf).Round(time.Second),
 			thousands(r.Counts.Parents), d.Parents, thousands(r.Counts.Accepted), d.Records, prefixed("; waiting ", firstLine(r.Waiting)))
 	}
+	if k := d.Killed; k != nil {
+		line("killed", "%s ended without a word, after %s", p.paint(yellow, k.Run), k.AsOf.Format(time.RFC3339))
+	}
 	if l := d.Limits; l != nil && l.Remaining >= 0 {
 		line("Qualys calls", "%d of %d left at %s", l.Remaining, l.Calls, d.LimitsAt.Format(time.RFC3339))
 	}

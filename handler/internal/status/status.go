@@ -82,6 +82,8 @@ type Dataset struct {
 	Stalled int `json:"stalled"`
 	// Running are the runs that are going on: its own, and what was asked for.
 	Running []Run `json:"running"`
+	// Killed is the last run, if it has ended without a word; null if it has not.
+	Killed *Run `json:"killed"`
 	// Runs are the last ones that have ended, the newest first.
 	Runs []ingest.Report `json:"runs"`
 	// Syncs are what was asked for: what is open, then what was closed last.
@@ -203,6 +205,8 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	}
 	v.Running, err = s.running(ctx, d)
 	problem(err)
+	v.Killed, err = s.killed(ctx, d, c, v.Running)
+	problem(err)
 	v.Runs, err = s.runs(ctx, d)
 	problem(err)
 	v.limits(s, d)
@@ -284,11 +288,7 @@ func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, er
 		if err != nil || c == nil || c.Progress == nil {
 			return err
 		}
-		r := Run{Run: c.LastRun, Request: request, Started: c.Progress.Started, Counts: c.Progress.Counts, Waiting: c.Progress.Waiting}
-		if c.Saved != nil {
-			r.AsOf = *c.Saved
-		}
-		list = append(list, r)
+		list = append(list, *runOf(c, request))
 		return nil
 	}
 	open, err := s.file().Open(ctx, d.Name)
@@ -301,6 +301,28 @@ func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, er
 		err = errors.Join(err, elsewhere(ingest.AskedName(s.Destination, d.Name, r.ID), r.ID))
 	}
 	return list, errors.Join(err, elsewhere(ingest.CheckpointName(s.Destination, d.Name), own))
+}
+
+// killed is the last of the dataset's own runs, if nobody carries it on and it
+// has left no record: a run writes it before it lets go of the checkpoint.
+func (s *Source) killed(ctx context.Context, d *ingest.Dataset, c *ingest.Checkpoint, running []Run) (*Run, error) {
+	if c == nil || c.Progress == nil || slices.ContainsFunc(running, func(r Run) bool { return r.Run == c.LastRun }) {
+		return nil, nil
+	}
+	_, err := s.record(ctx, ingest.RecordName(d.Name, c.Progress.Started, c.LastRun))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return runOf(c, ""), nil
+}
+
+// runOf is what a checkpoint tells of the run that has written it.
+func runOf(c *ingest.Checkpoint, request string) *Run {
+	r := &Run{Run: c.LastRun, Request: request, Started: c.Progress.Started, Counts: c.Progress.Counts, Waiting: c.Progress.Waiting}
+	if c.Saved != nil {
+		r.AsOf = *c.Saved
+	}
+	return r
 }
 
 // runs lists the records of the runs that have ended last. Names begin with the

@@ -206,3 +206,29 @@ func TestPage(t *testing.T) {
 		t.Error(status.PagePolicy)
 	}
 }
+
+// A run that was killed leaves no record: the checkpoint tells of it, until the
+// next run goes on.
+func TestKilledRun(t *testing.T) {
+	store := folder.New(t.TempDir())
+	put(t, store, "checkpoints/default/vm.json", `{"version":1,"dataset":"vm","watermark":null,"window":null,"lastRun":"gone","saved":"2026-11-01T11:59:50Z","progress":{"started":"2026-11-01T11:58:00Z","counts":{"accepted":80}}}`)
+	source := &status.Source{Store: store, Destination: "default", Now: func() time.Time { return now }}
+	killed := func() *status.Run { return source.Gather(context.Background()).Datasets[0].Killed }
+	if r := killed(); r == nil || r.Run != "gone" || r.Counts.Accepted != 80 || !r.AsOf.Equal(now.Add(-10*time.Second)) {
+		t.Errorf("%+v", r)
+	}
+	lease, err := store.Acquire(context.Background(), "checkpoints/default/vm.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := killed(); r != nil {
+		t.Errorf("it is going on: %+v", r)
+	}
+	if err := lease.Release(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	put(t, store, "runs/vm/20261101T115800Z-gone.json", `{"version":1,"run":"gone","dataset":"vm","started":"2026-11-01T11:58:00Z","ended":"2026-11-01T11:59:59Z","outcome":"complete"}`)
+	if r := killed(); r != nil {
+		t.Errorf("it has a record: %+v", r)
+	}
+}
