@@ -79,6 +79,15 @@ func TestCommandsByHand(t *testing.T) {
 	if out := run(exitFailed, "status", "nobody"); !strings.Contains(out, `no sync or run "nobody"`) {
 		t.Errorf("%s", out)
 	}
+	if out := run(exitFailed, "status", "nobody", "--json"); !strings.Contains(out, `"error": "there is no sync or run`) {
+		t.Errorf("%s", out)
+	}
+	// An empty variable of a script is not "nothing asked for".
+	for flag, want := range map[string]string{"--host-ids=": "it holds 0 ids", "--since=": "is no time", "--filter=": "filterParameters: it must be"} {
+		if out := run(exitUsage, "sync", "vm", flag); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", flag, out)
+		}
+	}
 	// Interrupted, the same command goes on.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

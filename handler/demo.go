@@ -41,6 +41,9 @@ Ctrl-C, and the next run goes on where it stood. Delete the folder to begin anew
 ` + exitCodeHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkSize(hosts, detections); err != nil {
+				return err
+			}
 			return demo(c.Context(), dir, level, newPaper(asJSON), simulated(seed, hosts, detections, qids))
 		},
 	}
@@ -116,6 +119,14 @@ Next: run it again: only what was scanned or changed in between is carried over.
 Then try your own subscription, into a local folder:  qualys-sentinel sync vm --help
 And deploy it: see "Deploy by hand from VS Code" in README.md.`
 
+// checkSize refuses a subscription that cannot be.
+func checkSize(hosts, detections int) error {
+	if hosts < 0 || detections < 0 || hosts > 100_000_000 || detections > 100_000 {
+		return fmt.Errorf("--hosts %d --detections %d: there is no such subscription", hosts, detections)
+	}
+	return nil
+}
+
 // simulated is the subscription of the demo and of simulate.
 func simulated(seed uint64, hosts, detections int, qids uint) *simulator.Subscription {
 	s := simulator.NewSubscription(seed, hosts, detections)
@@ -137,6 +148,9 @@ Analytics, and a managed identity endpoint, on one address of this machine. It
 prints the settings to use, and refuses what the real services refuse.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkSize(hosts, detections); err != nil {
+				return err
+			}
 			azure := simulator.NewAzure(ingest.Schemas()...)
 			if rows != "" {
 				azure.Keep = (&simulator.RowFiles{Dir: rows}).Keep

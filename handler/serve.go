@@ -127,11 +127,6 @@ func (a *app) Sync(ctx context.Context, datasets []*ingest.Dataset, w ondemand.W
 	}
 	for _, job := range jobs {
 		a.jobs.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					a.log.Error("panic", zap.String("request", job.ID), zap.Any("panic", p), zap.Stack("stack"))
-				}
-			}()
 			// The run has logged its end, and the request tells it.
 			_, _ = c.desk.Do(a.asked, job)
 		})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -81,10 +82,14 @@ func (f *settingsFlags) status(ctx context.Context, id string) error {
 func (f *settingsFlags) statusOf(ctx context.Context, source *status.Source, out *paper, id string) error {
 	doc, err := source.Find(ctx, id)
 	switch {
+	case err == nil && doc == nil:
+		err = fmt.Errorf("there is no sync or run %q", id)
+		fallthrough
 	case err != nil:
+		if f.json {
+			err = errors.Join(err, out.document(map[string]string{"error": err.Error()}))
+		}
 		return &jobError{err}
-	case doc == nil:
-		return &jobError{fmt.Errorf("there is no sync or run %q", id)}
 	case f.json:
 		if err := out.document(doc); err != nil {
 			return &jobError{err}

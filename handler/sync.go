@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"qualys-sentinel/handler/internal/api"
 	"qualys-sentinel/handler/internal/ingest"
@@ -67,7 +68,11 @@ Into Azure, with the settings of the function app:
 			if err != nil {
 				return err
 			}
-			return f.sync(c.Context(), datasets)
+			window, err := f.window(c.Flags(), datasets)
+			if err != nil {
+				return err
+			}
+			return f.sync(c.Context(), datasets, window)
 		},
 	}
 	f.add(c)
@@ -89,19 +94,17 @@ type syncFlags struct {
 }
 
 // window is what the flags ask for. It is checked as a request over HTTP is.
-func (f *syncFlags) window(datasets []*ingest.Dataset) (ondemand.Window, error) {
+// A flag that is given and empty, as by a script whose variable is, asks for
+// nothing that there is.
+func (f *syncFlags) window(flags *pflag.FlagSet, datasets []*ingest.Dataset) (ondemand.Window, error) {
 	asked := map[string]any{}
-	if f.since != "" {
-		asked["since"] = f.since
-	}
-	if f.full {
-		asked["full"] = true
-	}
-	if len(f.hosts) > 0 {
-		asked["hostIds"] = f.hosts
-	}
-	if f.filter != "" {
-		asked["filterParameters"] = f.filter
+	for flag, member := range map[string]struct {
+		name  string
+		value any
+	}{"since": {"since", f.since}, "full": {"full", f.full}, "host-ids": {"hostIds", f.hosts}, "filter": {"filterParameters", f.filter}} {
+		if flags.Changed(flag) {
+			asked[member.name] = member.value
+		}
 	}
 	body, err := json.Marshal(asked)
 	if err != nil {
@@ -230,11 +233,7 @@ func override(environ []string, name, value string) []string {
 	return append(kept, name+"="+value)
 }
 
-func (f *syncFlags) sync(ctx context.Context, datasets []*ingest.Dataset) error {
-	window, err := f.window(datasets)
-	if err != nil {
-		return err
-	}
+func (f *syncFlags) sync(ctx context.Context, datasets []*ingest.Dataset, window ondemand.Window) error {
 	environ, err := f.environ()
 	if err != nil {
 		return err
@@ -298,11 +297,14 @@ func (c *connector) syncOnce(ctx context.Context, dataset *ingest.Dataset, windo
 // another: the one that an earlier sync has left open, or a new one.
 func (c *connector) begin(ctx context.Context, dataset *ingest.Dataset, window ondemand.Window) (*ingest.Run, func(context.Context) (ingest.Report, error), error) {
 	if window.Own() {
-		r, err := c.run(dataset, newRunID(), nil)
+		r, done, err := c.desk.Own(ctx, dataset)
 		if err != nil {
 			return nil, nil, err
 		}
-		return r, r.Do, nil
+		return r, func(ctx context.Context) (ingest.Report, error) {
+			defer done()
+			return r.Do(ctx)
+		}, nil
 	}
 	job, err := c.desk.Resume(ctx, dataset, window)
 	if err == nil && job == nil {

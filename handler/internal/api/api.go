@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,6 +122,12 @@ func (a *API) sync(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, http.StatusBadRequest, problem{Error: "the body cannot be read"})
 		return
 	}
+	if len(body) == 0 && announced(r) {
+		// A body that breaks off is handed over by the host as none, which would ask
+		// for something else.
+		a.fail(w, http.StatusBadRequest, problem{Error: "the body has not arrived: send it again, or none at all"})
+		return
+	}
 	window, err := ondemand.Parse(body, a.Now(), a.Backend.CheckFilter)
 	if err == nil {
 		err = fits(window, datasets)
@@ -154,6 +161,12 @@ func (a *API) sync(w http.ResponseWriter, r *http.Request) {
 		doc = &status.SyncDocument{Version: status.Version, At: a.Now().UTC(), ID: id, Syncs: []status.Sync{}}
 	}
 	a.answer(w, http.StatusAccepted, doc)
+}
+
+// announced tells whether a request's headers speak of a body.
+func announced(r *http.Request) bool {
+	n, err := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64)
+	return r.Header.Get("Transfer-Encoding") != "" || err == nil && n > 0
 }
 
 // statusPath is where the status of a sync is.

@@ -81,6 +81,7 @@ func TestAnswers(t *testing.T) {
 		path     map[string]string // values
 		query    string
 		accept   string
+		announce string // length of the body
 		body     string
 		code     int
 		want     []string
@@ -95,6 +96,8 @@ func TestAnswers(t *testing.T) {
 		"sync, of a request": {backend: backend{syncErr: &ondemand.BusyError{Dataset: "vm", Run: "run7", Request: "req1"}}, function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 409, want: []string{`"request": "req1"`, `"status": "/api/status/req1"`}},
 		"sync, no storage":   {backend: backend{syncErr: errors.New("state storage: answered 403")}, function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, code: 503, want: []string{"answered 403"}},
 		"sync by GET":        {function: "QualysSync", method: "GET", path: map[string]string{"dataset": "vm"}, code: 405, want: []string{"use POST"}, header: map[string]string{"Allow": "POST"}},
+		"sync, broken off":   {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, announce: "5", code: 400, want: []string{"has not arrived"}},
+		"sync, empty":        {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, announce: "0", code: 202},
 		"sync, huge":         {function: "QualysSync", method: "POST", path: map[string]string{"dataset": "vm"}, body: strings.Repeat("x", 300<<10), code: 400, want: []string{"at most 65536 bytes"}},
 
 		"status":              {function: "QualysStatus", method: "GET", code: 200, want: []string{`"datasets": []`, `"host": "4.1"`}, header: map[string]string{"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store", "Vary": "Accept"}},
@@ -115,6 +118,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := httptest.NewRequest(c.method, "/?"+c.query, strings.NewReader(c.body))
 			r.Header.Set("Accept", c.accept)
+			r.Header.Set("Content-Length", c.announce)
 			r.Header.Set(functions.HeaderHostVersion, "4.1")
 			for name, value := range c.path {
 				r.SetPathValue(name, value)

@@ -3,6 +3,9 @@ package ingest_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,5 +142,27 @@ func TestProgressIsKept(t *testing.T) {
 	}
 	if c, err := ingest.ReadCheckpoint(context.Background(), w.store, "checkpoints/default/none.json", "vm"); c != nil || err != nil {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// A checkpoint that somebody's edit has made impossible is told, and nothing
+// worse.
+func TestImpossibleCheckpoint(t *testing.T) {
+	for name, doc := range map[string]string{
+		"stalled":  `{"version":1,"dataset":"vm","watermark":null,"stalled":-5}`,
+		"pageSize": `{"version":1,"dataset":"vm","watermark":null,"pageSize":-1}`,
+		"window":   `{"version":1,"dataset":"vm","watermark":null,"window":{"nextId":5}}`,
+	} {
+		w := newWorld(t, 3, 1)
+		path := filepath.Join(w.state, "checkpoints", "default", "vm.json")
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := w.do(); err == nil || !strings.Contains(err.Error(), "the checkpoint is damaged") || report.Outcome != ingest.Failed {
+			t.Errorf("%s: %+v, %v", name, report, err)
+		}
 	}
 }

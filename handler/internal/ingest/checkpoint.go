@@ -113,6 +113,9 @@ func decodeCheckpoint(doc []byte, dataset string) (*Checkpoint, error) {
 	if c.Dataset != dataset {
 		return nil, fmt.Errorf("the checkpoint belongs to dataset %q, not %q", c.Dataset, dataset)
 	}
+	if c.Stalled < 0 || c.PageSize < 0 || c.Window != nil && c.Window.Until.IsZero() {
+		return nil, errors.New("the checkpoint is damaged: stalled and pageSize are at least 0, and a window has an until; correct it, or delete it to begin anew")
+	}
 	// A member that an edit has misspelt would mean "from the beginning".
 	strict := json.NewDecoder(bytes.NewReader(doc))
 	strict.DisallowUnknownFields()

@@ -166,6 +166,9 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 	if r.Ending != nil && r.lease != nil {
 		r.Ending(ctx, report, err)
 	}
+	if outcome != Held {
+		r.sendHealth(ctx, &report)
+	}
 	return report, err
 }
 
@@ -198,9 +201,6 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 		}
 	}
 	r.logEnd(&report, err)
-	if outcome != Held {
-		r.sendHealth(ctx, &report)
-	}
 	if report.Outcome != Failed && (errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || errors.Is(err, checkpoint.ErrHeld)) {
 		err = nil
 	}

@@ -21,6 +21,10 @@ const (
 	// maxAge is for how long a request is carried on that does not arrive: an
 	// outage may last some days, and who has asked will have asked again.
 	maxAge = 7 * 24 * time.Hour
+	// ownEvery is how often a tick that carries a request runs the dataset's own
+	// window meanwhile: as often as the example schedule. The Functions host begins
+	// no other tick before this one has ended.
+	ownEvery = 5 * time.Minute
 	// leastBudget is what is left of a tick that a request is still begun in.
 	leastBudget = 10 * time.Second
 	// noteTime is how long the last word on a request may take when the program
@@ -220,10 +224,17 @@ func (k *Desk) holder(ctx context.Context, d *ingest.Dataset) error {
 // Run is the job's run.
 func (j *Job) Run() *ingest.Run { return j.run }
 
-// Do carries a job out, to its end or to that of its run's budget.
-func (k *Desk) Do(ctx context.Context, job *Job) (ingest.Report, error) {
+// Do carries a job out, to its end or to that of its run's budget. A panic ends
+// that job alone.
+func (k *Desk) Do(ctx context.Context, job *Job) (report ingest.Report, err error) {
 	defer job.done()
-	report, err := job.run.Do(ctx)
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+			k.Log.Error("panic", zap.String("request", job.ID), zap.Any("panic", p), zap.Stack("stack"))
+		}
+	}()
+	report, err = job.run.Do(ctx)
 	if job.Ended != nil {
 		k.clean(ctx, job.Request)
 	}
@@ -290,35 +301,65 @@ func (k *Desk) end(ctx context.Context, r *Request) {
 // Tick carries the dataset's own next window, and beside it whatever was asked
 // for and has not arrived.
 func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, error) {
-	run, err := k.newRun(d, k.NewID(), nil)
+	run, done, err := k.Own(ctx, d)
 	if err != nil {
 		return ingest.Report{}, err
 	}
-	var beside sync.WaitGroup
-	defer beside.Wait()
 	deadline := k.Clock.Now().Add(run.Budget)
-	beside.Go(func() { k.carryOn(ctx, d, deadline) })
-	request := ""
-	if run.Acquire(ctx) == nil { // else Do tells why
-		own := k.own(ctx, d)
-		if err := k.carries(ctx, run, own); err != nil {
-			k.Log.Warn("the attempt is not noted in its request", zap.Error(err))
+	waiting, wake := context.WithCancel(ctx)
+	defer wake()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer wake()
+		k.carryOn(ctx, d, deadline)
+	}()
+	defer func() { <-ended }()
+	report, err := run.Do(ctx)
+	done()
+	for k.Clock.Now().Add(ownEvery).Before(deadline) {
+		if k.Clock.Sleep(waiting, ownEvery) != nil {
+			break // there is nothing to wait for any more
 		}
-		if len(own) > 0 {
-			request = own[0].ID
+		again, done, ownErr := k.Own(ctx, d)
+		if ownErr != nil {
+			return report, errors.Join(err, ownErr)
 		}
-		defer k.live.add(run, request)()
+		again.Budget = min(again.Budget, deadline.Sub(k.Clock.Now()))
+		report, err = again.Do(ctx)
+		done()
 	}
-	return run.Do(ctx)
+	return report, err
+}
+
+// Own makes a run of the dataset's own next window, which carries the open
+// requests for it, too. done is to be called when it has ended.
+func (k *Desk) Own(ctx context.Context, d *ingest.Dataset) (run *ingest.Run, done func(), err error) {
+	if run, err = k.newRun(d, k.NewID(), nil); err != nil {
+		return nil, nil, err
+	}
+	if held := run.Acquire(ctx) == nil; !held {
+		return run, func() {}, nil // its Do tells why
+	}
+	own := k.own(ctx, d)
+	if err := k.carries(ctx, run, own); err != nil {
+		k.Log.Warn("the attempt is not noted in its request", zap.Error(err))
+	}
+	request := ""
+	if len(own) > 0 {
+		request = own[0].ID
+	}
+	return run, k.live.add(run, request), nil
 }
 
 // carryOn goes on with the requests for other windows that have not arrived,
-// unless somebody does so.
+// unless somebody does so: first those that have waited longest for a run.
 func (k *Desk) carryOn(ctx context.Context, d *ingest.Dataset, deadline time.Time) {
 	open, err := k.Open(ctx, d.Name)
 	if err != nil {
 		k.Log.Warn("not all requests can be read", zap.String("dataset", d.Name), zap.Error(err))
 	}
+	slices.SortStableFunc(open, func(a, b *Request) int { return a.lastStarted().Compare(b.lastStarted()) })
 	for _, r := range open {
 		budget := deadline.Sub(k.Clock.Now())
 		if r.Own() || budget < leastBudget || ctx.Err() != nil {
@@ -338,15 +379,19 @@ func (k *Desk) carryOn(ctx context.Context, d *ingest.Dataset, deadline time.Tim
 	}
 }
 
+// lastStarted is when it was carried last.
+func (r *Request) lastStarted() time.Time {
+	if n := len(r.Attempts); n > 0 {
+		return r.Attempts[n-1].Started
+	}
+	return time.Time{}
+}
+
 // take makes a job of an open request. The error is checkpoint.ErrHeld if
 // somebody carries it, fs.ErrNotExist if it is closed.
 func (k *Desk) take(ctx context.Context, d *ingest.Dataset, r *Request) (*Job, error) {
 	run, err := k.newRun(d, k.NewID(), r)
 	if err != nil {
-		// It was right when it was asked for, and will not be again.
-		now := k.Clock.Now().UTC().Truncate(time.Second)
-		r.Ended, r.Outcome, r.Reason = &now, ingest.Failed, err.Error()
-		k.end(ctx, r)
 		return nil, err
 	}
 	if err := run.Acquire(ctx); err != nil {

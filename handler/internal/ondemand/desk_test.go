@@ -40,6 +40,11 @@ type world struct {
 	// before is called with each request to Qualys.
 	before func(n int, w http.ResponseWriter) (answered bool)
 	n      int
+	batch  int
+	// block may hold up rows of a run.
+	block func(run string)
+	// sleep takes the place of five minutes.
+	sleep func(ctx context.Context)
 	// spoil may take a request's place.
 	spoil func(w http.ResponseWriter, r *http.Request) bool
 	rows  []string // RowKey of each row that arrived
@@ -49,7 +54,7 @@ type world struct {
 
 func newWorld(t *testing.T, hosts int) *world {
 	t.Helper()
-	w := &world{t: t, state: t.TempDir(), now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
+	w := &world{t: t, state: t.TempDir(), batch: 20_000, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
 	w.store = folder.New(w.state)
 	sub := simulator.NewSubscription(5, hosts, 3)
 	sub.Knowledge = &simulator.Knowledge{Seed: 1, Size: 30}
@@ -75,7 +80,16 @@ func (w *world) Now() time.Time {
 	return w.now
 }
 
+// Sleep moves the clock on at once, but for waits that something is to end.
 func (w *world) Sleep(ctx context.Context, d time.Duration) error {
+	w.mu.Lock()
+	sleep := w.sleep
+	w.mu.Unlock()
+	if d == 5*time.Minute && sleep == nil {
+		<-ctx.Done()
+	} else if sleep != nil && d == 5*time.Minute {
+		sleep(ctx)
+	}
 	w.advance(d)
 	return context.Cause(ctx)
 }
@@ -89,18 +103,24 @@ func (w *world) advance(d time.Duration) {
 func (w *world) Login() (string, string)            { return "u", "p" }
 func (*world) Reload(context.Context) (bool, error) { return false, nil }
 func (*world) Limits() record.Limits                { return record.Limits{Naming: record.ByColumn} }
-func (*world) BatchBytes() int                      { return 20_000 }
+func (w *world) BatchBytes() int                    { return w.batch }
 func (w *world) Send(ctx context.Context, b record.Batch) (int64, error) {
+	var rows []struct{ RowKey_s, RunId_s string }
+	if err := json.Unmarshal(b.Body, &rows); err != nil {
+		return 0, err
+	}
+	w.mu.Lock()
+	block := w.block
+	w.mu.Unlock()
+	if block != nil && len(rows) > 0 {
+		block(rows[0].RunId_s)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.refuse != nil {
 		return 0, w.refuse
 	}
 	if err := context.Cause(ctx); err != nil {
-		return 0, err
-	}
-	var rows []struct{ RowKey_s string }
-	if err := json.Unmarshal(b.Body, &rows); err != nil {
 		return 0, err
 	}
 	for _, r := range rows {
@@ -439,6 +459,85 @@ func TestRequestsThatFail(t *testing.T) {
 	}
 }
 
+// While a tick carries a request, the dataset's own windows go on.
+func TestOwnWindowsGoOn(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	k := w.desk()
+	if _, err := k.Tick(ctx, ingest.VM); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs[0].Run().Release(ctx) // its process is gone
+	leave := make(chan struct{})
+	w.mu.Lock()
+	w.batch = 1 << 20            // all is read before it is held up: calls of Qualys go one by one
+	w.block = func(run string) { // the request's rows take long to arrive
+		if open, err := w.file().Open(ctx, "vm"); err == nil && len(open) == 1 && open[0].Attempts[len(open[0].Attempts)-1].Run == run {
+			<-leave
+		}
+	}
+	w.mu.Unlock()
+	before := w.watermark(ingest.VM)
+	naps := 0
+	w.sleep = func(ctx context.Context) {
+		if naps++; naps == 4 {
+			close(leave)
+			<-ctx.Done()
+		}
+	}
+	if _, err := w.desk().Tick(ctx, ingest.VM); err != nil {
+		t.Fatal(err)
+	}
+	if moved := w.watermark(ingest.VM).Sub(before); moved < 14*time.Minute {
+		t.Errorf("the watermark moved by %s in a tick of four times five minutes", moved)
+	}
+	if done, err := w.file().Find(ctx, "vm", jobs[0].ID); err != nil || done.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// Of several requests that do not arrive, each gets its turn.
+func TestNoRequestStarves(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 20)
+	k := w.desk()
+	if _, err := k.Tick(ctx, ingest.VM); err != nil {
+		t.Fatal(err)
+	}
+	old, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old[0].Run().Release(ctx)
+	w.advance(time.Minute)
+	next := w.desk()
+	young, err := next.Ask(ctx, vm, ondemand.Window{Full: true, FilterParameters: "&severities=5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	young[0].Run().Release(ctx)
+	// The first takes all the time there is, every time.
+	w.spoil = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.FormValue("vm_processed_after") == "" && r.FormValue("severities") == "" {
+			w.advance(2 * time.Hour)
+			rw.WriteHeader(http.StatusBadGateway)
+			return true
+		}
+		return false
+	}
+	for range 3 {
+		_, _ = w.desk().Tick(ctx, ingest.VM)
+		w.advance(5 * time.Minute)
+	}
+	if done, err := w.file().Find(ctx, "vm", young[0].ID); err != nil || done.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
 // What was asked for of one destination is not brought to another.
 func TestDestinationsAreApart(t *testing.T) {
 	ctx := context.Background()
@@ -630,10 +729,42 @@ func TestDamagedRequest(t *testing.T) {
 	}
 	put("requests/open/default/vm/20261101T000000Z-a.json", "{")
 	put("requests/open/default/vm/20261101T000000Z-b.json", `{"version":9}`)
+	put("requests/open/default/vm/20261101T000000Z-c.json", `{"version":1,"id":"../x","dataset":"vm","asked":"2026-11-01T00:00:00Z"}`)
 	if report, err := w.desk().Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
 		t.Errorf("%+v, %v", report, err)
 	}
-	if open, err := w.file().Open(ctx, "vm"); err == nil || len(open) != 0 || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "version 9") {
+	if open, err := w.file().Open(ctx, "vm"); err == nil || len(open) != 0 || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "version 9") || !strings.Contains(err.Error(), "does not go with its name") {
 		t.Errorf("%+v, %v", open, err)
 	}
 }
+
+// A panic in what was asked for ends that alone.
+func TestPanicIsContained(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 5)
+	k := w.desk()
+	jobs, err := k.Ask(ctx, vm, full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs[0].Run().Release(ctx)
+	k = w.desk() // of the next process
+	newRun := k.NewRun
+	k.NewRun = func(d *ingest.Dataset, id string, r *ondemand.Request) (*ingest.Run, error) {
+		run, err := newRun(d, id, r)
+		if err == nil && r != nil {
+			run.Source = panicking{run.Source}
+		}
+		return run, err
+	}
+	if report, err := k.Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if open, err := w.file().Open(ctx, "vm"); err != nil || len(open) != 1 || open[0].Tries != 2 || len(k.Live(ingest.VM)) != 0 {
+		t.Errorf("%+v, %v", open, err)
+	}
+}
+
+type panicking struct{ ingest.Source }
+
+func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }

@@ -96,6 +96,9 @@ func (f File) read(ctx context.Context, name string) (*Request, error) {
 	if r.Version != documentVersion {
 		return nil, fmt.Errorf("%s has version %d, this program knows %d", name, r.Version, documentVersion)
 	}
+	if name != f.name(openState, &r) && name != f.name(doneState, &r) {
+		return nil, fmt.Errorf("%s is damaged: what it says does not go with its name; delete it", name)
+	}
 	return &r, nil
 }
 

@@ -203,15 +203,15 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	if c != nil {
 		v.fill(c, s.Now())
 	}
-	v.Running, err = s.running(ctx, d)
+	open, err := s.file().Open(ctx, d.Name)
+	problem(err)
+	v.Running, err = s.running(ctx, d, open)
 	problem(err)
 	v.Killed, err = s.killed(ctx, d, c, v.Running)
 	problem(err)
 	v.Runs, err = s.runs(ctx, d)
 	problem(err)
 	v.limits(s, d)
-	open, err := s.file().Open(ctx, d.Name)
-	problem(err)
 	done, err := s.file().Done(ctx, d.Name, lastRequests)
 	problem(err)
 	slices.Reverse(open)
@@ -266,7 +266,7 @@ func (v *Dataset) limits(s *Source, d *ingest.Dataset) {
 }
 
 // running lists the runs that are going on, here or elsewhere.
-func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, err error) {
+func (s *Source) running(ctx context.Context, d *ingest.Dataset, open []*ondemand.Request) (list []Run, err error) {
 	list = []Run{}
 	here := map[string]bool{} // checkpoints that this process holds
 	if s.Live != nil {
@@ -291,7 +291,6 @@ func (s *Source) running(ctx context.Context, d *ingest.Dataset) (list []Run, er
 		list = append(list, *runOf(c, request))
 		return nil
 	}
-	open, err := s.file().Open(ctx, d.Name)
 	own := ""
 	for _, r := range open {
 		if r.Own() {
@@ -411,6 +410,12 @@ func (s *Source) sync(ctx context.Context, r *ondemand.Request, running []Run) (
 
 func (s *Source) attempt(ctx context.Context, dataset string, a ondemand.Attempt, running []Run) (Attempt, error) {
 	v := Attempt{Run: a.Run, Started: a.Started, Outcome: Killed}
+	for i := range running {
+		if running[i].Run == a.Run {
+			v.Running, v.Outcome = &running[i], Running
+			return v, nil
+		}
+	}
 	r, err := s.record(ctx, ingest.RecordName(dataset, a.Started, a.Run))
 	switch {
 	case err == nil:
@@ -418,11 +423,6 @@ func (s *Source) attempt(ctx context.Context, dataset string, a ondemand.Attempt
 		return v, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return v, err
-	}
-	for i := range running {
-		if running[i].Run == a.Run {
-			v.Running, v.Outcome = &running[i], Running
-		}
 	}
 	return v, nil
 }
@@ -434,10 +434,9 @@ func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
 	defer cancel()
 	doc := &SyncDocument{Version: Version, At: s.Now().UTC(), ID: id}
 	for _, d := range ingest.Datasets() {
-		running, err := s.running(ctx, d)
-		if err != nil {
-			return nil, err
-		}
+		// What cannot be read of others is no matter of this one.
+		open, _ := s.file().Open(ctx, d.Name)
+		running, _ := s.running(ctx, d, open)
 		r, err := s.file().Find(ctx, d.Name, id)
 		if err != nil {
 			return nil, err

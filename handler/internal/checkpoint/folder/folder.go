@@ -30,12 +30,20 @@ var _ checkpoint.Store = (*Store)(nil)
 // New returns a store in dir, which is made where needed.
 func New(dir string) *Store { return &Store{dir: dir} }
 
-// path maps a name into the folder, and makes the folders above it.
+// path maps a name into the folder.
 func (s *Store) path(name string) (string, error) {
 	if !fs.ValidPath(name) || name == "." {
 		return "", fmt.Errorf("%q is no name of a state document", name)
 	}
-	path := filepath.Join(s.dir, filepath.FromSlash(name))
+	return filepath.Join(s.dir, filepath.FromSlash(name)), nil
+}
+
+// place is a path whose folders are made.
+func (s *Store) place(name string) (string, error) {
+	path, err := s.path(name)
+	if err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("make the state folder: %w", err)
 	}
@@ -44,7 +52,7 @@ func (s *Store) path(name string) (string, error) {
 
 // Acquire implements checkpoint.Store.
 func (s *Store) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
-	path, err := s.path(name)
+	path, err := s.place(name)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +98,7 @@ func (s *Store) Held(_ context.Context, name string) (bool, error) {
 
 // Create implements checkpoint.Store.
 func (s *Store) Create(ctx context.Context, name string) (io.WriteCloser, error) {
-	path, err := s.path(name)
+	path, err := s.place(name)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +147,7 @@ const lockSuffix = ".lock"
 
 // Append implements checkpoint.Store.
 func (s *Store) Append(ctx context.Context, name string, p []byte) error {
-	path, err := s.path(name)
+	path, err := s.place(name)
 	if err != nil {
 		return err
 	}
