@@ -187,7 +187,11 @@ func TestCheckFindsTheCause(t *testing.T) {
 		}, "warning schedules, knowledgebase", "QualysKB is off"},
 		"no permission to list hosts": {func(w *checkedWorld) { w.code("/5.0/fo/asset/host/", 403, "2012", "no permission") }, "warning hosts", "let the account list hosts"},
 		"a filter of hosts":           {func(w *checkedWorld) { w.environ["filterParameters"] = "&ids=1-999999" }, "", ""},
-		"an account without hosts":    {func(w *checkedWorld) { w.sub.Hosts = 0 }, "warning hosts", "asset groups"},
+		"tags that hosts have": {func(w *checkedWorld) {
+			w.environ["filterParameters"] = "&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers"
+		}, "", ""},
+		"a filter that is wrong twice": {func(w *checkedWorld) { w.environ["filterParameters"] = "&ids=abc" }, "vm", "ids"},
+		"an account without hosts":     {func(w *checkedWorld) { w.sub.Hosts = 0 }, "warning hosts", "asset groups"},
 		"no calls left": {func(w *checkedWorld) {
 			w.qualys.CallsPerHour = 1
 			w.check()

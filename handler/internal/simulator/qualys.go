@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"fmt"
 	"io"
@@ -93,9 +94,10 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	q.hostCalls++
 	q.mu.Unlock()
 	limit, low, high := 1000, uint64(0), uint64(1<<62)
-	only, badIDs := parseIDList(params.Get("ids"))
-	if badIDs != nil {
-		q.fail(w, http.StatusBadRequest, badIDs.code, badIDs.text, nil)
+	only, bad := parseIDList(params.Get("ids"))
+	tags, badTags := parseTags(params)
+	if bad = cmp.Or(bad, badTags); bad != nil {
+		q.fail(w, http.StatusBadRequest, bad.code, bad.text, nil)
 		return
 	}
 	var after time.Time
@@ -104,7 +106,7 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for name, v := range params {
-		if name == "vm_processed_after" || name == "ids" {
+		if name == "vm_processed_after" || name == "ids" || slices.Contains(tagParams, name) {
 			continue
 		}
 		n, err := strconv.ParseUint(v[0], 10, 62)
@@ -141,7 +143,7 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 		if q.Subscription.host(index, q.Now()).Processed.Before(after) {
 			continue
 		}
-		if id < low || id > high || !only.has(id) {
+		if id < low || id > high || !only.has(id) || tags.on && !tags.has(q.Subscription.host(index, q.Now()).Tags) {
 			continue
 		}
 		if n == limit {
@@ -341,6 +343,7 @@ type Filter struct {
 	severities               map[string]bool
 	types                    map[string]bool
 	ids                      idList
+	byTags                   tagFilter
 	includeIgnored, disabled bool
 }
 
@@ -348,9 +351,10 @@ type refusal struct{ code, text string }
 
 // simulated parameters, and those that the real API knows beyond.
 var (
-	flagParams   = []string{"show_results", "show_igs", "show_reopened_info", "show_asset_id", "show_tags", "show_qds", "show_qds_factors", "show_cloud_tags", "include_ignored", "include_disabled", "suppress_duplicated_data_from_csv", "filter_superseded_qids", "echo_request", "use_tags", "compliance_enabled"}
-	otherParams  = []string{"action", "output_format", "truncation_limit", "id_min", "id_max", "ids", "status", "severities", "include_vuln_type", "host_metadata", "vm_processed_after", "vm_processed_before", "detection_updated_since"}
-	unsimulated  = []string{"ips", "ipv6", "ag_ids", "ag_titles", "network_ids", "network_name", "os_pattern", "qids", "host_metadata_fields", "cloud_tag_fields", "detection_updated_before", "detection_processed_after", "detection_processed_before", "max_days_since_detection_updated", "detection_last_tested_since", "detection_last_tested_before", "arf_kernel_filter", "arf_service_filter", "arf_config_filter", "active_kernels_only", "qds_min", "qds_max", "vm_scan_since", "no_vm_scan_since", "max_days_since_last_vm_scan", "vm_scan_date_after", "vm_scan_date_before", "vm_auth_scan_date_after", "vm_auth_scan_date_before", "tag_set_by", "tag_include_selector", "tag_exclude_selector", "tag_set_include", "tag_set_exclude", "include_search_list_ids", "include_search_list_titles", "exclude_search_list_ids", "exclude_search_list_titles"}
+	flagParams   = []string{"show_results", "show_igs", "show_reopened_info", "show_asset_id", "show_tags", "show_qds", "show_qds_factors", "show_cloud_tags", "include_ignored", "include_disabled", "suppress_duplicated_data_from_csv", "filter_superseded_qids", "echo_request", "compliance_enabled"}
+	otherParams  = []string{"action", "output_format", "truncation_limit", "id_min", "id_max", "ids", "status", "severities", "include_vuln_type", "host_metadata", "vm_processed_after", "vm_processed_before", "detection_updated_since", "use_tags", "tag_set_by", "tag_set_include", "tag_set_exclude"}
+	tagParams    = []string{"use_tags", "tag_set_by", "tag_set_include", "tag_set_exclude"}
+	unsimulated  = []string{"ips", "ipv6", "ag_ids", "ag_titles", "network_ids", "network_name", "os_pattern", "qids", "host_metadata_fields", "cloud_tag_fields", "detection_updated_before", "detection_processed_after", "detection_processed_before", "max_days_since_detection_updated", "detection_last_tested_since", "detection_last_tested_before", "arf_kernel_filter", "arf_service_filter", "arf_config_filter", "active_kernels_only", "qds_min", "qds_max", "vm_scan_since", "no_vm_scan_since", "max_days_since_last_vm_scan", "vm_scan_date_after", "vm_scan_date_before", "vm_auth_scan_date_after", "vm_auth_scan_date_before", "tag_include_selector", "tag_exclude_selector", "include_search_list_ids", "include_search_list_titles", "exclude_search_list_ids", "exclude_search_list_titles"}
 	dateForm     = regexp.MustCompile(`^\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?$`)
 	knownStatus  = []string{"New", "Active", "Re-Opened", "Fixed"}
 	defaultShown = []string{"New", "Active", "Re-Opened"}
@@ -471,8 +475,44 @@ func (f Filter) lists(p url.Values) (Filter, *refusal) {
 		return f, &refusal{"1905", fmt.Sprintf("parameter include_vuln_type has invalid value: %s", v)}
 	}
 	var bad *refusal
-	f.ids, bad = parseIDList(p.Get("ids"))
+	if f.ids, bad = parseIDList(p.Get("ids")); bad == nil {
+		f.byTags, bad = parseTags(p)
+	}
 	return f, bad
+}
+
+// tagFilter chooses hosts by the names of their tags.
+type tagFilter struct {
+	on               bool
+	include, exclude map[string]bool
+}
+
+func parseTags(p url.Values) (f tagFilter, bad *refusal) {
+	f.on = p.Get("use_tags") == "1"
+	switch {
+	case p.Has("use_tags") && !f.on && p.Get("use_tags") != "0":
+		return f, &refusal{"1905", "parameter use_tags has invalid value: " + p.Get("use_tags")}
+	case !f.on:
+		return f, nil
+	case p.Get("tag_set_by") != "name":
+		return f, &refusal{"1922", "only tag_set_by=name is simulated"}
+	}
+	if v := p.Get("tag_set_include"); v != "" {
+		f.include = set(strings.Split(v, ","))
+	}
+	f.exclude = set(strings.Split(p.Get("tag_set_exclude"), ","))
+	return f, nil
+}
+
+func (f tagFilter) has(tags []Tag) bool {
+	wanted := f.include == nil
+	for _, t := range tags {
+		if f.exclude[t.Name] {
+			return false
+		}
+		wanted = wanted || f.include[t.Name]
+	}
+	return wanted
 }
 
 // idList is the parameter ids: numbers and ranges; nil for all.
@@ -517,7 +557,7 @@ func set(list []string) map[string]bool {
 // matches tells whether a host belongs to the answer, and host makes it.
 func (s *Subscription) matches(index int, f Filter, now time.Time) bool {
 	id := s.hostID(index)
-	if id < f.idMin || id > f.idMax || !f.ids.has(id) {
+	if id < f.idMin || id > f.idMax || !f.ids.has(id) || f.byTags.on && !f.byTags.has(s.host(index, now).Tags) {
 		return false
 	}
 	at := s.processed(index, now)

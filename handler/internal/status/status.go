@@ -398,7 +398,7 @@ func (s *Source) sync(ctx context.Context, r *ondemand.Request, running []Run) (
 	}
 	var errs error
 	for _, a := range r.Attempts {
-		attempt, err := s.attempt(ctx, r.Dataset, a, running)
+		attempt, err := s.attempt(ctx, r, a, running)
 		errs = errors.Join(errs, err)
 		if attempt.Running != nil && r.Ended == nil {
 			v.State = Running
@@ -408,15 +408,17 @@ func (s *Source) sync(ctx context.Context, r *ondemand.Request, running []Run) (
 	return v, errs
 }
 
-func (s *Source) attempt(ctx context.Context, dataset string, a ondemand.Attempt, running []Run) (Attempt, error) {
+// attempt tells of one run of a request. Of one that is closed the record counts:
+// its run may still be tidying up.
+func (s *Source) attempt(ctx context.Context, request *ondemand.Request, a ondemand.Attempt, running []Run) (Attempt, error) {
 	v := Attempt{Run: a.Run, Started: a.Started, Outcome: Killed}
 	for i := range running {
-		if running[i].Run == a.Run {
+		if running[i].Run == a.Run && request.Ended == nil {
 			v.Running, v.Outcome = &running[i], Running
 			return v, nil
 		}
 	}
-	r, err := s.record(ctx, ingest.RecordName(dataset, a.Started, a.Run))
+	r, err := s.record(ctx, ingest.RecordName(request.Dataset, a.Started, a.Run))
 	switch {
 	case err == nil:
 		v.Record, v.Outcome = r, string(r.Outcome)
