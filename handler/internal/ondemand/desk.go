@@ -315,8 +315,7 @@ func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, erro
 		k.carryOn(ctx, d, deadline)
 	}()
 	defer func() { <-ended }()
-	report, err := run.Do(ctx)
-	done()
+	report, err := doOwn(ctx, run, done)
 	for k.Clock.Now().Add(ownEvery).Before(deadline) {
 		if k.Clock.Sleep(waiting, ownEvery) != nil {
 			break // there is nothing to wait for any more
@@ -326,10 +325,15 @@ func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, erro
 			return report, errors.Join(err, ownErr)
 		}
 		again.Budget = min(again.Budget, deadline.Sub(k.Clock.Now()))
-		report, err = again.Do(ctx)
-		done()
+		report, err = doOwn(ctx, again, done)
 	}
 	return report, err
+}
+
+// doOwn runs. Even behind a panic the run is not listed any more.
+func doOwn(ctx context.Context, run *ingest.Run, done func()) (ingest.Report, error) {
+	defer done()
+	return run.Do(ctx)
 }
 
 // Own makes a run of the dataset's own next window, which carries the open

@@ -765,6 +765,34 @@ func TestPanicIsContained(t *testing.T) {
 	}
 }
 
+// A panic in the dataset's own window, which the caller turns into a failed tick,
+// keeps nobody from the next.
+func TestPanicOfTheOwnWindow(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 5)
+	k := w.desk()
+	newRun := k.NewRun
+	k.NewRun = func(d *ingest.Dataset, id string, r *ondemand.Request) (*ingest.Run, error) {
+		run, err := newRun(d, id, r)
+		if err == nil {
+			run.Source = panicking{run.Source}
+		}
+		return run, err
+	}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		_, _ = k.Tick(ctx, ingest.VM)
+	}()
+	k.NewRun = newRun
+	if jobs, err := k.Ask(ctx, vm, ondemand.Window{}); err != nil || len(jobs) != 1 {
+		t.Errorf("%v, %v", jobs, err)
+	}
+}
+
 type panicking struct{ ingest.Source }
 
 func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }
