@@ -111,8 +111,8 @@ func (f *syncFlags) window(flags *pflag.FlagSet, datasets []*ingest.Dataset) (on
 		return ondemand.Window{}, fmt.Errorf("read the flags: %w", err)
 	}
 	w, err := ondemand.Parse(body, time.Now(), checkFilter)
-	for _, d := range datasets {
-		err = errors.Join(err, w.Fits(d))
+	if err == nil {
+		err = w.Fits(datasets)
 	}
 	return w, err
 }

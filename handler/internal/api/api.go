@@ -130,7 +130,7 @@ func (a *API) sync(w http.ResponseWriter, r *http.Request) {
 	}
 	window, err := ondemand.Parse(body, a.Now(), a.Backend.CheckFilter)
 	if err == nil {
-		err = fits(window, datasets)
+		err = window.Fits(datasets)
 	}
 	var invalid *ondemand.InvalidError
 	if errors.As(err, &invalid) {
@@ -185,20 +185,6 @@ func findDatasets(name string) ([]*ingest.Dataset, error) {
 		names = append(names, d.Name)
 	}
 	return nil, fmt.Errorf("there is no such dataset. Accepted: %s, %s", strings.Join(names, ", "), All)
-}
-
-func fits(w ondemand.Window, datasets []*ingest.Dataset) error {
-	var faults []string
-	for _, d := range datasets {
-		var invalid *ondemand.InvalidError
-		if errors.As(w.Fits(d), &invalid) {
-			faults = append(faults, invalid.Faults...)
-		}
-	}
-	if len(faults) > 0 {
-		return &ondemand.InvalidError{Faults: faults}
-	}
-	return nil
 }
 
 // idForm is that of run ids, which requests have as well.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
 )
@@ -181,7 +182,7 @@ func blame(err error, sent int64) (step string, cause *qualys.Error) {
 		return "limits", e
 	case e.Empty():
 		return "access", e
-	case e.Kind == qualys.Forbidden, e.Code != "" && e.Status == http.StatusBadRequest, strings.HasPrefix(e.Code, "19") && e.Kind == qualys.Refused:
+	case e.Kind == qualys.Forbidden, e.Wrong():
 		return "vm", e
 	}
 	return "server", cause
@@ -266,12 +267,8 @@ func window(l record.CallLimits) string {
 	return (time.Duration(max(l.WindowSec, 0)) * time.Second).String()
 }
 
-const (
-	// clockWarning is how far clocks may be apart without a word.
-	clockWarning = 5 * time.Minute
-	// clockFailure is where a run refuses to read: Qualys' clock a day ahead.
-	clockFailure = 24 * time.Hour
-)
+// clockWarning is how far clocks may be apart without a word.
+const clockWarning = 5 * time.Minute
 
 // clock compares Qualys' clock with this machine's.
 func clock(there, here time.Time) verdict {
@@ -281,7 +278,7 @@ func clock(there, here time.Time) verdict {
 	ahead := there.Sub(here).Round(time.Second)
 	text := fmt.Sprintf("Qualys' clock says %s, this machine's %s", there.UTC().Format(time.RFC3339), here.UTC().Format(time.RFC3339))
 	switch {
-	case ahead > clockFailure:
+	case ahead > ingest.MaxApart:
 		return failed(text, "set this machine's clock right: nothing is read while they are over a day apart")
 	case ahead.Abs() > clockWarning:
 		return warning(text, "set this machine's clock right: windows end at the earlier of the two, and signatures of the HTTP Data Collector API fail beyond 15 minutes")

@@ -87,3 +87,22 @@ func Read(ctx context.Context, store Store, name string) ([]byte, error) {
 	}
 	return doc, nil
 }
+
+// Write creates an object and fills it. Behind an error it is not there, or is as
+// it was.
+func Write(ctx context.Context, store Store, name string, fill func(io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w, err := store.Create(ctx, name)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
+	}
+	if err := fill(w); err != nil {
+		cancel() // before Close: half an object must not appear
+		return errors.Join(fmt.Errorf("write %s: %w", name, err), w.Close())
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -241,7 +242,7 @@ func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
 	d.cuts++
 	d.cutName = cutName(d.run, d.cuts)
 	d.host.cut++
-	return writeObject(d.ctx, d.run.Store, name, func(w io.Writer) error {
+	return checkpoint.Write(d.ctx, d.run.Store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		for _, column := range columns {
 			if err := d.enc.WriteWhole(gz, rec, column); err != nil {

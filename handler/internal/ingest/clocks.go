@@ -27,7 +27,7 @@ type Clocks struct {
 func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err error) {
 	s := r.state
 	from, until = after, now.Qualys
-	if apart := now.Qualys.Sub(now.Here); apart > maxApart {
+	if apart := now.Qualys.Sub(now.Here); apart > MaxApart {
 		return from, until, fmt.Errorf("by Qualys' clock it is %s, by this machine's %s: one of them is wrong, and nothing is read until it is set right",
 			now.Qualys.Format(time.RFC3339), now.Here.Format(time.RFC3339))
 	}
@@ -61,8 +61,9 @@ func (r *Run) stretch(after time.Time, now Clocks) (from, until time.Time, err e
 // it does not guard against Qualys' being ahead, too.
 const clockWarning = 10 * time.Minute
 
-// maxApart is how far Qualys' clock may be ahead of this machine's.
-const maxApart = 24 * time.Hour
+// MaxApart is how far Qualys' clock may be ahead of this machine's: beyond it
+// nothing is read.
+const MaxApart = 24 * time.Hour
 
 // againError ends a page whose window begins too late; see stretch.
 type againError struct{ after time.Time }

@@ -320,7 +320,7 @@ func (x *index) renew(ctx context.Context) error {
 	x.made++
 	next := fmt.Sprintf("%s-%d", x.run.ID, x.made)
 	err = x.open(ctx, func(old *indexReader) error {
-		return writeObject(ctx, x.run.Store, indexName(x.run.DestinationName, x.run.Dataset.Name, next), func(w io.Writer) error {
+		return checkpoint.Write(ctx, x.run.Store, indexName(x.run.DestinationName, x.run.Dataset.Name, next), func(w io.Writer) error {
 			gz, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 			if err != nil {
 				return err

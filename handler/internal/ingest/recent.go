@@ -273,7 +273,7 @@ func readRecent(r io.Reader) (doc recentDoc, err error) {
 }
 
 func (doc recentDoc) save(ctx context.Context, store checkpoint.Store, name string) error {
-	return writeObject(ctx, store, name, func(w io.Writer) error {
+	return checkpoint.Write(ctx, store, name, func(w io.Writer) error {
 		// Hashes do not compress, their base64 does: to its 6 bits.
 		gz, err := gzip.NewWriterLevel(w, gzip.HuffmanOnly)
 		if err != nil {

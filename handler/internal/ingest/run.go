@@ -233,7 +233,7 @@ func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	if err != nil {
 		return fmt.Errorf("encode the run record: %w", err)
 	}
-	return writeObject(ctx, r.Store, RecordName(report.Dataset, report.Started, report.Run), func(w io.Writer) error {
+	return checkpoint.Write(ctx, r.Store, RecordName(report.Dataset, report.Started, report.Run), func(w io.Writer) error {
 		_, err := w.Write(doc)
 		return err
 	})
@@ -509,22 +509,4 @@ func backOff(after time.Duration, tries int) time.Duration {
 	}
 	after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
 	return after + rand.N(after/2) //nolint:gosec // spreads retries, guards nothing
-}
-
-// writeObject creates an object and fills it.
-func writeObject(ctx context.Context, store checkpoint.Store, name string, fill func(io.Writer) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := store.Create(ctx, name)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
-	}
-	if err := fill(w); err != nil {
-		cancel() // before Close: half an object must not appear
-		return errors.Join(fmt.Errorf("write %s: %w", name, err), w.Close())
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
 }

@@ -185,7 +185,7 @@ func (d *delivery) keepLetters(name string, letters []letter) error {
 
 // writeLetters writes refused rows as an object.
 func writeLetters(ctx context.Context, store checkpoint.Store, name string, dataset *Dataset, letters []letter) error {
-	return writeObject(ctx, store, name, func(w io.Writer) error {
+	return checkpoint.Write(ctx, store, name, func(w io.Writer) error {
 		gz := gzip.NewWriter(w)
 		for _, l := range letters {
 			line := record.AppendQuoted([]byte(`{"table":`), dataset.Schema.Table)

@@ -269,17 +269,19 @@ func (p *parser) combine() {
 	}
 }
 
-// Fits says what of a window a dataset does not know.
-func (w Window) Fits(d *ingest.Dataset) error {
-	if d == ingest.VM {
-		return nil
-	}
+// Fits says what of a window datasets do not know. The error is an *InvalidError.
+func (w Window) Fits(datasets []*ingest.Dataset) error {
 	var faults []string
-	if len(w.HostIDs) > 0 {
-		faults = append(faults, "hostIds: "+d.Title+" has no hosts: ask for vm")
-	}
-	if w.FilterParameters != "" {
-		faults = append(faults, "filterParameters: "+d.Title+" takes none: ask for vm")
+	for _, d := range datasets {
+		if d == ingest.VM {
+			continue
+		}
+		if len(w.HostIDs) > 0 {
+			faults = append(faults, "hostIds: "+d.Title+" has no hosts: ask for vm")
+		}
+		if w.FilterParameters != "" {
+			faults = append(faults, "filterParameters: "+d.Title+" takes none: ask for vm")
+		}
 	}
 	if len(faults) > 0 {
 		return &InvalidError{faults}

@@ -87,13 +87,13 @@ func TestParse(t *testing.T) {
 func TestFits(t *testing.T) {
 	all := Window{HostIDs: []uint64{1}, FilterParameters: "&a=b"}
 	var invalid *InvalidError
-	if err := all.Fits(ingest.VM); err != nil {
+	if err := all.Fits([]*ingest.Dataset{ingest.VM}); err != nil {
 		t.Error(err)
 	}
-	if err := all.Fits(ingest.KB); !errors.As(err, &invalid) || len(invalid.Faults) != 2 {
+	if err := all.Fits(ingest.Datasets()); !errors.As(err, &invalid) || len(invalid.Faults) != 2 {
 		t.Error(err)
 	}
-	if err := (Window{Full: true}).Fits(ingest.KB); err != nil {
+	if err := (Window{Full: true}).Fits(ingest.Datasets()); err != nil {
 		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -48,15 +49,10 @@ func (f File) write(ctx context.Context, r *Request, name string) error {
 	if err != nil {
 		return fmt.Errorf("encode the request: %w", err)
 	}
-	w, err := f.Store.Create(ctx, name)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
-	}
-	_, err = w.Write(append(doc, '\n'))
-	if err := errors.Join(err, w.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return checkpoint.Write(ctx, f.Store, name, func(w io.Writer) error {
+		_, err := w.Write(append(doc, '\n'))
+		return err
+	})
 }
 
 // close ends a request. Whoever is stopped in between leaves it open, and the
@@ -166,6 +162,14 @@ func (r *Request) began(run *ingest.Run) {
 	if len(r.Attempts) > maxAttempts {
 		r.Attempts = slices.Delete(r.Attempts, 1, 2)
 	}
+}
+
+// latest is the attempt that was made last.
+func (r *Request) latest() Attempt {
+	if n := len(r.Attempts); n > 0 {
+		return r.Attempts[n-1]
+	}
+	return Attempt{Run: r.ID}
 }
 
 // expired tells whether a request is too old to be carried on.

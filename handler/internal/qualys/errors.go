@@ -101,7 +101,7 @@ func (e *Error) Empty() bool { return errors.Is(e.Err, xmlstream.ErrEmpty) }
 
 // Wrong tells that Qualys does not take the parameters.
 func (e *Error) Wrong() bool {
-	return e.Kind == Refused && (strings.HasPrefix(e.Code, "19") || e.Status == http.StatusBadRequest || e.Status == http.StatusRequestURITooLong)
+	return e.Kind == Refused && (strings.HasPrefix(e.Code, "19") || e.Code != "" && e.Status == http.StatusBadRequest || e.Status == http.StatusRequestURITooLong)
 }
 
 // Limit tells that the error is a limit being kept, not a fault.
