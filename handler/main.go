@@ -112,6 +112,6 @@ Completion for your shell: qualys-sentinel completion --help` + "\n" + exitCodeH
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newCheck(), newSync(), newStatus(), newReplay(), newDemo(), newSimulate(), newTables())
+	root.AddCommand(newCheck(), newSync(), newStatus(), newReplay(), newDemo(), newSimulate())
 	return root
 }

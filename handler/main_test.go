@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -19,30 +18,6 @@ import (
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
 )
-
-var update = flag.Bool("update", false, "write arm/tables.json anew")
-
-// What the connector sends, the tables and the rule take: all are made from
-// the catalogue.
-func TestTablesTemplate(t *testing.T) {
-	want, err := tablesTemplate(ingest.Schemas())
-	if err != nil {
-		t.Fatal(err)
-	}
-	const path = "../arm/tables.json"
-	if *update {
-		if err := os.WriteFile(path, want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s does not match the catalogue: make generate", path)
-	}
-}
 
 // Each function has its folder: a dataset's a timer on its own schedule, those of
 // the API a route that asks for a key.

@@ -7,7 +7,6 @@ import (
 	"qualys-sentinel/handler/internal/check"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/ondemand"
-	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 	"qualys-sentinel/handler/internal/status"
 )
@@ -84,18 +83,4 @@ func NewQualys(s *Subscription, user, password string) *Qualys {
 // NewAzure makes the Azure side, with the tables of all datasets.
 func NewAzure() *Azure {
 	return simulator.NewAzure(ingest.Schemas()...)
-}
-
-// A Table is a table as it is deployed.
-type Table struct {
-	Name    string
-	Columns []record.TableColumn
-}
-
-// Tables lists the tables of all datasets.
-func Tables() (tables []Table) {
-	for _, s := range ingest.Schemas() {
-		tables = append(tables, Table{s.Table, s.TableColumns()})
-	}
-	return tables
 }
