@@ -77,8 +77,8 @@ fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	  done; \
 	done
 
-generate: ## what is made from the catalogue and the settings: arm/tables.json, README's table, the example file
-	go test ./handler -run TestTablesTemplate -update
+generate: ## what is made of others: arm/azuredeploy.json, arm/tables.json, README's buttons and settings, the example file
+	go run ./tools/templates
 	go test ./handler/internal/settings -run TestDocuments -update
 
 package: ## dist/app, the folder VS Code deploys, and dist/qualys-sentinel-linux-$(ARCH).zip
@@ -88,7 +88,7 @@ clean: ## remove what was built and the demo's data
 	rm -rf bin build dist demo-data e2e/node_modules
 
 e2e/node_modules/.installed: e2e/package-lock.json
-	@echo "installing Azurite from npm (once)"
+	@echo "installing Azurite and the Kusto language service from npm (once)"
 	@npm ci --prefix e2e --ignore-scripts --loglevel=error
 	@touch $@
 

@@ -1,81 +1,111 @@
 package e2e
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
+	"slices"
 	"testing"
 
-	"qualys-sentinel/e2e/azurite"
-	"qualys-sentinel/handler/simulation"
+	"qualys-sentinel/e2e/kql"
+	"qualys-sentinel/handler/catalogue"
+	"qualys-sentinel/tools/templates/content"
 )
 
-// Every query of README and docs resolves on the tables as they are deployed, by
-// Microsoft's Kusto language service; see KQLCHECK in .ci/run.
-func TestDocumentedQueries(t *testing.T) {
-	program := os.Getenv("KQLCHECK")
-	if program == "" {
-		azurite.Missing(t, "kqlcheck", "KQLCHECK does not name the script that checks queries by the Kusto language service")
+// sentinel is what is deployed into the workspace, and the workspace itself.
+func sentinel(t testing.TB) (*content.Content, *kql.Workspace) {
+	t.Helper()
+	c, err := content.Load(os.DirFS("../arm/sentinel"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	w := &kql.Workspace{Tables: map[string][]kql.Column{}}
+	for _, table := range catalogue.Tables() {
+		var columns []kql.Column
+		for _, c := range table.Columns {
+			columns = append(columns, kql.Column{Name: c.Name, Type: kqlType(c.Type)})
+		}
+		// Every table has these, too.
+		columns = append(columns, kql.Column{Name: "_BilledSize", Type: "real"}, kql.Column{Name: "_IsBillable", Type: "bool"})
+		w.Tables[table.Name] = columns
+	}
+	for _, f := range c.Functions {
+		w.Functions = append(w.Functions, kql.Function{Name: f.Name, Parameters: f.Parameters, Body: f.Query})
+	}
+	return c, w
+}
+
+func kqlType(declared string) string {
+	if declared == "boolean" {
+		return "bool"
+	}
+	return declared
+}
+
+// Every query that we give away resolves on the tables as they are deployed, by
+// Microsoft's Kusto language service: functions, rules, hunting queries, the
+// workbook with its parameters filled in, the alert, and those of the documents.
+func TestQueries(t *testing.T) {
+	c, w := sentinel(t)
+	var queries []kql.Source
+	add := func(name, query string) { queries = append(queries, kql.Source{Name: name, Text: query}) }
+	for _, f := range c.Functions {
+		add("function "+f.Name, f.Name+"()")
+	}
+	for _, r := range c.Rules {
+		add("rule "+r.Name, r.Query)
+	}
+	for _, h := range c.Hunts {
+		add("hunting query "+h.Name, h.Query)
+	}
+	for _, tab := range c.Workbook.Tabs {
+		for _, item := range tab.Items {
+			add("workbook "+tab.Name+": "+item.Title, c.Workbook.Fill(item.Query))
+		}
+	}
+	add("alert", c.Alert)
 	documents, err := filepath.Glob("../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var queries []string
+	written := 0
 	for _, document := range append(documents, "../README.md") {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, q := range regexp.MustCompile("(?s)```kusto\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-			queries = append(queries, q[1])
+			add(document, q[1])
+			written++
 		}
 	}
-	if len(queries) < 2 {
-		t.Fatalf("%d queries in README and docs", len(queries))
+	if len(c.Functions) < 3 || len(c.Rules) < 6 || len(c.Hunts) < 3 || written < 2 {
+		t.Errorf("%d functions, %d rules, %d hunting queries, %d in documents", len(c.Functions), len(c.Rules), len(c.Hunts), written)
 	}
-	tables := map[string]string{}
-	for _, table := range simulation.Tables() {
-		var columns []string
-		for _, c := range table.Columns {
-			columns = append(columns, c.Name+":"+c.Type)
-		}
-		columns = append(columns, "_BilledSize:real", "_IsBillable:bool") // every table has these
-		tables[table.Name] = "(" + strings.Join(columns, ", ") + ")"
-	}
-	schema, err := json.Marshal(map[string]any{"tables": tables})
+	analysed, err := w.Check(t.Context(), queries...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "schema.json"), schema, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	check := func(query string) error {
-		file := filepath.Join(dir, "query.kql")
-		if err := os.WriteFile(file, []byte(query), 0o644); err != nil {
-			return err
+	columns := func(q *kql.Query) (names []string) {
+		for _, c := range q.Columns {
+			names = append(names, c.Name)
 		}
-		out, err := exec.Command("node", program, "--schema", filepath.Join(dir, "schema.json"), file).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w\n%s", err, out)
-		}
-		return nil
+		return names
 	}
-	for _, q := range queries {
-		if err := check(q); err != nil {
-			t.Errorf("%s\n%v", q, err)
+	for i, r := range c.Rules {
+		q := analysed[len(c.Functions)+i]
+		for _, column := range r.Columns() {
+			if !slices.Contains(columns(q), column) {
+				t.Errorf("rule %s: an alert takes column %s, and the query has %v", r.Name, column, columns(q))
+			}
 		}
 	}
-	if check("QualysKB_CL | project NoSuchColumn_s") == nil {
+
+	if _, err := w.Check(t.Context(), kql.Source{Text: "QualysKB_CL | project NoSuchColumn_s"}); err == nil {
 		t.Error("the check takes anything")
 	}
 	// What Microsoft's parser QualysKB 1.0.0 names without column_ifexists.
-	if err := check(`QualysKB_CL | project SourceSystem, MG, ManagementGroupName, Computer, RawData, TimeGenerated, QID_s, Title_s, Category, Consequence_s, Diagnosis_s, Patchable_s, CVE_ID_s, CVE_URL_s, Vendor_Reference_ID_s, Vendor_Reference_URL_s, PCI_Flag_s, Severity_Level_s, Software_Product_s, Software_Vendor_s, Solution_s, Vuln_Type_s, Discovery_Additional_Info_s, Discovery_Remote_s, Discovery_Auth_Type_s, THREAT_INTELLIGENCE_s`); err != nil {
+	if _, err := w.Check(t.Context(), kql.Source{Name: "QualysKB", Text: `QualysKB_CL | project SourceSystem, MG, ManagementGroupName, Computer, RawData, TimeGenerated, QID_s, Title_s, Category, Consequence_s, Diagnosis_s, Patchable_s, CVE_ID_s, CVE_URL_s, Vendor_Reference_ID_s, Vendor_Reference_URL_s, PCI_Flag_s, Severity_Level_s, Software_Product_s, Software_Vendor_s, Solution_s, Vuln_Type_s, Discovery_Additional_Info_s, Discovery_Remote_s, Discovery_Auth_Type_s, THREAT_INTELLIGENCE_s`}); err != nil {
 		t.Error(err)
 	}
 }

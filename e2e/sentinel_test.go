@@ -1,0 +1,299 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"qualys-sentinel/e2e/kql"
+)
+
+// noon is when the queries are asked.
+var noon = time.Date(2026, 6, 15, 12, 0, 0, 0, time.UTC)
+
+// before is a time so many days and hours before noon.
+func before(days, hours float64) time.Time {
+	return noon.Add(-time.Duration((days*24 + hours) * float64(time.Hour)))
+}
+
+// finding is a row as the connector sends one: a new finding of severity 5 on
+// host 1, found, processed and delivered half an hour ago. With changes.
+func finding(changes kql.Row) kql.Row {
+	at := before(0, 0.5)
+	row := kql.Row{
+		"TimeGenerated": at, "HostId_s": "1", "DnsName_s": "web1.example.com", "NetBios_s": "WEB1", "IPAddress": "10.0.0.1", "TrackingMethod_s": "IP",
+		"QID_s": "38739", "Type_s": "Confirmed", "Status_s": "New", "Severity_s": "5", "Ignored_s": "0", "Disabled_s": "0",
+		"FirstFound_t": at, "LastFound_t": at, "LastProcessed_t": at, "LastVMScannedDateTime_t": at, "LastScanDateTime_t": at, "TimesFound_s": "1",
+	}
+	maps.Copy(row, changes)
+	if row["RowKey_s"] == nil {
+		row["RowKey_s"] = fmt.Sprintf("%s-%s@%s", row["HostId_s"], row["QID_s"], row["LastProcessed_t"].(time.Time).Format(time.RFC3339))
+	}
+	return row
+}
+
+// told is the same finding delivered, processed and scanned at another time.
+func told(at time.Time, changes kql.Row) kql.Row {
+	row := kql.Row{"TimeGenerated": at, "LastProcessed_t": at, "LastFound_t": at, "LastVMScannedDateTime_t": at, "LastScanDateTime_t": at}
+	maps.Copy(row, changes)
+	return finding(row)
+}
+
+// many are findings with different QIDs on a host.
+func many(n int, host string, changes kql.Row) (rows []kql.Row) {
+	for i := range n {
+		row := kql.Row{"HostId_s": host, "QID_s": fmt.Sprint(1000 + i), "DnsName_s": "host" + host}
+		maps.Copy(row, changes)
+		rows = append(rows, finding(row))
+	}
+	return rows
+}
+
+// spread is one finding on n hosts.
+func spread(n int, changes kql.Row) (rows []kql.Row) {
+	for i := range n {
+		row := kql.Row{"HostId_s": fmt.Sprint(i + 1), "DnsName_s": fmt.Sprintf("host%d", i+1)}
+		maps.Copy(row, changes)
+		rows = append(rows, finding(row))
+	}
+	return rows
+}
+
+func entry(changes kql.Row) kql.Row {
+	row := kql.Row{"TimeGenerated": before(3, 0), "RowKey_s": "38739@x", "QID_s": "38739", "Title_s": "Deprecated SSH settings", "Severity_Level_s": "3", "CVE_ID_s": "CVE-2020-0001", "CVSS3_Base_s": "9.8", "Patchable_s": "1", "Threat_Intel_s": "Exploit_Public, Cisa_Known_Exploited_Vulns", "Published_DateTime_t": before(900, 0)}
+	maps.Copy(row, changes)
+	return row
+}
+
+func run(changes kql.Row) kql.Row {
+	row := kql.Row{"TimeGenerated": before(0, 0.5), "Dataset_s": "vm", "Level_s": "info", "Outcome_s": "complete", "DeadLetters_d": 0.0, "Isolated_d": 0.0, "WindowUntil_t": before(0, 0.6)}
+	maps.Copy(row, changes)
+	return row
+}
+
+// rows are those of a table.
+func rows(table string, list ...kql.Row) kql.Data { return kql.Data{table: list} }
+
+func findings(list ...kql.Row) kql.Data { return rows("QualysHostDetectionV2_CL", list...) }
+
+func with(a, b kql.Data) kql.Data {
+	both := maps.Clone(a)
+	maps.Copy(both, b)
+	return both
+}
+
+// show is the values of some columns, row by row, for comparison.
+func show(rows []kql.Row, columns ...string) (lines []string) {
+	for _, row := range rows {
+		var values []string
+		for _, c := range columns {
+			values = append(values, fmt.Sprint(row[c]))
+		}
+		lines = append(lines, strings.TrimSpace(strings.Join(values, " ")))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// What the functions make of rows: each finding once, in its last state.
+func TestFunctions(t *testing.T) {
+	_, w := sentinel(t)
+	cases := []struct {
+		name, query, columns string
+		data                 kql.Data
+		want                 []string
+	}{
+		{"the latest of three deliveries", "QualysFindings()", "QID Status State TimesFound",
+			findings(told(before(3, 0), nil), told(before(1, 0), kql.Row{"Status_s": "Active", "TimesFound_s": "3"}), told(before(2, 0), kql.Row{"Status_s": "Active", "TimesFound_s": "2"})),
+			[]string{"38739 Active Open 3"}},
+		{"the same state delivered twice", "QualysFindings()", "QID State", findings(finding(nil), finding(kql.Row{"TimeGenerated": before(0, 0.4)})), []string{"38739 Open"}},
+		{"fixed", "QualysFindings()", "QID State", findings(told(before(2, 0), nil), told(before(1, 0), kql.Row{"Status_s": "Fixed"})), []string{"38739 Fixed"}},
+		{"found again", "QualysFindings()", "QID State", findings(told(before(2, 0), kql.Row{"Status_s": "Fixed"}), told(before(1, 0), kql.Row{"Status_s": "Re-Opened"})), []string{"38739 Open"}},
+		{"two ports are two findings", "QualysFindings()", "QID Port", findings(finding(kql.Row{"RowKey_s": "111@a", "Port_s": "22"}), finding(kql.Row{"RowKey_s": "222@a", "Port_s": "443"})), []string{"38739 22", "38739 443"}},
+		{"a key with @ in it", "QualysFindings()", "FindingKey Status", findings(told(before(2, 0), kql.Row{"RowKey_s": "1|2|user@host@2026-06-13T12:00:00Z"}), told(before(1, 0), kql.Row{"RowKey_s": "1|2|user@host@2026-06-14T12:00:00Z", "Status_s": "Active"})), []string{"1|2|user@host Active"}},
+		{"rows of the old function app have no key", "QualysFindings()", "FindingKey Status", findings(told(before(2, 0), kql.Row{"RowKey_s": ""}), told(before(1, 0), kql.Row{"RowKey_s": "", "Status_s": "Active"}), told(before(1, 0), kql.Row{"RowKey_s": "", "QID_s": "7"})), []string{"1/38739 Active", "1/7 New"}},
+		{"a host that is not scanned any more", "QualysFindings()", "QID State", findings(told(before(46, 0), nil)), []string{"38739 Stale"}},
+		{"a host of a monthly scan", "QualysFindings()", "QID State", findings(told(before(44, 0), nil)), []string{"38739 Open"}},
+		{"a finding that its host's scans have not looked at for long", "QualysFindings()", "QID State", findings(told(before(50, 0), nil), told(before(1, 0), kql.Row{"QID_s": "7"})), []string{"38739 Stale", "7 Open"}},
+		{"the same with a longer staleAfter", "QualysFindings(90d, 60d)", "QID State", findings(told(before(50, 0), nil), told(before(1, 0), kql.Row{"QID_s": "7"})), []string{"38739 Open", "7 Open"}},
+		{"fixed long ago is fixed", "QualysFindings()", "QID State", findings(told(before(60, 0), kql.Row{"Status_s": "Fixed"})), []string{"38739 Fixed"}},
+		{"older than the lookback", "QualysFindings(7d)", "QID", findings(told(before(8, 0), nil)), nil},
+		{"loaded late, with old dates", "QualysFindings()", "QID State", findings(finding(kql.Row{"LastProcessed_t": before(100, 0), "LastVMScannedDateTime_t": before(100, 0), "LastScanDateTime_t": before(100, 0)})), []string{"38739 Stale"}},
+		{"types", "QualysFindings()", "Severity QDS SSL Ignored HostName", findings(finding(kql.Row{"QDS_s": "95", "SSL_s": "1", "Ignored_s": "1"})), []string{"5 95 true true web1.example.com"}},
+		{"an information has little", "QualysFindings()", "QID Severity State HostName", findings(finding(kql.Row{"QID_s": "45038", "Type_s": "Info", "Severity_s": nil, "Status_s": nil, "DnsName_s": nil, "NetBios_s": nil})), []string{"45038 <nil> Open 10.0.0.1"}},
+
+		{"the KnowledgeBase once", "QualysKnowledge()", "QID VulnerabilityTitle CVSS KnownExploited", rows("QualysKB_CL", entry(kql.Row{"Title_s": "old"}), entry(kql.Row{"TimeGenerated": before(1, 0)})), []string{"38739 Deprecated SSH settings 9.8 true"}},
+		{"an entry that Qualys has removed", "QualysKnowledge()", "QID", rows("QualysKB_CL", entry(nil), kql.Row{"TimeGenerated": before(1, 0), "QID_s": "38739", "Removed_DateTime_t": before(1, 0)}), nil},
+		{"CVSS 2 where there is no 3", "QualysKnowledge()", "CVSS KnownExploited", rows("QualysKB_CL", entry(kql.Row{"CVSS3_Base_s": nil, "CVSS_Base_s": "6.4", "Threat_Intel_s": "Exploit_Public"})), []string{"6.4 false"}},
+
+		{"joined", "QualysFindingsWithKnowledge()", "QID VulnerabilityTitle CVEs KnownExploited InKnowledgeBase Severity", with(findings(finding(nil)), rows("QualysKB_CL", entry(nil))), []string{"38739 Deprecated SSH settings CVE-2020-0001 true true 5"}},
+		{"not in the KnowledgeBase", "QualysFindingsWithKnowledge()", "QID VulnerabilityTitle KnownExploited InKnowledgeBase", findings(finding(kql.Row{"Title_s": "own title"})), []string{"38739 own title false false"}},
+		{"exploited by its own score", "QualysFindingsWithKnowledge()", "KnownExploited", findings(finding(kql.Row{"QDSFactors_s": `{"CISA_vuln":"YES","CVSS":"7.7"}`})), []string{"true"}},
+		{"under attack by its own score", "QualysFindingsWithKnowledge()", "KnownExploited", findings(finding(kql.Row{"QDSFactors_s": `{"RTI":"local,active_attacks"}`})), []string{"true"}},
+	}
+	var sources []kql.Source
+	for _, c := range cases {
+		sources = append(sources, kql.Source{Name: c.name, Text: c.query})
+	}
+	queries, err := w.Check(t.Context(), sources...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := w.Run(queries[i], c.data, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lines := show(got, strings.Fields(c.columns)...); !slices.Equal(lines, c.want) {
+				t.Errorf("%s\ngot  %q\nwant %q", c.columns, lines, c.want)
+			}
+		})
+	}
+}
+
+// What each rule fires on, and what it does not.
+func TestRules(t *testing.T) {
+	c, w := sentinel(t)
+	exploited := kql.Row{"QDSFactors_s": `{"CISA_vuln":"YES"}`}
+	changed := func(changes ...kql.Row) kql.Row {
+		all := kql.Row{}
+		for _, c := range changes {
+			maps.Copy(all, c)
+		}
+		return all
+	}
+	type fixture struct {
+		name string
+		data kql.Data
+		want []string
+	}
+	cases := map[string]struct {
+		columns  string
+		fixtures []fixture
+	}{
+		"Qualys - many urgent vulnerabilities on a host": {"HostName UrgentFindings", []fixture{
+			{"ten on one host, nine on another", findings(append(many(10, "1", nil), many(9, "2", nil)...)...), []string{"host1 10"}},
+			{"ten deliveries of nine", findings(append(many(9, "1", nil), many(9, "1", kql.Row{"TimeGenerated": before(0, 1)})...)...), nil},
+			{"severity 4", findings(many(20, "1", kql.Row{"Severity_s": "4"})...), nil},
+			{"fixed since", findings(append(many(10, "1", kql.Row{"TimeGenerated": before(0, 2)}), many(1, "1", kql.Row{"Status_s": "Fixed"})...)...), nil},
+			{"ignored", findings(many(10, "1", kql.Row{"Ignored_s": "1"})...), nil},
+			{"told two days ago", findings(many(10, "1", kql.Row{"TimeGenerated": before(2, 0)})...), nil},
+			{"two hosts", findings(append(many(10, "1", nil), many(12, "2", nil)...)...), []string{"host1 10", "host2 12"}},
+		}},
+		"Qualys - new severity 5 vulnerability across hosts": {"QID HostName Hosts", []fixture{
+			{"on five hosts", findings(spread(5, nil)...), []string{"38739 host1 5", "38739 host2 5", "38739 host3 5", "38739 host4 5", "38739 host5 5"}},
+			{"on four", findings(spread(4, nil)...), nil},
+			{"the first load of old findings", findings(spread(50, kql.Row{"FirstFound_t": before(200, 0)})...), nil},
+			{"severity 3", findings(spread(50, kql.Row{"Severity_s": "3"})...), nil},
+			{"told five days ago, and nothing since", findings(spread(50, kql.Row{"TimeGenerated": before(5, 0), "FirstFound_t": before(5, 0)})...), nil},
+			{"told five days ago, and one host today", findings(append(spread(4, kql.Row{"TimeGenerated": before(5, 0), "FirstFound_t": before(5, 0)}), finding(kql.Row{"HostId_s": "9", "DnsName_s": "host9"}))...), []string{"38739 host1 5", "38739 host2 5", "38739 host3 5", "38739 host4 5", "38739 host9 5"}},
+			{"not new any more", findings(spread(50, kql.Row{"Status_s": "Active"})...), nil},
+		}},
+		"Qualys - vulnerability that is exploited in the wild": {"HostName QID VulnerabilityTitle", []fixture{
+			{"by its score", findings(finding(exploited)), []string{"web1.example.com 38739"}},
+			{"by the KnowledgeBase", with(findings(finding(nil)), rows("QualysKB_CL", entry(nil))), []string{"web1.example.com 38739 Deprecated SSH settings"}},
+			{"not exploited", with(findings(finding(nil)), rows("QualysKB_CL", entry(kql.Row{"Threat_Intel_s": "No_Patch"}))), nil},
+			{"an entry that the rule's 14 days do not show", with(findings(finding(nil)), rows("QualysKB_CL", entry(kql.Row{"TimeGenerated": before(20, 0)}))), nil},
+			{"told by the rule before", findings(finding(changed(exploited, kql.Row{"TimeGenerated": before(0, 1.5)}))), nil},
+			{"made long ago, arrived now", findings(finding(changed(exploited, kql.Row{"TimeGenerated": before(0, 1.5), kql.Ingested: before(0, 0.2)}))), []string{"web1.example.com 38739"}},
+			{"seen before", findings(finding(changed(exploited, kql.Row{"Status_s": "Active"}))), nil},
+			{"back again", findings(finding(changed(exploited, kql.Row{"Status_s": "Re-Opened", "FirstFound_t": before(300, 0), "LastReopened_t": before(1, 0)}))), []string{"web1.example.com 38739"}},
+			{"the first load of old findings", findings(finding(changed(exploited, kql.Row{"FirstFound_t": before(300, 0)}))), nil},
+			{"fixed since", findings(finding(exploited), finding(changed(exploited, kql.Row{"Status_s": "Fixed", "TimeGenerated": before(0, 0.1)}))), nil},
+			{"disabled", findings(finding(changed(exploited, kql.Row{"Disabled_s": "1"}))), nil},
+		}},
+		"Qualys - fixed vulnerability is back": {"HostName QID TimesReopened", []fixture{
+			{"severity 4", findings(finding(kql.Row{"Status_s": "Re-Opened", "Severity_s": "4", "LastReopened_t": before(0, 1), "TimesReopened_s": "2"})), []string{"web1.example.com 38739 2"}},
+			{"severity 3", findings(finding(kql.Row{"Status_s": "Re-Opened", "Severity_s": "3"})), nil},
+			{"new", findings(finding(nil)), nil},
+			{"reopened long ago, loaded now", findings(finding(kql.Row{"Status_s": "Re-Opened", "LastReopened_t": before(60, 0)})), nil},
+			{"without a date", findings(finding(kql.Row{"Status_s": "RE-OPENED"})), []string{"web1.example.com 38739 <nil>"}},
+			{"told by the rule before", findings(finding(kql.Row{"Status_s": "Re-Opened", "TimeGenerated": before(0, 2)})), nil},
+			{"told, and active by the next scan", findings(finding(kql.Row{"Status_s": "Re-Opened"}), finding(kql.Row{"Status_s": "Active", "TimeGenerated": before(0, 0.1)})), nil},
+		}},
+		"Qualys - new finding with a critical detection score": {"HostName QDS", []fixture{
+			{"95", findings(finding(kql.Row{"QDS_s": "95"})), []string{"web1.example.com 95"}},
+			{"94", findings(finding(kql.Row{"QDS_s": "94"})), nil},
+			{"100 is more than 95", findings(finding(kql.Row{"QDS_s": "100"})), []string{"web1.example.com 100"}},
+			{"no score", findings(finding(nil)), nil},
+			{"seen before", findings(finding(kql.Row{"QDS_s": "95", "Status_s": "Active"})), nil},
+			{"the first load of old findings", findings(finding(kql.Row{"QDS_s": "95", "FirstFound_t": before(20, 0)})), nil},
+			{"ignored", findings(finding(kql.Row{"QDS_s": "95", "Ignored_s": "1"})), nil},
+		}},
+		"Qualys - host is not scanned any more": {"HostName LastScan", []fixture{
+			{"the day it passes the limit", findings(told(before(7, 12), nil)), []string{"web1.example.com " + fmt.Sprint(before(7, 12))}},
+			{"a day before", findings(told(before(6, 12), nil)), nil},
+			{"a day after: it was told", findings(told(before(8, 12), nil)), nil},
+			{"an old finding on a host that is scanned", findings(told(before(7, 12), nil), told(before(1, 0), kql.Row{"QID_s": "7"})), nil},
+			{"the host's last scan counts, not the finding's", findings(finding(kql.Row{"LastProcessed_t": before(7, 12)})), nil},
+		}},
+		"Qualys - connector is silent, behind or has rows refused": {"Dataset Trouble", []fixture{
+			{"all is well", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 1)})), nil},
+			{"it never ran", nil, []string{"all silent: it has not run in two weeks, or never"}},
+			{"one dataset is silent", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 4)})), []string{"kb silent: it has not run for three hours"}},
+			{"it fails", rows("QualysConnectorHealth_CL", run(kql.Row{"Level_s": "error", "Outcome_s": "failed", "Reason_s": "401"})), []string{"vm it fails"}},
+			{"it failed hours ago, and is well", rows("QualysConnectorHealth_CL", run(kql.Row{"Level_s": "error", "Outcome_s": "failed", "TimeGenerated": before(0, 5)}), run(nil)), nil},
+			{"rows are refused", rows("QualysConnectorHealth_CL", run(kql.Row{"DeadLetters_d": 3.0})), []string{"vm the workspace refuses rows: they are kept as dead letters"}},
+			{"hosts are passed", rows("QualysConnectorHealth_CL", run(kql.Row{"Isolated_d": 1.0})), []string{"vm hosts or QIDs are passed, because their answers fail"}},
+			{"no window was completed for a day", rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(1, 2)}), run(kql.Row{"Outcome_s": "waiting"})), []string{"vm behind: no window was completed for a day"}},
+			{"a first load that takes some hours", rows("QualysConnectorHealth_CL", run(kql.Row{"Outcome_s": "paused", "TimeGenerated": before(0, 6)}), run(kql.Row{"Outcome_s": "paused"})), nil},
+			{"a request by hand completes nothing", rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(2, 0)}), run(kql.Row{"Request_s": "abc"})), []string{"vm behind: no window was completed for a day"}},
+		}},
+	}
+	var sources []kql.Source
+	for _, r := range c.Rules {
+		sources = append(sources, kql.Source{Name: r.Name, Text: r.Query})
+	}
+	queries, err := w.Check(t.Context(), sources...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range c.Rules {
+		of, ok := cases[r.Name]
+		if !ok {
+			t.Errorf("rule %s has no rows to be tested on", r.Name)
+			continue
+		}
+		period := time.Duration(r.QueryPeriod)
+		for _, f := range of.fixtures {
+			t.Run(r.Name+"/"+f.name, func(t *testing.T) {
+				got, err := w.Run(queries[i], within(f.data, period), noon)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if lines := show(got, strings.Fields(of.columns)...); !slices.Equal(lines, f.want) {
+					t.Errorf("%s\ngot  %q\nwant %q", of.columns, lines, f.want)
+				}
+				for _, row := range got {
+					for _, column := range r.Columns() {
+						if _, ok := row[column]; !ok {
+							t.Errorf("a row without %s", column)
+						}
+					}
+				}
+			})
+		}
+		delete(cases, r.Name)
+	}
+	for name := range cases {
+		t.Errorf("there is no rule %s", name)
+	}
+}
+
+// within is what a scheduled rule sees: rows of its period, whatever its query
+// asks for (Microsoft, "Scheduled analytics rules", query scheduling).
+func within(data kql.Data, period time.Duration) kql.Data {
+	seen := kql.Data{}
+	for table, list := range data {
+		for _, row := range list {
+			if row["TimeGenerated"].(time.Time).After(noon.Add(-period)) {
+				seen[table] = append(seen[table], row)
+			}
+		}
+	}
+	return seen
+}
