@@ -7,7 +7,7 @@ GOLANGCI  := v2.15.0
 GOTESTSUM := v1.13.0
 BENCHSTAT := v0.0.0-20260908200009-22c9c6c9d4da
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-ARCH      ?= amd64
+ARCH      ?= amd64,arm64
 RACE      ?=
 FUZZTIME  ?= 60s
 FUZZWORKERS ?= 2
@@ -81,7 +81,7 @@ generate: ## what is made of others: arm/azuredeploy.json, arm/tables.json, READ
 	go run ./tools/templates
 	go test ./handler/internal/settings -run TestDocuments -update
 
-package: ## dist/app, the folder VS Code deploys, and dist/qualys-sentinel-linux-$(ARCH).zip
+package: ## dist/app, the folder VS Code deploys, and zips of it with checksums and bills of materials
 	@go run ./tools/stage -arch $(ARCH) -out dist -version $(VERSION)
 
 clean: ## remove what was built and the demo's data

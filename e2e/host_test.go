@@ -411,6 +411,12 @@ type functionsHost struct {
 
 func startHost(t testing.TB, s *services, options ...string) *functionsHost {
 	t.Helper()
+	return startHostIn(t, s, stage(t), options...)
+}
+
+// startHostIn starts it on an app's folder.
+func startHostIn(t testing.TB, s *services, app string, options ...string) *functionsHost {
+	t.Helper()
 	program := os.Getenv("FUNC")
 	if program == "" {
 		program = "func"
@@ -419,7 +425,7 @@ func startHost(t testing.TB, s *services, options ...string) *functionsHost {
 	if err != nil {
 		azurite.Missing(t, "func", "Azure Functions Core Tools are not installed ("+program+"); set FUNC to them")
 	}
-	h := &functionsHost{t: t, app: stage(t), port: azurite.FreePort(t)}
+	h := &functionsHost{t: t, app: app, port: azurite.FreePort(t)}
 	if h.log, err = os.Create(filepath.Join(outputDir(t), "host.log")); err != nil {
 		t.Fatal(err)
 	}
