@@ -77,7 +77,7 @@ fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	  done; \
 	done
 
-generate: ## what is made of others: arm/azuredeploy.json, arm/tables.json, README's buttons and settings, the example file
+generate: ## what is made of others: the templates of arm/, README's buttons and settings, the example file
 	go run ./tools/templates
 	go test ./handler/internal/settings -run TestDocuments -update
 

@@ -319,8 +319,8 @@ func (s *scope) aggregate(call *node, rows []Row, columns []Column, into Row) in
 		if v == nil {
 			continue
 		}
-		if c := 0; best != nil {
-			if c = compare(v, top); (name == "arg_max" && c <= 0) || (name == "arg_min" && c >= 0) {
+		if best != nil {
+			if c := compare(v, top); (name == "arg_max" && c <= 0) || (name == "arg_min" && c >= 0) {
 				continue
 			}
 		}

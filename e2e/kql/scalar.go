@@ -83,8 +83,8 @@ func (s *scope) eval(n *node) any {
 	case "FunctionCallExpression":
 		return s.function(n)
 	case "BetweenExpression":
-		v, range_ := s.eval(n.Children[0]), n.child("ExpressionCouple").Children
-		low, high := s.eval(range_[1]), s.eval(range_[3])
+		v, ends := s.eval(n.Children[0]), n.child("ExpressionCouple").Children
+		low, high := s.eval(ends[1]), s.eval(ends[3])
 		if v == nil || low == nil || high == nil {
 			return nil
 		}
@@ -283,13 +283,12 @@ func arithmetic(op string, a, b any) any {
 // both is and of two that are not false, or or of two that are not true.
 func both(a, b any) any {
 	switch {
-	case a == nil || b == nil:
-		if a == false || b == false {
-			return false
-		}
-		return nil
+	case a != nil && b != nil:
+		return b
+	case a == false || b == false:
+		return false
 	}
-	return b
+	return nil
 }
 
 func number(v any) float64 {
@@ -444,7 +443,7 @@ func (s *scope) scalar(name string, v []any) any {
 	case "isempty":
 		return v[0] == nil || v[0] == ""
 	case "isnotempty":
-		return !(v[0] == nil || v[0] == "")
+		return v[0] != nil && v[0] != ""
 	case "isnull":
 		return v[0] == nil
 	case "isnotnull":

@@ -1,7 +1,8 @@
 // Command templates makes what is deployed from what is written by hand: the ARM
 // templates of arm/source, the tables of the catalogue and Sentinel's content of
-// arm/sentinel become arm/azuredeploy.json and arm/tables.json, and the address
-// of the repository becomes README's buttons.
+// arm/sentinel become arm/azuredeploy.json and, for those who deploy by hand,
+// arm/tables.json and arm/sentinel.json; the address of the repository becomes
+// README's buttons.
 //
 // A test compares the results with what is in the tree.
 package main
@@ -84,6 +85,7 @@ func build(root, version string) (map[string][]byte, error) {
 			"streams":  streams(tables),
 			"flows":    flows(tables),
 		},
+		"sentinel.json": {"sentinel": list(resources(sentinel))},
 	} {
 		source, err := os.ReadFile(filepath.Join(root, "arm/source", name))
 		if err != nil {

@@ -14,7 +14,7 @@ func TestUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 3 {
+	if len(files) != 4 {
 		t.Errorf("%d files", len(files))
 	}
 	for name, want := range files {
