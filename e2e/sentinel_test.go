@@ -74,6 +74,22 @@ func run(changes kql.Row) kql.Row {
 	return row
 }
 
+// health is a run of the KnowledgeBase that is well, and one of the detections,
+// with changes, and more.
+func health(changes kql.Row, more ...kql.Row) kql.Data {
+	return rows("QualysConnectorHealth_CL", append(more, run(changes), run(kql.Row{"Dataset_s": "kb"}))...)
+}
+
+// hourly are runs of so many hours, the first of which completed its window.
+func hourly(hours int, changes kql.Row) (runs []kql.Row) {
+	for i := range hours {
+		row := kql.Row{"TimeGenerated": before(0, float64(i)+0.5)}
+		maps.Copy(row, changes)
+		runs = append(runs, run(row))
+	}
+	return append(runs, run(kql.Row{"TimeGenerated": before(0, float64(hours)+0.5)}))
+}
+
 // rows are those of a table.
 func rows(table string, list ...kql.Row) kql.Data { return kql.Data{table: list} }
 
@@ -232,16 +248,20 @@ func TestRules(t *testing.T) {
 			{"the host's last scan counts, not the finding's", findings(finding(kql.Row{"LastProcessed_t": before(7, 12)})), nil},
 		}},
 		"Qualys - connector is silent, behind or has rows refused": {"Dataset Trouble", []fixture{
-			{"all is well", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 1)})), nil},
-			{"it never ran", nil, []string{"all silent: it has not run in two weeks, or never"}},
-			{"one dataset is silent", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 4)})), []string{"kb silent: it has not run for three hours"}},
-			{"it fails", rows("QualysConnectorHealth_CL", run(kql.Row{"Level_s": "error", "Outcome_s": "failed", "Reason_s": "401"})), []string{"vm it fails"}},
-			{"it failed hours ago, and is well", rows("QualysConnectorHealth_CL", run(kql.Row{"Level_s": "error", "Outcome_s": "failed", "TimeGenerated": before(0, 5)}), run(nil)), nil},
-			{"rows are refused", rows("QualysConnectorHealth_CL", run(kql.Row{"DeadLetters_d": 3.0})), []string{"vm the workspace refuses rows: they are kept as dead letters"}},
-			{"hosts are passed", rows("QualysConnectorHealth_CL", run(kql.Row{"Isolated_d": 1.0})), []string{"vm hosts or QIDs are passed, because their answers fail"}},
-			{"no window was completed for a day", rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(1, 2)}), run(kql.Row{"Outcome_s": "waiting"})), []string{"vm behind: no window was completed for a day"}},
-			{"a first load that takes some hours", rows("QualysConnectorHealth_CL", run(kql.Row{"Outcome_s": "paused", "TimeGenerated": before(0, 6)}), run(kql.Row{"Outcome_s": "paused"})), nil},
-			{"a request by hand completes nothing", rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(2, 0)}), run(kql.Row{"Request_s": "abc"})), []string{"vm behind: no window was completed for a day"}},
+			{"all is well", health(nil), nil},
+			{"it never ran", nil, []string{"kb silent: it has not run in two weeks, or never", "vm silent: it has not run in two weeks, or never"}},
+			{"one dataset never ran", rows("QualysConnectorHealth_CL", run(nil)), []string{"kb silent: it has not run in two weeks, or never"}},
+			{"one dataset is silent", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 4)}), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 5)})), []string{"kb silent: it has not run for long"}},
+			{"one that runs once a day", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 23)}), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(1, 23)})), nil},
+			{"that is silent for four days", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(4, 0)}), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(5, 0)})), []string{"kb silent: it has not run for long"}},
+			{"its first run was hours ago", rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 23)})), nil},
+			{"it fails", health(kql.Row{"Level_s": "error", "Outcome_s": "failed", "Reason_s": "401"}), []string{"vm it fails"}},
+			{"it failed hours ago, and is well", health(nil, run(kql.Row{"Level_s": "error", "Outcome_s": "failed", "TimeGenerated": before(0, 5)})), nil},
+			{"rows are refused", health(kql.Row{"DeadLetters_d": 3.0}), []string{"vm the workspace refuses rows: they are kept as dead letters"}},
+			{"hosts are passed", health(kql.Row{"Isolated_d": 1.0}), []string{"vm hosts or QIDs are passed, because their answers fail"}},
+			{"no window was completed for a day", health(kql.Row{"Outcome_s": "waiting"}, hourly(25, kql.Row{"Outcome_s": "waiting"})...), []string{"vm behind: no window was completed for long"}},
+			{"a first load that takes some hours", health(kql.Row{"Outcome_s": "paused"}, run(kql.Row{"Outcome_s": "paused", "TimeGenerated": before(0, 6)})), nil},
+			{"a request by hand completes nothing", health(kql.Row{"Request_s": "abc"}, hourly(25, kql.Row{"Request_s": "abc"})...), []string{"vm behind: no window was completed for long"}},
 		}},
 	}
 	var sources []kql.Source
@@ -296,4 +316,77 @@ func within(data kql.Data, period time.Duration) kql.Data {
 		}
 	}
 	return seen
+}
+
+// What the hunting queries and the alert find.
+func TestHunts(t *testing.T) {
+	c, w := sentinel(t)
+	exploited := `{"CISA_vuln":"YES"}`
+	cases := map[string]struct {
+		columns string
+		data    kql.Data
+		want    []string
+	}{
+		"Qualys - exploited in the wild and open for a month": {"QID OpenForDays", findings(
+			finding(kql.Row{"QDSFactors_s": exploited, "FirstFound_t": before(40, 0)}),
+			finding(kql.Row{"QDSFactors_s": exploited, "FirstFound_t": before(20, 0), "QID_s": "1"}),
+			finding(kql.Row{"FirstFound_t": before(40, 0), "QID_s": "2"}),
+			finding(kql.Row{"QDSFactors_s": exploited, "FirstFound_t": before(40, 0), "QID_s": "3", "Status_s": "Fixed"})), []string{"38739 40"}},
+		"Qualys - exploitable over the network, with a public exploit": {"QID Hosts Ports", with(findings(
+			finding(kql.Row{"Port_s": "22"}), finding(kql.Row{"Port_s": "22", "HostId_s": "2"}), finding(kql.Row{"Port_s": "2222", "HostId_s": "2", "RowKey_s": "x@"}),
+			finding(kql.Row{"HostId_s": "3"}), finding(kql.Row{"Port_s": "22", "QID_s": "7"})),
+			rows("QualysKB_CL", entry(kql.Row{"Discovery_Remote_s": "1"}), entry(kql.Row{"QID_s": "7", "Discovery_Remote_s": "1", "Threat_Intel_s": "No_Patch"}))), []string{"38739 2 [22 2222]"}},
+		"Qualys - hosts that are scanned without login": {"HostName Findings", findings(
+			finding(nil), finding(kql.Row{"QID_s": "7", "Status_s": "Fixed"}),
+			finding(kql.Row{"HostId_s": "2", "LastVMAuthScannedDateTime_t": before(3, 0)}),
+			finding(kql.Row{"HostId_s": "3", "TrackingMethod_s": "AGENT"}),
+			finding(kql.Row{"HostId_s": "4", "DnsName_s": "host4", "LastVMAuthScannedDateTime_t": before(33, 0)}),
+			told(before(40, 0), kql.Row{"HostId_s": "5"})), []string{"host4 1", "web1.example.com 1"}},
+		"Qualys - findings that keep coming back": {"QID TimesReopened", findings(finding(kql.Row{"TimesReopened_s": "3"}), finding(kql.Row{"QID_s": "7", "TimesReopened_s": "2"}), finding(kql.Row{"QID_s": "8"})), []string{"38739 3"}},
+		"Qualys - found of what Qualys published this week": {"QID Hosts", with(findings(finding(nil), finding(kql.Row{"HostId_s": "2", "Status_s": "Fixed"})),
+			rows("QualysKB_CL", entry(kql.Row{"Published_DateTime_t": before(2, 0)}), entry(kql.Row{"QID_s": "7", "Published_DateTime_t": before(2, 0)}), entry(kql.Row{"QID_s": "8"}))), []string{"38739 1", "7 0"}},
+	}
+	var sources []kql.Source
+	for _, h := range c.Hunts {
+		sources = append(sources, kql.Source{Name: h.Name, Text: h.Query})
+	}
+	queries, err := w.Check(t.Context(), append(sources, kql.Source{Name: "alert", Text: c.Alert})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, h := range c.Hunts {
+		of, ok := cases[h.Name]
+		if !ok {
+			t.Errorf("hunting query %s has no rows to be tested on", h.Name)
+			continue
+		}
+		got, err := w.Run(queries[i], of.data, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := show(got, strings.Fields(of.columns)...); !slices.Equal(lines, of.want) {
+			t.Errorf("%s: %s\ngot  %q\nwant %q", h.Name, of.columns, lines, of.want)
+		}
+	}
+	for name, a := range map[string]struct {
+		data kql.Data
+		want []string
+	}{
+		"well":              {health(nil), nil},
+		"never":             {nil, []string{"kb", "vm"}},
+		"one never":         {rows("QualysConnectorHealth_CL", run(nil)), []string{"kb"}},
+		"silent":            {rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(0, 4)}), run(kql.Row{"TimeGenerated": before(0, 5)}), run(kql.Row{"Dataset_s": "kb"})), []string{"vm"}},
+		"once a day":        {rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 22)})), nil},
+		"fails":             {health(kql.Row{"Level_s": "error"}), []string{"vm"}},
+		"refused":           {health(kql.Row{"DeadLetters_d": 1.0}), []string{"vm"}},
+		"was not well once": {health(nil, run(kql.Row{"Level_s": "error", "TimeGenerated": before(0, 2)})), nil},
+	} {
+		got, err := w.Run(queries[len(c.Hunts)], a.data, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := show(got, "Dataset"); !slices.Equal(lines, a.want) {
+			t.Errorf("alert, %s: %q, want %q", name, lines, a.want)
+		}
+	}
 }

@@ -274,7 +274,6 @@ func TestCommandLine(t *testing.T) {
 		"unknown setting": {[]string{"sync", "vm", "--set", "colour=red"}, exitUsage, "no such setting"},
 		"no file":         {[]string{"sync", "vm", "--settings", "/nonexistent.json"}, exitUsage, "--settings"},
 		"version":         {[]string{"--version"}, exitOK, "dev"},
-		"tables":          {[]string{"tables"}, exitOK, "dataCollectionRules"},
 		"replay help":     {[]string{"replay", "--help"}, exitOK, "--list"},
 		"replay, unknown": {[]string{"replay", "tv"}, exitUsage, `dataset "tv" is unknown`},
 		"simulate help":   {[]string{"simulate", "--help"}, exitOK, "--listen"},

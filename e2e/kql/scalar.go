@@ -507,6 +507,8 @@ func (s *scope) scalar(name string, v []any) any {
 			list = append(list, part)
 		}
 		return list
+	case "max_of":
+		return slices.MaxFunc(v, compare)
 	case "bin":
 		return bin(v[0], v[1])
 	case "round":

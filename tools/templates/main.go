@@ -176,7 +176,7 @@ func tableResources(tables []catalogue.Table, dependsOn ...string) []any {
 			columns = append(columns, property{Name: c.Name, Type: typ, Description: c.Doc})
 		}
 		out = append(out, resource{
-			Type: "Microsoft.OperationalInsights/workspaces/tables", APIVersion: "2025-07-01",
+			Type: "Microsoft.OperationalInsights/workspaces/tables", APIVersion: "2022-10-01",
 			Name: fmt.Sprintf("[concat(parameters('workspaceName'), '/%s')]", t.Name), DependsOn: dependsOn,
 			Properties: object{"plan": "Analytics", "schema": object{"name": t.Name, "columns": columns}},
 		})
@@ -242,6 +242,10 @@ const (
 	buttonsEnd   = "<!-- /deploy -->\n"
 )
 
+// releasedBranch is moved to each release: what the buttons deploy is of the
+// same version as the package that it installs.
+const releasedBranch = "stable"
+
 // withButtons writes README's Deploy buttons anew.
 func withButtons(readme []byte, repository string) ([]byte, error) {
 	before, rest, ok := strings.Cut(string(readme), buttonsBegin)
@@ -249,7 +253,7 @@ func withButtons(readme []byte, repository string) ([]byte, error) {
 	if !ok || !closed {
 		return nil, fmt.Errorf("README.md has no place for the Deploy buttons, %s", strings.TrimSpace(buttonsBegin))
 	}
-	raw := strings.Replace(repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/main/arm/"
+	raw := strings.Replace(repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + releasedBranch + "/arm/"
 	link := func(portal string) string {
 		return portal + "/#create/Microsoft.Template/uri/" + url.QueryEscape(raw+"azuredeploy.json") +
 			"/createUIDefinitionUri/" + url.QueryEscape(raw+"createUiDefinition.json")

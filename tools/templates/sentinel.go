@@ -46,7 +46,7 @@ func resources(c *content.Content) []any {
 		})
 	}
 	return append(out, resource{
-		Type: "Microsoft.Insights/workbooks", APIVersion: "2023-06-01", Kind: "shared",
+		Type: "Microsoft.Insights/workbooks", APIVersion: "2022-04-01", Kind: "shared",
 		Name:     fmt.Sprintf("[guid(variables('workspaceId'), '%s')]", c.Workbook.ID),
 		Location: "[parameters('location')]",
 		Properties: object{
@@ -93,7 +93,7 @@ func rule(r *content.Rule, functions []*content.Function) resource {
 		properties["alertDetailsOverride"] = object{"alertDisplayNameFormat": r.AlertName}
 	}
 	return resource{
-		Type: "Microsoft.SecurityInsights/alertRules", APIVersion: "2024-09-01", Kind: "Scheduled",
+		Type: "Microsoft.SecurityInsights/alertRules", APIVersion: "2023-11-01", Kind: "Scheduled",
 		Scope: "[variables('workspaceId')]", Name: r.ID, DependsOn: called(r.Query, functions), Properties: properties,
 	}
 }

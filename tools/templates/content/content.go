@@ -353,7 +353,7 @@ var (
 	guid      = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	technique = regexp.MustCompile(`^T\d{4}$`)
 	field     = regexp.MustCompile(`\{\{(\w+)\}\}`)
-	// severities and tactics as the API spells them (alertRules 2024-09-01).
+	// severities and tactics as the API spells them (alertRules 2023-11-01).
 	severities = []string{"High", "Medium", "Low", "Informational"}
 	tactics    = []string{"InitialAccess", "Execution", "Persistence", "PrivilegeEscalation", "DefenseEvasion", "CredentialAccess", "Discovery", "LateralMovement", "Collection", "Exfiltration", "CommandAndControl", "Impact", "Reconnaissance", "ResourceDevelopment"}
 	// identifiers of entities (Microsoft, "Entity types reference").
