@@ -146,9 +146,9 @@ func TestDeployed(t *testing.T) {
 	}
 	s.mu.Unlock()
 	// Real answers of Qualys have elements that the simulated one has not.
-	shown := maps.Clone(sent)
-	for table, recorded := range recordedRows(t) {
-		shown[table] = slices.Concat(shown[table], recorded)
+	shown, recorded := maps.Clone(sent), recordedRows(t)
+	for table, list := range recorded {
+		shown[table] = slices.Concat(shown[table], list)
 	}
 
 	for _, path := range []string{"../arm/azuredeploy.json", "../arm/tables.json"} {
@@ -183,25 +183,7 @@ func TestDeployed(t *testing.T) {
 
 	// What the workspace would hold.
 	c, w := sentinel(t)
-	data := kql.Data{}
-	for table, list := range sent {
-		for _, values := range list {
-			row := kql.Row{}
-			for _, column := range w.Tables[table] {
-				v := values[column.Name]
-				if at, ok := v.(string); ok && column.Type == "datetime" {
-					when, err := time.Parse(time.RFC3339, at)
-					if err != nil {
-						t.Fatal(err)
-					}
-					v = when
-				}
-				row[column.Name] = v
-			}
-			row["_BilledSize"], row["_IsBillable"] = 1000.0, true
-			data[table] = append(data[table], row)
-		}
-	}
+	data := ingested(t, w, sent)
 	var sources []kql.Source
 	add := func(name, query string) { sources = append(sources, kql.Source{Name: name, Text: query}) }
 	// Qualys' clock is a year behind here.
@@ -240,6 +222,49 @@ func TestDeployed(t *testing.T) {
 			s.wantFindings(t, q.Name, got)
 		}
 	}
+
+	// Each finding of the real answers is one, however it is keyed.
+	want := map[string]bool{}
+	for _, row := range recorded["QualysHostDetectionV2_CL"] {
+		key := row["RowKey_s"].(string)
+		if at := strings.LastIndexByte(key, '@'); at >= 0 {
+			key = key[:at]
+		}
+		want[key] = true
+	}
+	all, err := w.Check(t.Context(), kql.Source{Name: "recorded", Text: "QualysFindings(36500d)"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.Run(all[0], ingested(t, w, recorded), time.Now()); err != nil || len(got) != len(want) || len(want) < 10 {
+		t.Errorf("%d recorded findings, not %d: %v", len(got), len(want), err)
+	}
+}
+
+// ingested are rows as the workspace holds them.
+func ingested(t *testing.T, w *kql.Workspace, sent map[string][]map[string]any) kql.Data {
+	t.Helper()
+	data := kql.Data{}
+	for table, list := range sent {
+		for _, values := range list {
+			row := kql.Row{"_BilledSize": 1000.0, "_IsBillable": true}
+			for _, column := range w.Tables[table] {
+				v := values[column.Name]
+				if at, ok := v.(string); ok && column.Type == "datetime" {
+					when, err := time.Parse(time.RFC3339, at)
+					if err != nil {
+						t.Fatal(err)
+					}
+					v = when
+				}
+				if v != nil {
+					row[column.Name] = v
+				}
+			}
+			data[table] = append(data[table], row)
+		}
+	}
+	return data
 }
 
 // wantFindings compares what a function tells with what the subscription has:

@@ -6,7 +6,9 @@
 set -eu
 binary=./qualys-sentinel
 if [ ! -x "$binary" ]; then
-  copy=$(mktemp -d)/qualys-sentinel
+  tmp=${TMPDIR:-/tmp}
+  rm -rf "$tmp"/qualys-sentinel.?????? # of starts before
+  copy=$(mktemp -d "$tmp/qualys-sentinel.XXXXXX")/qualys-sentinel
   cp "$binary" "$copy"
   chmod 0755 "$copy"
   binary=$copy

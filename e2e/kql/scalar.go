@@ -189,11 +189,17 @@ func operate(op string, a, b any) any {
 		return !hasTerm(toText(a), toText(b))
 	case "Contains":
 		return strings.Contains(strings.ToLower(toText(a)), strings.ToLower(toText(b)))
+	case "NotContains":
+		return !strings.Contains(strings.ToLower(toText(a)), strings.ToLower(toText(b)))
 	case "StartsWith":
 		return strings.HasPrefix(strings.ToLower(toText(a)), strings.ToLower(toText(b)))
 	}
+	// Null is equal to no value, and two nulls are neither equal nor different.
+	if (a == nil) != (b == nil) && (op == "Equal" || op == "NotEqual") {
+		return op == "NotEqual"
+	}
 	if a == nil || b == nil {
-		return nil // as any operator on null
+		return nil // as of any operator on null
 	}
 	switch op {
 	case "Equal":

@@ -79,17 +79,18 @@ func stage(app, arch, version string) error {
 	if err := os.MkdirAll(app, 0o755); err != nil {
 		return fmt.Errorf("make the app folder: %w", err)
 	}
-	for _, name := range []string{"host.json", "LICENSE"} {
-		doc, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("copy: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(app, name), doc, 0o644); err != nil {
-			return fmt.Errorf("copy: %w", err)
-		}
+	files := map[string]string{"host.json": "host.json", "LICENSE": "LICENSE", "functions/run.sh": "run.sh"}
+	functions, err := filepath.Glob("functions/*/function.json")
+	if err != nil || len(functions) == 0 {
+		return errors.New("there are no functions here: run it in the repository")
 	}
-	if err := os.CopyFS(app, os.DirFS("functions")); err != nil {
-		return fmt.Errorf("copy functions: %w", err)
+	for _, f := range functions {
+		files[f] = filepath.Join(filepath.Base(filepath.Dir(f)), "function.json")
+	}
+	for from, to := range files {
+		if err := copyFile(from, filepath.Join(app, to)); err != nil {
+			return err
+		}
 	}
 	// Nothing of this machine or checkout but the version goes into the binary.
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly",
@@ -98,6 +99,20 @@ func stage(app, arch, version string) error {
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build the handler: %w", err)
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	doc, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("copy: %w", err)
+	}
+	if err := os.WriteFile(to, doc, 0o644); err != nil {
+		return fmt.Errorf("copy: %w", err)
 	}
 	return nil
 }

@@ -159,7 +159,8 @@ func workbook(w *content.Workbook) string {
 
 func query(item content.Item, name string) object {
 	body := object{
-		"version": "KqlItem/1.0", "query": item.Query, "title": item.Title, "size": 0, "queryType": 0, "resourceType": workspaces,
+		"version": "KqlItem/1.0", "query": item.Query, "title": item.Title, "size": 0,
+		"timeContext":       object{"durationMs": 0}, // the query says "queryType": 0, "resourceType": workspaces,
 		"showExportToExcel": true, "noDataMessage": "Nothing.", "noDataMessageStyle": 3,
 	}
 	switch {

@@ -446,17 +446,24 @@ func (e *Encoder) AppendKey(dst []byte, r *Record) []byte {
 			}
 		}
 	}
+	// What tells the finding is hashed by itself: its states stay its own.
+	dst = hashLong(dst, begin)
 	for _, column := range e.versions {
 		if column >= 0 && r.Field(column).Size() > 0 {
 			dst = append(append(dst, '@'), r.Field(column).Head()...)
 		}
 	}
-	if key := dst[begin:]; len(key) > maxKey {
-		sum := sha256.Sum256(key)
-		dst = append(dst[:begin], "sha256:"...)
-		dst = stdhex.AppendEncode(dst, sum[:])
+	return hashLong(dst, begin)
+}
+
+// hashLong puts a hash in the place of what stands behind begin, if that is too
+// long for a key.
+func hashLong(dst []byte, begin int) []byte {
+	if len(dst)-begin <= maxKey {
+		return dst
 	}
-	return dst
+	sum := sha256.Sum256(dst[begin:])
+	return stdhex.AppendEncode(append(dst[:begin], "sha256:"...), sum[:])
 }
 
 // WriteWhole writes one cut field, whole, as a line of JSON: the row's key,
