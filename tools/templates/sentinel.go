@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"qualys-sentinel/tools/templates/content"
 )
 
@@ -185,7 +187,7 @@ func query(item content.Item, name string) object {
 
 // stableID tells a workbook's parts apart: equal in every build.
 func stableID(workbook, part string) string {
-	return workbook + "-" + strings.ToLower(strings.ReplaceAll(part, " ", "-"))
+	return uuid.NewSHA1(uuid.MustParse(workbook), []byte(part)).String()
 }
 
 func text(v any) string {
