@@ -303,7 +303,7 @@ func (s *scope) aggregate(call *node, rows []Row, columns []Column, into Row) in
 	if call.Kind != "FunctionCallExpression" || !isAggregate(call.Children[0].name()) {
 		// A scalar function of aggregates, such as round(avg(x), 1).
 		inner := s.inner()
-		inner.names[groupRows] = rows
+		inner.names[groupRows], inner.row = rows, nil
 		into[columns[0].Name] = inner.eval(call)
 		return 1
 	}

@@ -254,36 +254,31 @@ func arithmetic(op string, a, b any) any {
 				return -y
 			}
 		case int64:
-			switch op {
-			case "Add":
-				return x + y
-			case "Subtract":
-				return x - y
-			case "Multiply":
-				return x * y
-			case "Divide":
-				if y == 0 {
-					return nil
-				}
-				return x / y
+			if op == "Divide" && y == 0 {
+				return nil
 			}
+			return calculate(op, x, y)
 		case float64:
 			return arithmetic(op, float64(x), y)
 		}
 	case float64:
-		y := number(b)
-		switch op {
-		case "Add":
-			return x + y
-		case "Subtract":
-			return x - y
-		case "Multiply":
-			return x * y
-		case "Divide":
-			return x / y
-		}
+		return calculate(op, x, number(b))
 	}
 	panic(unsupported(fmt.Sprintf("%s of %T and %T", op, a, b)))
+}
+
+func calculate[T int64 | float64](op string, x, y T) any {
+	switch op {
+	case "Add":
+		return x + y
+	case "Subtract":
+		return x - y
+	case "Multiply":
+		return x * y
+	case "Divide":
+		return x / y
+	}
+	panic(unsupported(op))
 }
 
 // both is and of two that are not false, or or of two that are not true.
