@@ -162,7 +162,9 @@ func workbook(w *content.Workbook) string {
 func query(item content.Item, name string) object {
 	body := object{
 		"version": "KqlItem/1.0", "query": item.Query, "title": item.Title, "size": 0,
-		"timeContext":       object{"durationMs": 0}, // the query says "queryType": 0, "resourceType": workspaces,
+		"queryType": 0, "resourceType": workspaces,
+		// The query says of which time.
+		"timeContext":       object{"durationMs": 0},
 		"showExportToExcel": true, "noDataMessage": "Nothing.", "noDataMessageStyle": 3,
 	}
 	switch {
