@@ -196,9 +196,6 @@ func (s *scope) pipe(n *node) *table {
 		s.sort([]*node{op.child("OrderedExpression")}, out.rows)
 		limit := int(s.eval(op.child("LongLiteralExpression")).(int64))
 		out.rows = out.rows[:min(limit, len(out.rows))]
-	case "TakeOperator":
-		limit := int(s.eval(op.child("LongLiteralExpression")).(int64))
-		out.rows = in.rows[:min(limit, len(in.rows))]
 	case "CountOperator":
 		out.rows = []Row{{op.Columns[0].Name: int64(len(in.rows))}}
 	case "UnionOperator":

@@ -38,17 +38,13 @@ type Function struct {
 	Name, Parameters, Description, Query string
 }
 
-// A Rule is a scheduled analytic rule, in the words of Azure-Sentinel's files.
+// A Rule is a scheduled analytic rule, in the words of Azure-Sentinel's files: a
+// query that is asked by itself.
 type Rule struct {
-	ID             string   `yaml:"id"`
-	Name           string   `yaml:"name"`
-	Description    string   `yaml:"description"`
+	Hunt           `yaml:",inline"`
 	Severity       string   `yaml:"severity"`
 	QueryFrequency Span     `yaml:"queryFrequency"`
 	QueryPeriod    Span     `yaml:"queryPeriod"`
-	Tactics        []string `yaml:"tactics"`
-	Techniques     []string `yaml:"relevantTechniques"`
-	Query          string   `yaml:"query"`
 	EntityMappings []Entity `yaml:"entityMappings"`
 	// CustomDetails are columns that alerts carry, by name.
 	CustomDetails map[string]string `yaml:"customDetails"`
@@ -367,7 +363,7 @@ var (
 func (r *Rule) fault() error {
 	var faults []error
 	fail := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	faults = append(faults, described(r.ID, r.Name, r.Description, r.Query, r.Tactics, r.Techniques))
+	faults = append(faults, r.Hunt.fault())
 	if !slices.Contains(severities, r.Severity) {
 		fail("severity %q", r.Severity)
 	}
@@ -426,29 +422,25 @@ func (r *Rule) Columns() (columns []string) {
 }
 
 func (h *Hunt) fault() error {
-	return described(h.ID, h.Name, h.Description, h.Query, h.Tactics, h.Techniques)
-}
-
-func described(id, name, description, query string, ofTactics, techniques []string) error {
 	var faults []error
 	fail := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if !guid.MatchString(id) {
-		fail("id %q is no GUID", id)
+	if !guid.MatchString(h.ID) {
+		fail("id %q is no GUID", h.ID)
 	}
-	if name == "" || description == "" || query == "" || len(query) > maxQuery {
+	if h.Name == "" || h.Description == "" || h.Query == "" || len(h.Query) > maxQuery {
 		fail("name, description and query are needed, the query in %d characters", maxQuery)
 	}
-	for _, t := range ofTactics {
+	for _, t := range h.Tactics {
 		if !slices.Contains(tactics, t) {
 			fail("tactic %q", t)
 		}
 	}
-	for _, t := range techniques {
+	for _, t := range h.Techniques {
 		if !technique.MatchString(t) {
 			fail("technique %q", t)
 		}
 	}
-	if len(ofTactics) == 0 || len(techniques) == 0 {
+	if len(h.Tactics) == 0 || len(h.Techniques) == 0 {
 		fail("tactics and relevantTechniques are needed")
 	}
 	return errors.Join(faults...)
