@@ -22,6 +22,7 @@ import (
 	"qualys-sentinel/handler/internal/checkpoint/blob"
 	"qualys-sentinel/handler/internal/checkpoint/folder"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/integration"
 	"qualys-sentinel/handler/internal/loganalytics"
 	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/qualys"
@@ -47,9 +48,14 @@ type connector struct {
 	knowledge ingest.Joined
 	// rows, if not empty, is a local folder that rows go to instead.
 	rows string
-	// desk carries out runs, and what is asked for by hand.
+	// desk carries out runs for the default destination, and what is asked for by hand.
 	desk *ondemand.Desk
-	log  *zap.Logger
+	// integrations are the other destinations, fleet their desks.
+	integrations *integration.Registry
+	fleet        fleet
+	// gzips is shared by all destinations.
+	gzips *loganalytics.Compressor
+	log   *zap.Logger
 }
 
 // identity makes the app's credential once, when it is first needed.
@@ -122,6 +128,8 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 	if c.store, err = c.openStore(); err != nil {
 		return nil, err
 	}
+	c.gzips = loganalytics.NewCompressor(loganalytics.DefaultWriters)
+	c.integrations = c.newRegistry()
 	c.desk = &ondemand.Desk{
 		File: ondemand.File{Store: c.store, Destination: c.destinationName()}, Clock: ingest.SystemClock{}, Log: c.log,
 		NewRun: c.run, NewID: newRunID,
@@ -226,7 +234,7 @@ func (c *connector) destination(schema *record.Schema, run string) (ingest.Desti
 	}
 	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
 		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: schema.Stream(),
-		Credential: credential,
+		Credential: credential, Compressor: c.gzips,
 	})
 }
 
@@ -256,7 +264,7 @@ func (c *connector) run(dataset *ingest.Dataset, id string, asked *ondemand.Requ
 	switch dataset {
 	case ingest.VM:
 		r.Lookback, r.Overlap = s.Lookback, s.Overlap
-		r.Policy = record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID"}
+		r.Policy = record.Policy{Bytes: s.ResultsBytes, Only: s.ResultQIDs, OnlyPath: "DETECTION/QID", Without: s.ResultsBytes == 0}
 		if s.Enrich {
 			r.Joined, r.JoinedIdentity = &c.knowledge, ingest.Identity(c.knowledgeBase(), r.Target)
 		}

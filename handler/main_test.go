@@ -34,6 +34,7 @@ func TestFunctionFolders(t *testing.T) {
 		}[name]
 		want[name] = `[{"authLevel":"function","direction":"in","methods":` + route + `,"type":"httpTrigger"},{"direction":"out","name":"res","type":"http"}]`
 	}
+	want["QualysIntegration"] = `[{"authLevel":"anonymous","direction":"in","methods":["get","post","put","delete","patch","head","options"],"name":"req","route":"qps/rest/2.0/{verb}/integration/azure/sentinel/{*rest}","type":"httpTrigger"},{"direction":"out","name":"res","type":"http"}]`
 	folders, err := filepath.Glob("../functions/*/function.json")
 	if err != nil || len(folders) != len(want) {
 		t.Fatalf("%v, %v: want %d", folders, err, len(want))

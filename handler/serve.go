@@ -36,6 +36,7 @@ func serve(ctx context.Context, port string) int {
 		Timers: map[string]functions.Timer{},
 		HTTP:   (&api.API{Backend: app, Log: log, Now: time.Now}).Functions(),
 	}
+	host.HTTP["QualysIntegration"] = api.NewIntegration(app, ingest.SystemClock{}, log)
 	for _, dataset := range ingest.Datasets() {
 		host.Timers[dataset.Function] = func(ctx context.Context, in functions.Invocation) error {
 			return app.tick(ctx, dataset, in)
@@ -68,7 +69,10 @@ type app struct {
 	jobs          sync.WaitGroup
 }
 
-var _ api.Backend = (*app)(nil)
+var (
+	_ api.Backend            = (*app)(nil)
+	_ api.IntegrationBackend = (*app)(nil)
+)
 
 func newApp(asked context.Context, log *zap.Logger, level zap.AtomicLevel) *app {
 	return &app{log: log, level: level, asked: asked, opening: make(chan struct{}, 1)}
@@ -107,7 +111,7 @@ func (a *app) tick(ctx context.Context, dataset *ingest.Dataset, in functions.In
 		return err
 	}
 	// The destinations of the app hold nothing that has to be closed.
-	report, err := c.desk.Tick(ctx, dataset)
+	report, err := c.tick(ctx, dataset)
 	if report.Run == "" && err != nil {
 		log.Error("run not started", zap.Error(err))
 	}
@@ -146,6 +150,19 @@ func (a *app) wait(most time.Duration) {
 	case <-time.After(most):
 		a.log.Warn("runs given up; the next tick goes on")
 	}
+}
+
+// Registry implements api.IntegrationBackend.
+func (a *app) Registry(ctx context.Context) (r api.Registry, user, password string, err error) {
+	c, err := a.open(ctx)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if !c.settings.IntegrationAPI {
+		return nil, "", "", api.ErrOff
+	}
+	user, password = c.settings.Credentials().Login()
+	return c.integrations, user, password, nil
 }
 
 // CheckFilter implements api.Backend.

@@ -21,7 +21,7 @@ func TestDetectionsDoNotAllocate(t *testing.T) {
 			p := kind.part(t, 4)
 			d, s := qualys.NewDecoder(p.dataset().Schema), newSink(p, true)
 			var batch []byte
-			var gz loganalytics.Compressor
+			gz := loganalytics.NewCompressor(loganalytics.DefaultWriters)
 			s.row = func(row []byte) error {
 				if len(batch)+len(row) > loganalytics.IngestionBatchBytes {
 					if err := gz.Compress(batch, func([]byte) error { return nil }); err != nil {

@@ -79,7 +79,7 @@ func (s source) IDs(context.Context, record.Query, int, func(record.Tally)) ([]u
 }
 
 // destination compresses batches as the Logs Ingestion API gets them.
-type destination struct{ loganalytics.Compressor }
+type destination struct{ *loganalytics.Compressor }
 
 func (d *destination) Send(_ context.Context, b record.Batch) (sent int64, err error) {
 	err = d.Compress(b.Body, func(packed []byte) error {
@@ -140,7 +140,7 @@ func BenchmarkRows(b *testing.B) {
 // memory of what was delivered.
 func BenchmarkChunks(b *testing.B) {
 	compare(b, func(b *testing.B, p *page) func() (int64, error) {
-		return chunks(b, p, &destination{})
+		return chunks(b, p, &destination{loganalytics.NewCompressor(loganalytics.DefaultWriters)})
 	}, func(_ *testing.B, p *page) func() (int64, error) {
 		return func() (int64, error) { return baselineChunks(p, made{pageTime, "run"}) }
 	})

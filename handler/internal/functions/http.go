@@ -32,6 +32,12 @@ type httpResponse struct {
 	Body       string            `json:"body"`
 }
 
+// A Refuser is an HTTP function whose errors have a form of their own.
+type Refuser interface {
+	// Refuse answers a request that could not be read.
+	Refuse(w http.ResponseWriter, status int, text string)
+}
+
 // serveHTTP answers an invocation of an HTTP function. Whatever the caller gets,
 // the invocation itself has succeeded: the host throws a failed one's answer
 // away.
@@ -44,7 +50,11 @@ func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f 
 			status = http.StatusRequestEntityTooLarge
 		}
 		h.Log.Warn("request not understood", zap.String("function", name), zap.Error(err))
-		answer.fail(status, err.Error())
+		if own, ok := f.(Refuser); ok {
+			own.Refuse(answer, status, err.Error())
+		} else {
+			answer.fail(status, err.Error())
+		}
 	} else {
 		h.callHTTP(answer, req, name, f)
 	}

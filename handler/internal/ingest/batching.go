@@ -3,6 +3,7 @@ package ingest
 import (
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 
 // cutName is where the whole fields of the n-th cut row are kept.
 func cutName(r *Run, n int) string {
-	return fmt.Sprintf("deadletter/%s/%s/cut-%06d.ndjson.gz", r.Dataset.Name, r.ID, n)
+	return fmt.Sprintf("%s%s/cut-%06d.ndjson.gz", LetterPrefix(r.Integration, r.Dataset.Name), r.ID, n)
 }
 
 // beginPage says which page comes next.
@@ -99,19 +100,21 @@ func (d *delivery) Record(rec *record.Record) error {
 		}
 	}
 	for len(d.buf)+1 > d.max && len(d.ends) > 0 {
-		if err := d.sealWhole(); err != nil {
+		// Before anything is moved: behind an error the batch is as it was.
+		if err := d.slot(d.patience); err != nil {
 			return err
 		}
+		d.sealWhole()
 	}
 	d.ends = append(d.ends, len(d.buf))
 	r.counts.decoded.Add(1)
 	return nil
 }
 
-// sealWhole sends off the rows of the hosts that are whole. Those of the host
-// in work open the next batch: were its page to break now, they would be read
-// again. Only a host larger than a batch is parted.
-func (d *delivery) sealWhole() error {
+// sealWhole sends off, in the slot that was taken, the rows of the hosts that are
+// whole. Those of the host in work open the next batch: were its page to break now,
+// they would be read again. Only a host larger than a batch is parted.
+func (d *delivery) sealWhole() {
 	rows := d.mark
 	if rows == 0 {
 		rows = len(d.ends)
@@ -125,9 +128,8 @@ func (d *delivery) sealWhole() error {
 	}
 	restBuf, restEnds := d.buf, d.ends
 	d.buf, d.ends = buf[:end], ends[:rows]
-	err := d.seal()
+	d.dispatch()
 	d.buf, d.ends = restBuf, restEnds
-	return err
 }
 
 // Done implements record.Sink: a host's records are all there.
@@ -197,11 +199,77 @@ func (d *delivery) rollback() uint64 {
 	return d.lastDone + 1
 }
 
+// errSlow ends a page that others read as well: the destination takes no batch.
+var errSlow = errors.New("the destination takes no batch")
+
+// slot takes a slot for a batch. It waits for patience, zero: as long as it takes,
+// and returns errSlow then.
+func (d *delivery) slot(patience time.Duration) error {
+	select {
+	case d.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	var expired chan struct{}
+	if patience > 0 {
+		ctx, cancel := context.WithCancel(d.ctx)
+		defer cancel()
+		expired = make(chan struct{})
+		go func() {
+			_ = d.run.Clock.Sleep(ctx, patience) // ends early with ctx
+			close(expired)
+		}()
+	}
+	select {
+	case d.slots <- struct{}{}:
+		return nil
+	case <-d.quit:
+		return d.failure()
+	case <-d.ctx.Done():
+		return context.Cause(d.ctx)
+	case <-expired:
+		// It may take whatever it does, but others wait: longer next time, so that a
+		// parent of many batches gets through.
+		d.patience *= 2
+		return errSlow
+	}
+}
+
+// settleAll waits until all batches have arrived.
+func (d *delivery) settleAll(ctx context.Context) (err error) {
+	taken := 0
+	for err == nil && taken < cap(d.slots) {
+		select {
+		case d.slots <- struct{}{}:
+			taken++
+		case <-d.quit:
+			err = d.failure()
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	for range taken {
+		<-d.slots
+	}
+	return err
+}
+
 // seal sends the batch off.
 func (d *delivery) seal() error {
 	if len(d.ends) == 0 {
 		return nil
 	}
+	if err := d.slot(0); err != nil {
+		d.run.counts.abandoned.Add(int64(len(d.ends)))
+		d.buf, d.ends, d.mark = nil, nil, 0
+		return err
+	}
+	d.dispatch()
+	return nil
+}
+
+// dispatch sends the batch off in the slot that was taken.
+func (d *delivery) dispatch() {
 	cursor := d.query.From
 	if d.ordered {
 		cursor = d.lastDone + 1
@@ -213,15 +281,6 @@ func (d *delivery) seal() error {
 	sequence := d.sequence
 	d.sequence++
 	d.buf, d.ends, d.mark = nil, nil, 0
-	select {
-	case d.slots <- struct{}{}:
-	case <-d.quit:
-		d.run.counts.abandoned.Add(int64(b.Rows()))
-		return d.failure()
-	case <-d.ctx.Done():
-		d.run.counts.abandoned.Add(int64(b.Rows()))
-		return context.Cause(d.ctx)
-	}
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
@@ -233,7 +292,6 @@ func (d *delivery) seal() error {
 		d.recycle(b.Body, b.Ends)
 		d.settle(sequence, arrived)
 	}()
-	return nil
 }
 
 // keepWhole stores the fields of a row that its destination cuts.
@@ -279,7 +337,7 @@ func (d *delivery) begin() {
 func (d *delivery) recycle(buf []byte, ends []int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.free) < cap(d.slots) {
+	if len(d.free) < cap(d.slots) && cap(buf) <= 2*d.max { // one that had to grow is not kept
 		d.free = append(d.free, room{buf, ends})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -45,7 +46,8 @@ type delivery struct {
 	ledger   ledger
 	join     *join // nil: nothing is joined
 	idColumn int
-	hosts    int // whole hosts with rows in buf
+	hosts    int           // whole hosts with rows in buf
+	patience time.Duration // with a destination that takes no batch; 0: for ever
 	// unsaved tells that the checkpoint has to be saved although no batch moved it.
 	unsaved bool
 
@@ -70,16 +72,21 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 	if most := r.Destination.BatchBytes() - 2; limits.RowBytes == 0 || limits.RowBytes > most {
 		limits.RowBytes = most
 	}
+	most := r.Destination.BatchBytes()
+	if r.BatchBytes > 0 {
+		most = min(most, r.BatchBytes)
+	}
 	return &delivery{
 		ctx: ctx, stop: stop, run: r,
 		enc:      record.NewEncoder(r.Dataset.Schema, limits, r.Policy),
-		max:      r.Destination.BatchBytes(),
+		max:      most,
 		slots:    make(chan struct{}, r.InFlight),
 		quit:     make(chan struct{}),
 		acked:    map[int]arrival{},
 		ledger:   seen,
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
 		cutName:  cutName(r, 0),
+		patience: r.Patience,
 	}
 }
 

@@ -28,6 +28,7 @@ var healthColumns = []healthColumn{
 	{record.Column{Name: "Run_s", Key: "Run", Doc: "Id of the run: RunId_s of the rows it sent."}, func(r *Report) string { return r.Run }},
 	{record.Column{Name: "Dataset_s", Key: "Dataset", Doc: "What it carried: vm, kb."}, func(r *Report) string { return r.Dataset }},
 	{record.Column{Name: "Request_s", Key: "Request", Doc: "Id of what somebody asked for by hand, of an older window or chosen hosts; empty for the dataset's own windows."}, func(r *Report) string { return r.Request }},
+	{record.Column{Name: "Integration_s", Key: "Integration", Doc: "Id of the integration whose workspace the run was for; empty for this one."}, func(r *Report) string { return r.Integration }},
 	{record.Column{Name: "Level_s", Key: "Level", Doc: "info; warning: ended early for a limit, or left something behind that is kept; error: failed, or made no progress three times in a row."}, (*Report).level},
 	{record.Column{Name: "Outcome_s", Key: "Outcome", Doc: "complete, paused, waiting or failed."}, func(r *Report) string { return string(r.Outcome) }},
 	{record.Column{Name: "Reason_s", Key: "Reason", Doc: "Why it did not complete."}, func(r *Report) string { return firstRunes(r.Reason, 8000) }},

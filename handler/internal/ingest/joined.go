@@ -3,6 +3,7 @@ package ingest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -166,7 +167,7 @@ func (r *Run) openJoin(ctx context.Context) *join {
 	if most := r.Destination.Limits().FieldBytes; most > 0 {
 		j.size = min(j.size, most)
 	}
-	table, err := r.Joined.table(ctx, r.Store, r.DestinationName, r.JoinedIdentity)
+	table, err := r.Joined.table(ctx, r.Store, cmp.Or(r.JoinedDestination, r.DestinationName), r.JoinedIdentity)
 	if err != nil {
 		r.Log.Warn("the KnowledgeBase's index cannot be read: rows go without its values", zap.Error(err))
 		table = &joinTable{empty: true}
@@ -183,8 +184,14 @@ func (r *Run) openJoin(ctx context.Context) *join {
 	return j
 }
 
-// fill adds the joined values to a record.
+// fill adds the joined values to a record, unless another run that reads the same
+// page has done so.
 func (j *join) fill(rec *record.Record) error {
+	for _, column := range j.columns {
+		if rec.Field(column).Set() {
+			return nil
+		}
+	}
 	var line []byte
 	var known bool
 	// What is no number is in no index.

@@ -160,6 +160,10 @@ func (p *pager) failed(ctx context.Context, err error) error {
 	if errors.Is(err, errPause) || errors.Is(err, errStop) {
 		return err
 	}
+	if errors.Is(err, errSlow) { // no failure of the page's
+		p.q.From = max(p.q.From, from)
+		return p.d.settleAll(ctx)
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}

@@ -21,10 +21,10 @@ import (
 	"qualys-sentinel/handler/internal/record"
 )
 
-// maxRecent bounds the rows that are remembered, and with them the memory: 8
+// DefaultMaxRecent bounds the rows that are remembered, and with them the memory: 8
 // bytes each, and as much again of those of the window before. Rows beyond it
 // may be sent twice.
-const maxRecent = 200_000
+const DefaultMaxRecent = 200_000
 
 // recentSlack is how much older than the overlap a host's youngest date may be
 // for its rows to be remembered: what was processed in the overlap carries that
@@ -45,6 +45,7 @@ const (
 // time; when it is lost, rows are sent twice and nothing else happens.
 type recent struct {
 	run     *Run
+	most    int    // rows to remember
 	goesFor string // the state that it goes with; see goesWith
 
 	// Of the reading goroutine.
@@ -79,10 +80,13 @@ func openRecent(ctx context.Context, run *Run) *recent {
 }
 
 func newRecent(run *Run, doc recentDoc) *recent {
-	r := &recent{run: run, last: ascending(doc.Rows)}
+	r := &recent{run: run, most: run.MaxRecent, last: ascending(doc.Rows)}
+	if r.most == 0 {
+		r.most = DefaultMaxRecent
+	}
 	// All that it may come to need: memory that is not used is not there.
-	next := doc.Next[:min(len(doc.Next)/8, maxRecent)*8]
-	r.now = append(make([]byte, 0, 8*maxRecent), next...)
+	next := doc.Next[:min(len(doc.Next)/8, r.most)*8]
+	r.now = append(make([]byte, 0, 8*r.most), next...)
 	for i, c := range run.Dataset.Schema.Columns {
 		if c.Kind == record.Time && c.Path != "" {
 			r.times = append(r.times, i)
@@ -139,7 +143,7 @@ func (r *recent) take() []byte {
 }
 
 func (r *recent) delivered(rows []byte) {
-	if room := 8*maxRecent - len(r.now); len(rows) > room {
+	if room := 8*r.most - len(r.now); len(rows) > room {
 		r.dropped += (len(rows) - room) / 8
 		rows = rows[:room]
 	}
@@ -263,7 +267,7 @@ func readRecent(r io.Reader) (doc recentDoc, err error) {
 	if err != nil {
 		return recentDoc{}, err
 	}
-	if err := json.NewDecoder(io.LimitReader(gz, maxRecent*32)).Decode(&doc); err != nil {
+	if err := json.NewDecoder(io.LimitReader(gz, DefaultMaxRecent*32)).Decode(&doc); err != nil {
 		return recentDoc{}, err
 	}
 	if doc.Version != stateVersion {

@@ -81,28 +81,28 @@ func TestRecentIsBounded(t *testing.T) {
 	r := testRecent(recentDoc{})
 	r.begin(&Window{Until: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)})
 	young := hostRow(t, "2026-11-01T12:00:00Z")
-	for n := range maxRecent + 7 {
+	for n := range DefaultMaxRecent + 7 {
 		r.repeated(young, record.Row{Stable: fmt.Append(nil, n)})
 		r.done()
 	}
 	r.delivered(r.take())
-	if len(r.now) != 8*maxRecent || r.dropped != 7 {
+	if len(r.now) != 8*DefaultMaxRecent || r.dropped != 7 {
 		t.Errorf("%d remembered, %d dropped", len(r.now)/8, r.dropped)
 	}
 	store := folder.New(t.TempDir())
 	if err := r.finished().save(context.Background(), store, "r.gz"); err != nil {
 		t.Fatal(err)
 	}
-	if last, err := loadRecent(context.Background(), store, "r.gz"); err != nil || len(last.Rows) != 8*maxRecent {
+	if last, err := loadRecent(context.Background(), store, "r.gz"); err != nil || len(last.Rows) != 8*DefaultMaxRecent {
 		t.Errorf("%d came back, %v", len(last.Rows)/8, err)
 	}
 }
 
 // A document of more rows than are remembered, whoever wrote it, is cut.
 func TestRecentThatIsTooLong(t *testing.T) {
-	r := testRecent(recentDoc{Next: make([]byte, 8*maxRecent+13)})
+	r := testRecent(recentDoc{Next: make([]byte, 8*DefaultMaxRecent+13)})
 	r.delivered(make([]byte, 16))
-	if len(r.now) != 8*maxRecent || r.dropped != 2 {
+	if len(r.now) != 8*DefaultMaxRecent || r.dropped != 2 {
 		t.Errorf("%d remembered, %d dropped", len(r.now)/8, r.dropped)
 	}
 }

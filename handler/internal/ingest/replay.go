@@ -26,9 +26,12 @@ import (
 // it as it was: its rows are sent again next time.
 type Replay struct {
 	// Keep leaves the objects as they are: the destination is one to look at.
-	Keep        bool
-	Store       checkpoint.Store
-	Dataset     *Dataset
+	Keep    bool
+	Store   checkpoint.Store
+	Dataset *Dataset
+	// Integration is the number of the one whose dead letters they are; empty for
+	// those of the default destination.
+	Integration string
 	Destination Destination
 	Clock       Clock
 	Log         *zap.Logger
@@ -54,7 +57,7 @@ type deadLetter struct {
 // objects lists the dead letters that are rows; the others are fields of rows
 // that have arrived.
 func (r *Replay) objects(ctx context.Context) (names []string, err error) {
-	all, err := r.Store.List(ctx, "deadletter/"+r.Dataset.Name+"/")
+	all, err := r.Store.List(ctx, LetterPrefix(r.Integration, r.Dataset.Name))
 	if err != nil {
 		return nil, fmt.Errorf("list the dead letters: %w", err)
 	}

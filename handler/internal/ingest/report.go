@@ -40,6 +40,9 @@ type Report struct {
 	NextID  uint64     `json:"nextId,omitempty"`
 	// Stalled is how many runs in a row, this one included, made no progress.
 	Stalled int `json:"stalled,omitempty"`
+	// Integration is the number of the integration that it was for; empty for the
+	// default destination.
+	Integration string `json:"integration,omitempty"`
 	// Request is the id of what was asked for; empty for the dataset's own windows.
 	Request string `json:"request,omitempty"`
 	// Limits are the source's, as it told last.

@@ -74,6 +74,9 @@ type Run struct {
 	// Destination of the rows, and its name in the state.
 	Destination     Destination
 	DestinationName string
+	// Integration is the number of the integration that the destination is of; empty
+	// for the default one. Its records and dead letters are kept apart.
+	Integration string
 	// Asked is a window that somebody asked for; nil: the dataset's own next one.
 	Asked *Asked
 	// Ending, if not nil, is called with the run's end while it still holds the
@@ -92,15 +95,26 @@ type Run struct {
 	// Refresh is after how long a window brings everything again; zero: never.
 	Refresh time.Duration
 	// Joined, if not nil, adds what the KnowledgeBase says to the rows;
-	// JoinedIdentity is that of its source and destination.
-	Joined         *Joined
-	JoinedIdentity string
+	// JoinedIdentity is that of its source and destination, JoinedDestination the
+	// destination's name in the state, if it is another.
+	Joined            *Joined
+	JoinedIdentity    string
+	JoinedDestination string
 	// Overlap, Budget and InFlight; their defaults if zero.
 	Overlap  time.Duration
 	Budget   time.Duration
 	InFlight int
-	Clock    Clock
-	Log      *zap.Logger
+	// Patience is how long a page waits for the destination to take a batch, where
+	// others read it as well; zero: as long as it takes.
+	Patience time.Duration
+	// MaxRecent is how many rows delivered lately are remembered; DefaultMaxRecent if
+	// zero.
+	MaxRecent int
+	// BatchBytes is the longest batch, but for a single row that is longer; zero: what
+	// the destination takes.
+	BatchBytes int
+	Clock      Clock
+	Log        *zap.Logger
 
 	counts   counters
 	started  time.Time
@@ -151,7 +165,7 @@ func (r *Run) Do(ctx context.Context) (Report, error) {
 		}
 	}()
 	outcome, err := r.hold(ctx)
-	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Started: r.started, Ended: r.Clock.Now().UTC(), Outcome: outcome}
+	report := Report{Version: stateVersion, Run: r.ID, Dataset: r.Dataset.Name, Integration: r.Integration, Started: r.started, Ended: r.Clock.Now().UTC(), Outcome: outcome}
 	if r.Asked != nil {
 		report.Request = r.Asked.ID
 	}
@@ -233,20 +247,35 @@ func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	if err != nil {
 		return fmt.Errorf("encode the run record: %w", err)
 	}
-	return checkpoint.Write(ctx, r.Store, RecordName(report.Dataset, report.Started, report.Run), func(w io.Writer) error {
+	return checkpoint.Write(ctx, r.Store, RecordName(report.Integration, report.Dataset, report.Started, report.Run), func(w io.Writer) error {
 		_, err := w.Write(doc)
 		return err
 	})
 }
 
 // RecordName is where the record of a run is kept.
-func RecordName(dataset string, started time.Time, run string) string {
-	return fmt.Sprintf("%s%s-%s.json", RecordPrefix(dataset), started.UTC().Format("20060102T150405Z"), run)
+func RecordName(integration, dataset string, started time.Time, run string) string {
+	return fmt.Sprintf("%s%s-%s.json", RecordPrefix(integration, dataset), started.UTC().Format("20060102T150405Z"), run)
 }
 
 // RecordPrefix begins the names of a dataset's run records; they go on with the
-// time of the run's start, 20060102T150405Z.
-func RecordPrefix(dataset string) string { return "runs/" + dataset + "/" }
+// time of the run's start, 20060102T150405Z. integration is empty for those of the
+// default destination.
+func RecordPrefix(integration, dataset string) string { return "runs/" + place(integration, dataset) }
+
+// LetterPrefix begins the names of a dataset's dead letters, likewise; they go on with
+// the run.
+func LetterPrefix(integration, dataset string) string {
+	return "deadletter/" + place(integration, dataset)
+}
+
+// place is a dataset's folder.
+func place(integration, dataset string) string {
+	if integration == "" {
+		return dataset + "/"
+	}
+	return "integrations/" + integration + "/" + dataset + "/"
+}
 
 // idleHolder is the error for a hold under which nothing is written for longer
 // than a run can go on. Held runs tell nobody; this one has to.

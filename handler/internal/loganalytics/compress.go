@@ -12,57 +12,71 @@ import (
 // the customer pays for.
 const gzipLevel = gzip.BestSpeed
 
-// A Compressor makes the bodies of the Logs Ingestion API. The zero value is
-// ready, and safe for concurrent use. It keeps the memory of as many bodies as
-// were ever made at once: some 700 KB each, which would be too much to make anew
-// for every batch.
+// DefaultWriters is how many bodies are compressed at once: more would take memory,
+// and no less time.
+const DefaultWriters = 4
+
+// A Compressor makes the bodies of the Logs Ingestion API. It is safe for concurrent
+// use, and may serve any number of destinations. It keeps its writers, which take some
+// 700 KB each, and the memory of as many bodies as were ever sent at once: making them
+// anew would be too much for every batch.
 type Compressor struct {
+	writers chan *gzip.Writer
+
 	mu   sync.Mutex
-	free []*compressed
+	free []*bytes.Buffer
 }
 
-// compressed is a gzip writer with its buffer.
-type compressed struct {
-	buf bytes.Buffer
-	gz  *gzip.Writer
+// NewCompressor returns a compressor that works at n bodies at once.
+func NewCompressor(n int) *Compressor {
+	c := &Compressor{writers: make(chan *gzip.Writer, n)}
+	for range n {
+		c.writers <- nil // made when it is needed
+	}
+	return c
 }
 
 // Compress hands the compressed body to send, which must be done with it when
 // it returns.
 func (c *Compressor) Compress(body []byte, send func(packed []byte) error) error {
-	p, err := c.take()
-	if err != nil {
+	buf := c.take()
+	defer c.putBack(buf)
+	if err := c.pack(buf, body); err != nil {
+		return fmt.Errorf("compress: %w", err)
+	}
+	return send(buf.Bytes())
+}
+
+func (c *Compressor) pack(buf *bytes.Buffer, body []byte) (err error) {
+	gz := <-c.writers
+	defer func() { c.writers <- gz }()
+	if gz == nil {
+		if gz, err = gzip.NewWriterLevel(buf, gzipLevel); err != nil {
+			return err
+		}
+	}
+	gz.Reset(buf)
+	if _, err := gz.Write(body); err != nil {
 		return err
 	}
-	defer c.putBack(p)
-	p.buf.Reset()
-	p.gz.Reset(&p.buf)
-	if _, err := p.gz.Write(body); err != nil {
-		return fmt.Errorf("compress: %w", err)
-	}
-	if err := p.gz.Close(); err != nil {
-		return fmt.Errorf("compress: %w", err)
-	}
-	return send(p.buf.Bytes())
+	return gz.Close()
 }
 
-func (c *Compressor) take() (*compressed, error) {
+func (c *Compressor) take() *bytes.Buffer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := len(c.free); n > 0 {
-		p := c.free[n-1]
-		c.free = c.free[:n-1]
-		return p, nil
+	n := len(c.free)
+	if n == 0 {
+		return &bytes.Buffer{}
 	}
-	gz, err := gzip.NewWriterLevel(nil, gzipLevel)
-	if err != nil {
-		return nil, fmt.Errorf("compress: %w", err)
-	}
-	return &compressed{gz: gz}, nil
+	buf := c.free[n-1]
+	c.free = c.free[:n-1]
+	return buf
 }
 
-func (c *Compressor) putBack(p *compressed) {
+func (c *Compressor) putBack(buf *bytes.Buffer) {
+	buf.Reset()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.free = append(c.free, p)
+	c.free = append(c.free, buf)
 }

@@ -44,7 +44,7 @@ type Ingestion struct {
 	client *azlogs.Client
 	rule   string
 	stream string
-	gzips  Compressor
+	gzips  *Compressor
 	now    func() time.Time
 	token  *renewable
 	// unauthorized counts refused tokens since the last call that was accepted.
@@ -82,6 +82,8 @@ type IngestionConfig struct {
 	// Stream of the rule.
 	Stream     string
 	Credential azcore.TokenCredential
+	// Compressor, which destinations may share; one of its own if nil.
+	Compressor *Compressor
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -115,7 +117,11 @@ func NewIngestion(c IngestionConfig) (*Ingestion, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &Ingestion{client: api, rule: c.Rule, stream: c.Stream, now: now, token: token}, nil
+	gzips := c.Compressor
+	if gzips == nil {
+		gzips = NewCompressor(DefaultWriters)
+	}
+	return &Ingestion{client: api, rule: c.Rule, stream: c.Stream, gzips: gzips, now: now, token: token}, nil
 }
 
 // plain sends requests over http instead of https.

@@ -93,39 +93,9 @@ func (k *Desk) end(ctx context.Context, r *Request) {
 // Tick carries the dataset's own next window, and beside it whatever was asked
 // for and has not arrived.
 func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, error) {
-	run, done, err := k.Own(ctx, d)
-	if err != nil {
-		return ingest.Report{}, err
-	}
-	deadline := k.Clock.Now().Add(run.Budget)
-	waiting, wake := context.WithCancel(ctx)
-	defer wake()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer wake()
-		k.carryOn(ctx, d, deadline)
-	}()
-	defer func() { <-ended }()
-	report, err := doOwn(ctx, run, done)
-	for k.Clock.Now().Add(ownEvery).Before(deadline) {
-		if k.Clock.Sleep(waiting, ownEvery) != nil {
-			break // there is nothing to wait for any more
-		}
-		again, done, ownErr := k.Own(ctx, d)
-		if ownErr != nil {
-			return report, errors.Join(err, ownErr)
-		}
-		again.Budget = min(again.Budget, deadline.Sub(k.Clock.Now()))
-		report, err = doOwn(ctx, again, done)
-	}
-	return report, err
-}
-
-// doOwn runs. Even behind a panic the run is not listed any more.
-func doOwn(ctx context.Context, run *ingest.Run, done func()) (ingest.Report, error) {
-	defer done()
-	return run.Do(ctx)
+	t := Tick{Dataset: d, Members: []Member{{Desk: k, Requests: true}}, Clock: k.Clock, Log: k.Log}
+	m := t.Do(ctx)[0]
+	return *m.Report, m.Err
 }
 
 // Own makes a run of the dataset's own next window, which carries the open

@@ -77,6 +77,9 @@ type Detections struct {
 	By IncrementalBy
 	// Results asks for RESULTS, the largest part of an answer.
 	Results bool
+	// Select, if not nil, chooses among the findings, in place of what Filter does;
+	// see Only.
+	Select *Selection
 
 	decoder *Decoder
 	schema  *record.Schema
@@ -95,6 +98,9 @@ func (s *Detections) Identity() string {
 	user, _ := s.Client.Credentials.Login()
 	// What an account sees is its own; its name is nothing to write down.
 	account := sha256.Sum256([]byte(user))
+	if s.Select != nil { // what no parameter asks for
+		p["only"] = slices.Concat(s.Select.Types, s.Select.Tags)
+	}
 	return fmt.Sprintf("%s %s by %s as %x", s.Client.Origin.Hostname(), p.Encode(), s.By, account[:4])
 }
 
@@ -178,6 +184,9 @@ func (s *Detections) params(q record.Query) url.Values {
 	}
 	for name, values := range s.Filter {
 		p.Set(name, values[len(values)-1])
+	}
+	if s.Select != nil {
+		s.Select.ask(p)
 	}
 	if p.Get("show_qds") == "0" && s.Filter.Get("show_qds_factors") == "" {
 		p.Set("show_qds_factors", "0") // factors of a score that is not asked for

@@ -39,6 +39,9 @@ type Policy struct {
 	// Only keeps the field for records with these values at OnlyPath.
 	Only     map[string]bool
 	OnlyPath string
+	// Without leaves the field out as if the document had not had it: nothing tells
+	// of its size, or that it is cut.
+	Without bool
 }
 
 // KeepAll is the policy that keeps everything.
@@ -211,7 +214,7 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 		dst = e.appendExtra(dst, &e.extra[i], r, begin)
 	}
 	parts := 0
-	if e.results != nil {
+	if e.results != nil && !e.Policy.Without {
 		dst, parts = e.appendContinued(dst, e.results, r, begin)
 	}
 	for i := range e.sums {
@@ -219,7 +222,7 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 		case MadeParts:
 			dst = strconv.AppendInt(append(dst, c.members[0]...), int64(parts), 10)
 		case MadeSize:
-			if e.results == nil {
+			if e.results == nil || e.Policy.Without {
 				continue
 			}
 			if f := r.Field(e.results.source); f.Set() {

@@ -78,11 +78,13 @@ var definitions = []Definition{
 	{Name: "kbOverlap", Doc: "The same for the KnowledgeBase, whose changes show up 8 to 10 hours after their date.", Default: "24h", set: duration(func(s *Settings) *time.Duration { return &s.KBOverlap }, time.Second, 30*24*time.Hour)},
 	{Name: "kbFullRefreshDays", Doc: "After how many days the whole KnowledgeBase is sent again, so that the workspace's retention does not make a join lose old entries: less than that retention. 0: never.", Default: "30", set: setRefresh},
 	{Name: "kbPageSize", Doc: "How many QIDs to ask for at once. A page that takes too long is halved by itself.", Default: "5000", set: setKBPage},
-	{Name: "enrichDetections", Doc: "`true`: each detection carries title, severity level, CVEs, CVSS base scores and patchable flag of its QID, from the KnowledgeBase as QualysKB has loaded it.", Default: "false", set: setEnrich},
+	{Name: "enrichDetections", Doc: "`true`: each detection carries title, severity level, CVEs, CVSS base scores and patchable flag of its QID, from the KnowledgeBase as QualysKB has loaded it.", Default: "false", set: truth(func(s *Settings) *bool { return &s.Enrich })},
 	{Name: "runBudget", Doc: "How long a run goes on before it stops at a safe point; the next one continues. Must be 3 minutes below functionTimeout.", Default: "25m", set: duration(func(s *Settings) *time.Duration { return &s.RunBudget }, time.Second, 24*time.Hour)},
 	{Name: "callReserve", Doc: "Percent of the subscription's API calls to leave to your other tools. Qualys counts calls by endpoint; one of those it allows at once is always left as well.", Default: "10", set: setReserve},
 	{Name: "detectionApiVersion", Doc: "Version of Qualys' host list detection API.", Default: "5.0", set: version(func(s *Settings) *string { return &s.DetectionAPIVersion })},
 	{Name: "kbApiVersion", Doc: "Version of Qualys' KnowledgeBase API.", Default: "4.0", set: version(func(s *Settings) *string { return &s.KBAPIVersion })},
+	{Name: "integrationApi", Doc: "`true`: Qualys' Sentinel-integration API is served, by which workspaces are registered that get findings beside this one; see docs/integrations.md. Those that are registered get theirs in any case.", Default: "false", set: truth(func(s *Settings) *bool { return &s.IntegrationAPI })},
+	{Name: "integrationVault", Doc: "Address of the Key Vault for the keys of these workspaces. The app needs the role Key Vault Secrets Officer there, and nothing else should be in it. Workspaces with a data collection rule need no key.", set: setIntegrationVault},
 	{Name: "stateContainer", Doc: "Blob container for checkpoints, run records and dead letters.", Default: "qualys-connector", set: setContainer},
 	{Name: "stateFolder", Doc: "Keep the state in this local folder instead. Not for Azure.", set: text(func(s *Settings) *string { return &s.StateFolder })},
 	{Name: "logLevel", Doc: "`debug`, `info`, `warn` or `error`.", Default: "info", set: setLevel},
@@ -357,15 +359,26 @@ func setReserve(s *Settings, v string) error {
 	return nil
 }
 
-func setEnrich(s *Settings, v string) error {
-	switch strings.ToLower(v) {
-	case "true":
-		s.Enrich = true
-		return nil
-	case "false":
-		return nil
+func truth(field func(*Settings) *bool) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		switch strings.ToLower(v) {
+		case "true":
+			*field(s) = true
+			return nil
+		case "false":
+			return nil
+		}
+		return fmt.Errorf("%q is unknown. Accepted: true, false", clip(v))
 	}
-	return fmt.Errorf("%q is unknown. Accepted: true, false", clip(v))
+}
+
+func setIntegrationVault(s *Settings, v string) error {
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" || !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {
+		return errors.New("it is no address of a Key Vault. Accepted: such as https://<vault>.vault.azure.net")
+	}
+	s.IntegrationVault = "https://" + u.Host
+	return nil
 }
 
 var containerForm = regexp.MustCompile(`^[a-z0-9](-?[a-z0-9]){2,62}$`)

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,13 +111,18 @@ func read(ctx context.Context, v Vault, most time.Duration, r Reference) (string
 	limited, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	value, err := v.Secret(limited, r)
-	if limited.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("no answer within %s: let the app out to the vault: virtual network, private endpoint, the vault's firewall", most)
-	}
-	if err != nil {
+	if err = inTime(ctx, limited, most, err); err != nil {
 		return "", fmt.Errorf("secret %s of %s: %w", r.Name, r.Vault, err)
 	}
 	return value, nil
+}
+
+// inTime is err, or that the time of a call was up.
+func inTime(ctx, limited context.Context, most time.Duration, err error) error {
+	if limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no answer within %s: let the app out to the vault: virtual network, private endpoint, the vault's firewall", most)
+	}
+	return err
 }
 
 // KeyVault reads secrets with the app's identity.
@@ -129,27 +135,36 @@ type KeyVault struct {
 
 var _ Vault = (*KeyVault)(nil)
 
-// Secret implements Vault.
-func (k *KeyVault) Secret(ctx context.Context, r Reference) (string, error) {
+// client of a vault.
+func (k *KeyVault) client(vault string) (*azsecrets.Client, error) {
 	credential, err := k.Credential()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	options := azsecrets.ClientOptions{}
 	if k.Options != nil {
 		options = *k.Options
 	}
-	if u, err := url.Parse(r.Vault); err == nil && loopback(u.Hostname()) {
+	if u, err := url.Parse(vault); err == nil && loopback(u.Hostname()) {
 		// A vault of the simulator has no name for the challenge to match.
 		options.DisableChallengeResourceVerification = true
 	}
-	client, err := azsecrets.NewClient(r.Vault, credential, &options)
+	client, err := azsecrets.NewClient(vault, credential, &options)
 	if err != nil {
-		return "", fmt.Errorf("key vault client: %w", err)
+		return nil, fmt.Errorf("key vault client: %w", err)
+	}
+	return client, nil
+}
+
+// Secret implements Vault.
+func (k *KeyVault) Secret(ctx context.Context, r Reference) (string, error) {
+	client, err := k.client(r.Vault)
+	if err != nil {
+		return "", err
 	}
 	resp, err := client.GetSecret(ctx, r.Name, r.Version, nil)
 	if err != nil {
-		return "", explainVault(err)
+		return "", explainVault(err, "Key Vault Secrets User")
 	}
 	if resp.Value == nil || *resp.Value == "" {
 		return "", errors.New("the secret is empty")
@@ -157,8 +172,113 @@ func (k *KeyVault) Secret(ctx context.Context, r Reference) (string, error) {
 	return *resp.Value, nil
 }
 
+// KeyFile keeps the keys of workspaces in a vault that is there for nothing else,
+// each as a secret of its own.
+type KeyFile struct {
+	KeyVault
+	// Vault is its address.
+	Vault string
+	// NewID makes the end of a secret's name, so that it is never that of another.
+	NewID func() string
+	// Time is how long a call may take; DefaultVaultTime if zero.
+	Time time.Duration
+
+	mu    sync.Mutex
+	known map[string]string // keys by address, which never change
+}
+
+// writerRole is what writing and deleting secrets needs.
+const writerRole = "Key Vault Secrets Officer"
+
+// most is how long a call may take.
+func (k *KeyFile) most() time.Duration { return cmp.Or(k.Time, DefaultVaultTime) }
+
+// Put keeps a key and returns the address of its secret.
+func (k *KeyFile) Put(ctx context.Context, id int64, key string) (string, error) {
+	limited, cancel := context.WithTimeout(ctx, k.most())
+	defer cancel()
+	client, err := k.client(k.Vault)
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("qualys-integration-%d-%s", id, k.NewID())
+	kind := "key of a Log Analytics workspace"
+	resp, err := client.SetSecret(limited, name, azsecrets.SetSecretParameters{Value: &key, ContentType: &kind}, nil)
+	if err != nil {
+		return "", fmt.Errorf("secret %s of %s: %w", name, k.Vault, inTime(ctx, limited, k.most(), explainVault(err, writerRole)))
+	}
+	address := k.Vault + "/secrets/" + name
+	if resp.ID != nil && resp.ID.Version() != "" {
+		address += "/" + resp.ID.Version()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil {
+		k.known = map[string]string{}
+	}
+	k.known[address] = key
+	return address, nil
+}
+
+// Get returns a key, from memory where it has been read before.
+func (k *KeyFile) Get(ctx context.Context, address string) (string, error) {
+	k.mu.Lock()
+	key, ok := k.known[address]
+	k.mu.Unlock()
+	if ok {
+		return key, nil
+	}
+	r, err := k.reference(address)
+	if err != nil {
+		return "", err
+	}
+	if key, err = read(ctx, &k.KeyVault, k.most(), r); err != nil {
+		return "", err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil {
+		k.known = map[string]string{}
+	}
+	k.known[address] = key
+	return key, nil
+}
+
+// reference of a secret's address. Nothing is asked of another vault: the address is
+// in a document that people may write.
+func (k *KeyFile) reference(address string) (Reference, error) {
+	r, err := ParseReference(prefix+"SecretUri="+address+")", "")
+	if err == nil && r.Vault != k.Vault {
+		err = fmt.Errorf("its key is in %s, and integrationVault is %s: set it back, or set the key again", r.Vault, k.Vault)
+	}
+	return r, err
+}
+
+// Remove deletes the secret. One that is not there is no error.
+func (k *KeyFile) Remove(ctx context.Context, address string) error {
+	k.mu.Lock()
+	delete(k.known, address)
+	k.mu.Unlock()
+	r, err := k.reference(address)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, k.most())
+	defer cancel()
+	client, err := k.client(r.Vault)
+	if err != nil {
+		return err
+	}
+	_, err = client.DeleteSecret(limited, r.Name, nil)
+	var answer *azcore.ResponseError
+	if err == nil || errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
+		return nil
+	}
+	return fmt.Errorf("secret %s of %s: %w", r.Name, r.Vault, inTime(ctx, limited, k.most(), explainVault(err, writerRole)))
+}
+
 // explainVault shortens the SDK's errors, which print the whole exchange.
-func explainVault(err error) error {
+func explainVault(err error, role string) error {
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) {
 		line, _, _ := strings.Cut(err.Error(), "\n")
@@ -166,7 +286,7 @@ func explainVault(err error) error {
 	}
 	switch r.StatusCode {
 	case http.StatusForbidden:
-		return errors.New("the vault refuses access: give the function app's identity the role Key Vault Secrets User, and let the vault's firewall pass it")
+		return errors.New("the vault refuses access: give the function app's identity the role " + role + ", and let the vault's firewall pass it")
 	case http.StatusNotFound:
 		return errors.New("there is no such secret or version")
 	case http.StatusUnauthorized:

@@ -69,6 +69,11 @@ type Settings struct {
 	StorageService    string
 	LogLevel          string
 
+	// IntegrationAPI tells that the integration API is served, IntegrationVault the
+	// vault for keys of workspaces; empty if there is none.
+	IntegrationAPI   bool
+	IntegrationVault string
+
 	// VMScheduled and KBScheduled tell which functions are on.
 	VMScheduled, KBScheduled bool
 
@@ -324,3 +329,25 @@ func suffixOf(host string, suffixes []string) string {
 	}
 	return ""
 }
+
+// ParseLogAnalytics reads an address of Log Analytics, and which API it is of; empty
+// where the address does not tell.
+func ParseLogAnalytics(v string) (*url.URL, API, error) {
+	var s Settings
+	if err := setLogAnalytics(&s, v); err != nil {
+		return nil, "", err
+	}
+	switch host := s.LogAnalyticsURI.Hostname(); {
+	case hasSuffix(host, ingestionSuffixes):
+		return s.LogAnalyticsURI, LogsIngestion, nil
+	case hasSuffix(host, collectorSuffixes):
+		return s.LogAnalyticsURI, DataCollector, nil
+	}
+	return s.LogAnalyticsURI, "", nil
+}
+
+// CheckRule says what is wrong with the immutable id of a data collection rule.
+func CheckRule(v string) error { return setRule(&Settings{}, v) }
+
+// CheckWorkspace says what is wrong with the id of a workspace.
+func CheckWorkspace(v string) error { return setWorkspace(&Settings{}, v) }

@@ -267,6 +267,74 @@ func vault(t *testing.T) (*simulator.Azure, settings.Vault, string) {
 	}, server.URL
 }
 
+// Keys of workspaces go into the vault and come back out of it, each as a secret of its
+// own, and what goes wrong is told without them.
+func TestKeyFile(t *testing.T) {
+	ctx := context.Background()
+	a, v, address := vault(t)
+	n := 0
+	file := func() *settings.KeyFile {
+		return &settings.KeyFile{KeyVault: *v.(*settings.KeyVault), Vault: address, NewID: func() string { n++; return fmt.Sprint("r", n) }}
+	}
+	k := file()
+	first, err := k.Put(ctx, 7, canary.WorkspaceKeyText())
+	if err != nil || !strings.HasPrefix(first, address+"/secrets/qualys-integration-7-r1/") || a.Secrets["qualys-integration-7-r1"] != canary.WorkspaceKeyText() {
+		t.Fatalf("%s, %v", first, err)
+	}
+	second, err := k.Put(ctx, 7, "b3RoZXI=")
+	if err != nil || second == first {
+		t.Fatalf("%s, %v", second, err)
+	}
+	for _, k := range []*settings.KeyFile{k, file()} { // from memory, and from the vault
+		if key, err := k.Get(ctx, first); err != nil || key != canary.WorkspaceKeyText() {
+			t.Errorf("%v", err)
+		}
+	}
+	for range 2 { // what is gone is no error
+		if err := file().Remove(ctx, first); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+	wants := func(err error, want string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), canary.WorkspaceKeyText()) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+	}
+	_, err = file().Get(ctx, first)
+	wants(err, "there is no such secret")
+	_, err = file().Get(ctx, "https://other.vault.azure.net/secrets/x")
+	wants(err, "its key is in https://other.vault.azure.net, and integrationVault is "+address)
+	wants(file().Remove(ctx, "nonsense"), "is no https address")
+}
+
+// A vault that refuses says which role is missing, and one that is silent is given up.
+func TestKeyFileRefused(t *testing.T) {
+	_, v, _ := vault(t)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/t", resource="https://vault.azure.net"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if r.Method == http.MethodDelete {
+			<-r.Context().Done()
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	k := &settings.KeyFile{KeyVault: *v.(*settings.KeyVault), Vault: server.URL, NewID: func() string { return "x" }}
+	k.Options = &azsecrets.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: server.Client(), Retry: policy.RetryOptions{MaxRetries: -1}}}
+	if _, err := k.Put(context.Background(), 8, canary.WorkspaceKeyText()); err == nil || !strings.Contains(err.Error(), "Key Vault Secrets Officer") {
+		t.Errorf("%v", err)
+	}
+	k.Time = 50 * time.Millisecond
+	if err := k.Remove(context.Background(), server.URL+"/secrets/x"); err == nil || !strings.Contains(err.Error(), "no answer within 50ms") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestKeyVault(t *testing.T) {
 	a, v, address := vault(t)
 	a.SetSecret("qualys-user", canary.User)

@@ -39,8 +39,12 @@ type Azure struct {
 	// Workspace and Key are for the HTTP Data Collector API.
 	Workspace string
 	Key       []byte
+	// Places are other workspaces, by id, and rules, by immutable id.
+	Places map[string]*Place
 	// Secrets of the vault, by name.
 	Secrets map[string]string
+	// Deleted are the names of secrets that were deleted: they cannot be set again.
+	Deleted map[string]bool
 	// Keep takes each accepted row; nil only counts them.
 	Keep func(table string, row json.RawMessage) error
 	// Now is the clock.
@@ -48,6 +52,38 @@ type Azure struct {
 
 	mu     sync.Mutex
 	counts Arrived
+}
+
+// A Place is a workspace or a data collection rule beside the first.
+type Place struct {
+	// Key of a workspace, Streams of a rule.
+	Key     []byte
+	Streams map[string][]record.TableColumn
+	// Keep takes each accepted row.
+	Keep func(table string, row json.RawMessage) error
+	// Before may take a call's place.
+	Before func(w http.ResponseWriter) bool
+}
+
+// rule is the one that a path names; nil if there is none.
+func (a *Azure) rule(id string) *Place {
+	if id == a.Rule {
+		return &Place{Streams: a.Streams, Keep: a.Keep}
+	}
+	if p := a.Places[id]; p != nil && p.Streams != nil {
+		return p
+	}
+	return nil
+}
+
+// workspace is the one that an Authorization header names; a wrong one if there is
+// none, so that its signature is.
+func (a *Azure) workspace(authorization string) (id string, p *Place) {
+	id, _, _ = strings.Cut(strings.TrimPrefix(authorization, "SharedKey "), ":")
+	if p := a.Places[id]; p != nil && p.Key != nil {
+		return id, p
+	}
+	return a.Workspace, &Place{Key: a.Key, Keep: a.Keep}
 }
 
 // Arrived is what the services have taken.
@@ -180,25 +216,30 @@ const ingestionLimit = 1 << 20
 // ingestion is the Logs Ingestion API.
 func (a *Azure) ingestion(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	var place *Place
+	if len(parts) == 4 {
+		place = a.rule(parts[1])
+	}
 	switch {
 	case r.Method != http.MethodPost:
 		problem(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "only POST")
 	case !a.authorized(r, "https://monitor.azure.com"):
 		problem(w, http.StatusUnauthorized, "InvalidToken", "the token is missing, expired or of another audience")
-	case len(parts) != 4 || parts[2] != "streams" || parts[1] != a.Rule:
+	case place == nil || parts[2] != "streams":
 		problem(w, http.StatusNotFound, "NotFound", "data collection rule not found")
-	case a.Streams[parts[3]] == nil:
+	case place.Streams[parts[3]] == nil:
 		problem(w, http.StatusNotFound, "InvalidStream", "the rule declares no stream "+parts[3])
 	case r.URL.Query().Get("api-version") != "2023-01-01":
 		problem(w, http.StatusBadRequest, "InvalidApiVersion", "unknown api-version")
 	case !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json"):
 		problem(w, http.StatusUnsupportedMediaType, "UnsupportedMediaType", "Content-Type must be application/json")
+	case place.Before != nil && place.Before(w):
 	default:
-		a.ingest(w, r, parts[3])
+		a.ingest(w, r, place, parts[3])
 	}
 }
 
-func (a *Azure) ingest(w http.ResponseWriter, r *http.Request, stream string) {
+func (a *Azure) ingest(w http.ResponseWriter, r *http.Request, place *Place, stream string) {
 	body, err := readBody(r, ingestionLimit)
 	if errors.Is(err, errTooLarge) {
 		problem(w, http.StatusRequestEntityTooLarge, "ContentLengthLimitExceeded", "Maximum allowed content length: 1048576 bytes (1 MB)")
@@ -209,11 +250,11 @@ func (a *Azure) ingest(w http.ResponseWriter, r *http.Request, stream string) {
 		return
 	}
 	t := taken{dropped: map[string]int{}}
-	if err := t.readRows(body, a.Streams[stream]); err != nil {
+	if err := t.readRows(body, place.Streams[stream]); err != nil {
 		problem(w, http.StatusBadRequest, err.code, err.Error())
 		return
 	}
-	if err := a.take(strings.TrimPrefix(stream, "Custom-")+"_CL", int64(len(body)), t); err != nil {
+	if err := a.take(place, strings.TrimPrefix(stream, "Custom-")+"_CL", int64(len(body)), t); err != nil {
 		problem(w, http.StatusInternalServerError, "InternalError", err.Error())
 		return
 	}
@@ -377,12 +418,12 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 
 // take keeps rows, then counts them: a row that could not be kept is not
 // accepted.
-func (a *Azure) take(table string, size int64, t taken) error {
+func (a *Azure) take(place *Place, table string, size int64, t taken) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.Keep != nil {
+	if place.Keep != nil {
 		for _, row := range t.rows {
-			if err := a.Keep(table, row); err != nil {
+			if err := place.Keep(table, row); err != nil {
 				return err
 			}
 		}
@@ -444,9 +485,13 @@ func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	date, err := http.ParseTime(h.Get("x-ms-date"))
-	want := "SharedKey " + a.Workspace + ":" + loganalytics.Signature(a.Key, len(body), h.Get("x-ms-date"))
+	id, place := a.workspace(h.Get("Authorization"))
+	want := "SharedKey " + id + ":" + loganalytics.Signature(place.Key, len(body), h.Get("x-ms-date"))
 	if err != nil || a.Now().Sub(date).Abs() > 15*time.Minute || !hmac.Equal([]byte(want), []byte(h.Get("Authorization"))) {
 		collectorProblem(w, http.StatusForbidden, "InvalidAuthorization", "the signature is wrong")
+		return
+	}
+	if place.Before != nil && place.Before(w) {
 		return
 	}
 	var rows []json.RawMessage
@@ -463,7 +508,7 @@ func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
 		}
 		truncated += n
 	}
-	if err := a.take(h.Get("Log-Type")+"_CL", int64(len(body)), taken{rows: rows, truncated: truncated}); err != nil {
+	if err := a.take(place, h.Get("Log-Type")+"_CL", int64(len(body)), taken{rows: rows, truncated: truncated}); err != nil {
 		collectorProblem(w, http.StatusInternalServerError, "UnspecifiedError", err.Error())
 		return
 	}
@@ -503,23 +548,59 @@ func (a *Azure) Vault() http.Handler {
 			return
 		}
 		parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-		if r.Method != http.MethodGet || len(parts) < 2 || parts[0] != "secrets" {
-			problem(w, http.StatusBadRequest, "BadParameter", "only secrets can be read")
+		if len(parts) < 2 || parts[0] != "secrets" || !secretForm.MatchString(parts[1]) {
+			problem(w, http.StatusBadRequest, "BadParameter", "only secrets are simulated")
 			return
 		}
-		name := parts[1]
-		if len(parts) == 3 {
-			name += "/" + parts[2]
-		}
+		name := strings.Join(parts[1:], "/")
 		a.mu.Lock()
-		value, ok := a.Secrets[name]
-		a.mu.Unlock()
-		if !ok {
+		defer a.mu.Unlock()
+		switch value, ok := a.Secrets[name]; {
+		case r.Method == http.MethodPut && len(parts) == 2:
+			a.putSecret(w, r, name)
+		case !ok:
 			problem(w, http.StatusNotFound, "SecretNotFound", "A secret with (name/id) "+parts[1]+" was not found in this key vault.")
-			return
+		case r.Method == http.MethodGet:
+			answer(w, http.StatusOK, map[string]string{"value": value, "id": "https://" + r.Host + "/secrets/" + name})
+		case r.Method == http.MethodDelete && len(parts) == 2:
+			for other := range a.Secrets {
+				if other == name || strings.HasPrefix(other, name+"/") {
+					delete(a.Secrets, other)
+				}
+			}
+			if a.Deleted == nil {
+				a.Deleted = map[string]bool{}
+			}
+			a.Deleted[name] = true
+			answer(w, http.StatusOK, map[string]string{"id": "https://" + r.Host + "/secrets/" + name, "recoveryId": "https://" + r.Host + "/deletedsecrets/" + name})
+		default:
+			problem(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "it is not simulated")
 		}
-		answer(w, http.StatusOK, map[string]string{"value": value, "id": "https://" + r.Host + "/secrets/" + name})
 	})
+}
+
+// secretForm is that of secret names.
+var secretForm = regexp.MustCompile(`^[0-9a-zA-Z-]{1,127}$`)
+
+// putSecret makes a version of a secret. One that was deleted cannot be set before it
+// is purged, as with soft-delete.
+func (a *Azure) putSecret(w http.ResponseWriter, r *http.Request, name string) {
+	var doc struct {
+		Value       *string `json:"value"`
+		ContentType string  `json:"contentType"`
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	if err != nil || json.Unmarshal(body, &doc) != nil || doc.Value == nil || len(*doc.Value) > 25_000 || len(doc.ContentType) > 255 {
+		problem(w, http.StatusBadRequest, "BadParameter", "Property value has invalid value")
+		return
+	}
+	if a.Deleted[name] {
+		problem(w, http.StatusConflict, "Conflict", "Secret "+name+" is currently in a deleted but recoverable state")
+		return
+	}
+	version := fmt.Sprintf("%032x", len(a.Secrets)+1)
+	a.Secrets[name], a.Secrets[name+"/"+version] = *doc.Value, *doc.Value
+	answer(w, http.StatusOK, map[string]string{"value": *doc.Value, "id": "https://" + r.Host + "/secrets/" + name + "/" + version})
 }
 
 // SetSecret changes a secret of the vault, as a rotation does.

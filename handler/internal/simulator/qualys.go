@@ -345,6 +345,7 @@ type Filter struct {
 	ids                      idList
 	byTags                   tagFilter
 	includeIgnored, disabled bool
+	infos                    bool
 }
 
 type refusal struct{ code, text string }
@@ -392,6 +393,7 @@ func parseFilter(p url.Values) (Filter, *refusal) {
 	f.qds, f.factors = p.Get("show_qds") == "1", p.Get("show_qds_factors") == "1"
 	f.cloudTags, f.metadata = p.Get("show_cloud_tags") == "1", p.Get("host_metadata") != ""
 	f.includeIgnored, f.disabled = p.Get("include_ignored") == "1", p.Get("include_disabled") == "1"
+	f.infos = p.Get("show_igs") == "1"
 	if bad := parseDates(p, map[string]*time.Time{"vm_processed_after": &f.processedAfter, "vm_processed_before": &f.processedBefore, "detection_updated_since": &f.updatedSince}); bad != nil {
 		return f, bad
 	}
@@ -565,7 +567,11 @@ func (s *Subscription) matches(index int, f Filter, now time.Time) bool {
 }
 
 func (f Filter) wants(d Detection) bool {
-	return f.status[d.Status] && (f.severities == nil || f.severities[d.Severity]) && (f.types == nil || f.types[d.Type]) &&
+	listed := f.status[d.Status]
+	if d.Type == typeInfo {
+		listed = f.infos
+	}
+	return listed && (f.severities == nil || f.severities[d.Severity]) && (f.types == nil || f.types[d.Type]) &&
 		(f.includeIgnored || !d.Ignored) && (f.disabled || !d.Disabled)
 }
 
@@ -637,7 +643,16 @@ func (s *Subscription) Write(w io.Writer, f Filter, now time.Time, link string, 
 // Expected walks the detections that match a request with the connector's
 // default parameters, as of now.
 func (s *Subscription) Expected(after, now time.Time, visit func(Host, Detection)) {
-	f := Filter{status: set(knownStatus), includeIgnored: true, disabled: true, idMax: 1 << 62, processedAfter: after}
+	s.expected(after, now, false, visit)
+}
+
+// ExpectedWithInfo walks the information gathered as well.
+func (s *Subscription) ExpectedWithInfo(after, now time.Time, visit func(Host, Detection)) {
+	s.expected(after, now, true, visit)
+}
+
+func (s *Subscription) expected(after, now time.Time, infos bool, visit func(Host, Detection)) {
+	f := Filter{status: set(knownStatus), includeIgnored: true, disabled: true, infos: infos, idMax: 1 << 62, processedAfter: after}
 	for index := range s.Hosts {
 		if !s.matches(index, f, now) {
 			continue

@@ -26,6 +26,8 @@ type Subscription struct {
 	Hosts int
 	// Detections per host on average.
 	Detections int
+	// Infos per host: information gathered, which is no finding and has no status.
+	Infos int
 	// ResultsBytes makes every RESULTS about that long; zero mixes sizes from
 	// nothing to 200 KB as real ones do.
 	ResultsBytes int
@@ -167,16 +169,23 @@ func (s *Subscription) host(index int, now time.Time) Host {
 	return h
 }
 
-// Each walks the detections of a host.
+// Each walks the detections of a host, and behind them the information gathered.
 func (h Host) Each() iter.Seq[Detection] {
 	return func(yield func(Detection) bool) {
-		for n := range h.Detections {
-			if !yield(h.detection(n)) {
+		for n := range h.Detections + h.sub.Infos {
+			d := h.detection(n)
+			if n >= h.Detections {
+				d.Type, d.Status, d.Fixed = typeInfo, "", time.Time{}
+			}
+			if !yield(d) {
 				return
 			}
 		}
 	}
 }
+
+// typeInfo is the type of information gathered.
+const typeInfo = "Info"
 
 func (h Host) detection(n int) Detection {
 	r := rand.New(rand.NewPCG(h.seed, uint64(n)))

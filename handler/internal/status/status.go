@@ -153,8 +153,10 @@ type SyncDocument struct {
 // A Source is where the status is read.
 type Source struct {
 	Store checkpoint.Store
-	// Destination is the name, in the state, of the destination.
+	// Destination is the name, in the state, of the destination, Integration the
+	// number of the integration that it is of; empty for the default one.
 	Destination string
+	Integration string
 	// Live lists the runs of this process; nil: it has none.
 	Live    func(*ingest.Dataset) []ondemand.Live
 	Program Program
@@ -220,7 +222,7 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 		problem(err)
 		v.Syncs = append(v.Syncs, sync)
 	}
-	letters, err := s.Store.List(ctx, "deadletter/"+d.Name+"/")
+	letters, err := s.Store.List(ctx, ingest.LetterPrefix(s.Integration, d.Name))
 	problem(err)
 	for _, name := range letters {
 		if strings.HasPrefix(path.Base(name), "cut-") {
@@ -308,7 +310,7 @@ func (s *Source) killed(ctx context.Context, d *ingest.Dataset, c *ingest.Checkp
 	if c == nil || c.Progress == nil || slices.ContainsFunc(running, func(r Run) bool { return r.Run == c.LastRun }) {
 		return nil, nil
 	}
-	_, err := s.record(ctx, ingest.RecordName(d.Name, c.Progress.Started, c.LastRun))
+	_, err := s.record(ctx, ingest.RecordName(s.Integration, d.Name, c.Progress.Started, c.LastRun))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -332,7 +334,7 @@ func (s *Source) runs(ctx context.Context, d *ingest.Dataset) ([]ingest.Report, 
 	keep := map[string]*ingest.Report{}
 	for back := range runDays {
 		day := s.Now().UTC().AddDate(0, 0, 1-back).Format("20060102") // a clock may be ahead
-		names, err := s.Store.List(ctx, ingest.RecordPrefix(d.Name)+day)
+		names, err := s.Store.List(ctx, ingest.RecordPrefix(s.Integration, d.Name)+day)
 		if err != nil {
 			return list, err
 		}
@@ -381,7 +383,7 @@ func (s *Source) forget(d *ingest.Dataset, keep map[string]*ingest.Report) {
 		s.records = map[string]*ingest.Report{}
 	}
 	for name := range s.records {
-		if strings.HasPrefix(name, ingest.RecordPrefix(d.Name)) {
+		if strings.HasPrefix(name, ingest.RecordPrefix(s.Integration, d.Name)) {
 			delete(s.records, name)
 		}
 	}
@@ -418,7 +420,7 @@ func (s *Source) attempt(ctx context.Context, request *ondemand.Request, a ondem
 			return v, nil
 		}
 	}
-	r, err := s.record(ctx, ingest.RecordName(request.Dataset, a.Started, a.Run))
+	r, err := s.record(ctx, ingest.RecordName(s.Integration, request.Dataset, a.Started, a.Run))
 	switch {
 	case err == nil:
 		v.Record, v.Outcome = r, string(r.Outcome)
@@ -489,9 +491,9 @@ func (s *Source) byRun(ctx context.Context, d *ingest.Dataset, id string, runnin
 func (s *Source) recordOf(ctx context.Context, d *ingest.Dataset, id string) (string, error) {
 	prefixes := []string{}
 	for back := range runDays {
-		prefixes = append(prefixes, ingest.RecordPrefix(d.Name)+s.Now().UTC().AddDate(0, 0, 1-back).Format("20060102"))
+		prefixes = append(prefixes, ingest.RecordPrefix(s.Integration, d.Name)+s.Now().UTC().AddDate(0, 0, 1-back).Format("20060102"))
 	}
-	for _, prefix := range append(prefixes, ingest.RecordPrefix(d.Name)) {
+	for _, prefix := range append(prefixes, ingest.RecordPrefix(s.Integration, d.Name)) {
 		names, err := s.Store.List(ctx, prefix)
 		if err != nil {
 			return "", err

@@ -154,7 +154,7 @@ func TestLastRuns(t *testing.T) {
 	store := folder.New(t.TempDir())
 	for i := range 40 {
 		started := now.Add(-time.Duration(i) * 3 * time.Hour)
-		put(t, store, ingest.RecordName("vm", started, fmt.Sprintf("run%d", i)), fmt.Sprintf(`{"version":1,"run":"run%d","started":%q,"ended":%q,"outcome":"complete"}`, i, started.Format(time.RFC3339), started.Format(time.RFC3339)))
+		put(t, store, ingest.RecordName("", "vm", started, fmt.Sprintf("run%d", i)), fmt.Sprintf(`{"version":1,"run":"run%d","started":%q,"ended":%q,"outcome":"complete"}`, i, started.Format(time.RFC3339), started.Format(time.RFC3339)))
 	}
 	c := &counting{Store: store, opened: map[string]int{}}
 	source := &status.Source{Store: c, Destination: "default", Now: func() time.Time { return now }}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/integration"
+	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/settings"
+)
+
+// What the destinations of a tick share, so that their number is no matter of memory.
+const (
+	// sharedBatches is what their batches take together, in bytes: a few of each are
+	// filled or on their way.
+	sharedBatches = 12 << 20
+	// leastBatch of one of them: smaller ones make calls, and save nothing.
+	leastBatch = 64 << 10
+	// sharedRecent is how many rows they remember together, leastRecent each of them.
+	sharedRecent = 1_000_000
+	leastRecent  = 10_000
+	// sharedInFlight is how many batches of each may be on their way.
+	sharedInFlight = 2
+)
+
+// Behind a run without progress an integration waits twice as long each time, so that
+// a destination that is wrong does not use up the calls to Qualys.
+const (
+	stalledFirst = 4 * time.Minute // less than the example schedule's five
+	stalledMost  = 30 * time.Minute
+)
+
+// fleet is the destinations beside the default one.
+type fleet struct {
+	mu    sync.Mutex
+	desks map[string]*ondemand.Desk // by the destination's name
+}
+
+// registry of the integrations.
+func (c *connector) newRegistry() *integration.Registry {
+	r := &integration.Registry{Store: c.store, Clock: ingest.SystemClock{}, Log: c.log}
+	if vault := c.settings.IntegrationVault; vault != "" {
+		r.Keys = &settings.KeyFile{KeyVault: settings.KeyVault{Credential: c.identity.credential}, Vault: vault, NewID: func() string { return newRunID()[:8] }}
+	}
+	return r
+}
+
+// tick is one of a dataset, for all destinations.
+func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.Report, error) {
+	t := ondemand.Tick{Dataset: dataset, Clock: ingest.SystemClock{}, Log: c.log, Members: []ondemand.Member{{Desk: c.desk, Requests: true}}}
+	if dataset == ingest.VM {
+		list, err := c.integrations.List(ctx)
+		if err != nil {
+			// The others get theirs.
+			c.log.Error("not all integrations can be read: those get nothing", zap.Error(err))
+		}
+		for _, i := range list {
+			t.Members = append(t.Members, ondemand.Member{Desk: c.deskOf(i), Due: func(ctx context.Context) bool { return c.due(ctx, i) }})
+		}
+	}
+	if n := len(t.Members); n > 1 {
+		t.Convoy = &ingest.Convoy{Together: together, Clock: t.Clock, Log: c.log}
+		t.Began = func(run *ingest.Run) {
+			run.InFlight, run.Patience = sharedInFlight, ingest.DefaultPatience
+			run.BatchBytes = max(leastBatch, sharedBatches/(n*(sharedInFlight+1)))
+			run.MaxRecent = min(ingest.DefaultMaxRecent, max(leastRecent, sharedRecent/n))
+		}
+	}
+	own := t.Do(ctx)[0]
+	return *own.Report, own.Err
+}
+
+// together is one request for several runs.
+func together(list []ingest.Joint) ingest.Source {
+	var requests []*qualys.Detections
+	for _, s := range list {
+		if d, ok := s.(*qualys.Detections); ok { // there is nothing else
+			requests = append(requests, d)
+		}
+	}
+	return qualys.Together(requests)
+}
+
+// deskOf is the desk of an integration's destination.
+func (c *connector) deskOf(i *integration.Integration) *ondemand.Desk {
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	if c.fleet.desks == nil {
+		c.fleet.desks = map[string]*ondemand.Desk{}
+	}
+	name := i.Destination()
+	k := c.fleet.desks[name]
+	if k == nil {
+		k = &ondemand.Desk{File: ondemand.File{Store: c.store, Destination: name}, Clock: ingest.SystemClock{}, Log: c.log, NewID: newRunID}
+		c.fleet.desks[name] = k
+	}
+	k.NewRun = func(dataset *ingest.Dataset, id string, _ *ondemand.Request) (*ingest.Run, error) {
+		return c.integrationRun(i, dataset, id)
+	}
+	return k
+}
+
+// due tells whether an integration is to run now: by its schedule, or to go on with
+// what is not complete.
+func (c *connector) due(ctx context.Context, i *integration.Integration) bool {
+	state, err := ingest.ReadCheckpoint(ctx, c.store, ingest.CheckpointName(i.Destination(), ingest.VM.Name), ingest.VM.Name)
+	if err != nil || state == nil || state.Progress == nil {
+		return true // its run tells what is wrong
+	}
+	last, now := state.Progress.Started, time.Now()
+	switch {
+	case last.Before(i.Changed) || now.Before(last):
+		return true
+	case state.Stalled > 0:
+		return now.Sub(last) >= min(stalledMost, stalledFirst<<min(state.Stalled-1, 10))
+	case state.Window != nil:
+		return true
+	}
+	return i.Due(last, now)
+}
+
+// integrationRun makes a run for an integration.
+func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.Dataset, id string) (*ingest.Run, error) {
+	s := c.settings
+	r := &ingest.Run{
+		ID: id, Dataset: dataset, Target: c.integrationTarget(i), DestinationName: i.Destination(), Integration: i.Number(),
+		Store: c.store, Budget: s.RunBudget, Clock: ingest.SystemClock{}, Lookback: s.Lookback, Overlap: s.Overlap,
+		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded},
+		Log:    c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
+	}
+	d := qualys.NewDetections(c.client, dataset.Schema)
+	d.Version, d.PageSize, d.By, d.Results = s.DetectionAPIVersion, s.PageSize, qualys.IncrementalBy(s.IncrementalBy), i.ResultSectionNeeded
+	// The settings say which hosts, and each integration which of their findings.
+	d.Filter = qualys.WithoutSelection(s.Filter)
+	d.Select = selection(i)
+	r.Source = d
+	r.Destination = &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }}
+	var err error
+	if r.Health, err = c.destination(ingest.Health, id); err != nil {
+		return nil, err
+	}
+	if s.Enrich {
+		r.Joined, r.JoinedIdentity, r.JoinedDestination = &c.knowledge, ingest.Identity(c.knowledgeBase(), c.target()), c.destinationName()
+	}
+	return r, nil
+}
+
+// selection is what an integration wants.
+func selection(i *integration.Integration) *qualys.Selection {
+	types := map[string]string{
+		integration.CategoryConfirmed: qualys.Confirmed, integration.CategoryPotential: qualys.Potential, integration.CategoryIG: qualys.Info,
+	}
+	s := &qualys.Selection{Severities: i.WantedSeverities(), Statuses: i.Statuses, Tags: i.Tags}
+	for _, category := range i.Categories() {
+		s.Types = append(s.Types, types[category])
+	}
+	return s
+}
+
+// integrationTarget tells an integration's destinations apart.
+func (c *connector) integrationTarget(i *integration.Integration) string {
+	if i.ByRule() {
+		return i.Address().Hostname() + " " + i.DCRImmutableID + " " + i.CustomLogName
+	}
+	return c.collectorAddress(i).Hostname() + " " + i.WorkspaceID + " " + i.CustomLogName
+}
+
+// collectorAddress is that of an integration's workspace: in the app's own cloud,
+// where it names no other.
+func (c *connector) collectorAddress(i *integration.Integration) *url.URL {
+	if u := i.Address(); u != nil {
+		return u
+	}
+	own := c.settings.LogAnalyticsURI
+	if own != nil && own.Scheme == "http" { // a simulator's, on this machine
+		return own
+	}
+	cloud := "com"
+	if own != nil {
+		cloud = own.Hostname()[strings.LastIndex(own.Hostname(), ".")+1:]
+	}
+	return &url.URL{Scheme: "https", Host: i.WorkspaceID + ".ods.opinsights.azure." + cloud}
+}
+
+// integrationDestination takes an integration's rows.
+func (c *connector) integrationDestination(ctx context.Context, i *integration.Integration) (ingest.Destination, error) {
+	if !i.ByRule() {
+		key, err := c.integrations.Key(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName})
+	}
+	credential, err := c.identity.credential()
+	if err != nil {
+		return nil, err
+	}
+	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
+		Endpoint: i.Address(), Rule: i.DCRImmutableID, Stream: "Custom-" + i.CustomLogName, Credential: credential, Compressor: c.gzips,
+	})
+}
+
+// kindOf is an integration's destination as far as its limits go.
+func kindOf(i *integration.Integration) ingest.Destination {
+	if i.ByRule() {
+		return &loganalytics.Ingestion{}
+	}
+	return &loganalytics.Collector{}
+}
+
+// lateDestination is opened when the first rows are sent: its key is in a vault, which
+// may be slow, and nobody else is to wait for that.
+type lateDestination struct {
+	ingest.Destination // tells the limits
+	open               func(ctx context.Context) (ingest.Destination, error)
+
+	mu     sync.Mutex
+	opened ingest.Destination
+}
+
+// Send implements ingest.Destination.
+func (d *lateDestination) Send(ctx context.Context, b record.Batch) (int64, error) {
+	opened, err := d.get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return opened.Send(ctx, b) //nolint:wrapcheck // a wrapper adds nothing
+}
+
+func (d *lateDestination) get(ctx context.Context) (ingest.Destination, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.opened == nil {
+		opened, err := d.open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d.opened = opened
+	}
+	return d.opened, nil
+}

@@ -1,0 +1,539 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+const (
+	// gatherTime is how long a page waits for runs that are about to ask for it.
+	gatherTime = 5 * time.Second
+	// DefaultPatience is how long a page waits for one of several destinations to
+	// take a batch. An upload takes a second or two.
+	DefaultPatience = 15 * time.Second
+	// maxApartStarts is how far the starts of two windows may be apart for their pages
+	// to be shared. What a later window gets from before its start is known to its
+	// ledger: it remembers rows that are recentSlack old.
+	maxApartStarts = recentSlack / 2
+	// maxPassed is how many pages of those behind it a run lets pass before it has
+	// one of its own: they catch up, and it does not stand still.
+	maxPassed = 3
+)
+
+// A Joint source can be asked together with others.
+type Joint interface {
+	Source
+	// Kin names what requests have in common that can be asked together.
+	Kin() string
+	// Only passes on to sink those records of a shared page that it would bring
+	// itself.
+	Only(sink record.Sink) record.Sink
+}
+
+// A Convoy lets runs for several destinations read the same pages. Each run goes on
+// by itself, with its own window, cursor, filter and checkpoint; but where several
+// are at the same point, one call brings the page of all. Calls are made one at a
+// time. A run that is far behind has pages of its own, in turn with the others; so
+// has one whose destination is too slow for them.
+type Convoy struct {
+	// Together returns the source of what several of one kin would bring.
+	Together func(list []Joint) Source
+	Clock    Clock
+	Log      *zap.Logger
+
+	mu      sync.Mutex
+	members []*companion
+	asking  []*asked
+	reading bool          // serve is going on
+	changed chan struct{} // somebody has begun to ask, or left
+	turns   int64
+
+	naming sync.Mutex // of the list of ids
+	named  *namedIDs
+}
+
+// companion is a run's source in a convoy.
+type companion struct {
+	Joint
+	convoy *Convoy
+	slow   bool // its destination has held the others up
+	away   bool // the last page did not wait for it to the end
+	// served is the turn in which it last had a page, passed how many it has let pass.
+	served int64
+	passed int
+	failed int // pages in a row that have failed
+}
+
+// asked is a page that a run waits for.
+type asked struct {
+	*companion
+	q    record.Query
+	ctx  context.Context //nolint:containedctx // of the call that waits
+	sink record.Sink
+
+	mu      sync.Mutex
+	gone    bool // its call has returned: its sink is not to be touched
+	touched bool // its sink has had something of a parent
+	done    chan struct{}
+	page    record.Page
+	err     error
+}
+
+// Join returns a source for one run; leave must be called when the run has ended. All
+// that are to begin together join before the first of them begins.
+func (c *Convoy) Join(source Joint) (joined Source, leave func()) {
+	m := &companion{Joint: source, convoy: c}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changed == nil {
+		c.changed = make(chan struct{}, 1)
+	}
+	c.members = append(c.members, m)
+	return m, sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.members = slices.DeleteFunc(c.members, func(o *companion) bool { return o == m })
+		c.tell()
+	})
+}
+
+// tell wakes whoever gathers.
+func (c *Convoy) tell() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Page implements Source.
+func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error) {
+	c := m.convoy
+	a := &asked{companion: m, q: q, ctx: ctx, sink: m.Only(sink), done: make(chan struct{})}
+	c.mu.Lock()
+	c.asking = append(c.asking, a)
+	m.away = false
+	if !c.reading {
+		c.reading = true
+		go c.serve()
+	}
+	c.tell()
+	c.mu.Unlock()
+	select {
+	case <-a.done:
+		return a.page, a.err
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
+	c.mu.Unlock()
+	a.mu.Lock() // not while its sink is at work
+	defer a.mu.Unlock()
+	a.gone = true
+	select {
+	case <-a.done:
+		return a.page, a.err
+	default:
+		return record.Page{}, context.Cause(ctx)
+	}
+}
+
+// end gives a call its result.
+func (a *asked) end(page record.Page, err error) {
+	a.page, a.err = page, err
+	a.gone = true
+	close(a.done)
+}
+
+// namedIDs is the last list of ids.
+type namedIDs struct {
+	q   record.Query
+	n   int
+	ids []uint64
+}
+
+// IDs implements Source. Those who look for the same parent ask for the same, at the
+// same time: they get the same list.
+func (m *companion) IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) ([]uint64, error) {
+	c := m.convoy
+	c.naming.Lock()
+	defer c.naming.Unlock()
+	if l := c.named; l != nil && l.n == n && l.q.From == q.From && l.q.To == q.To && near(l.q.After, q.After) {
+		return l.ids, nil
+	}
+	ids, err := m.Joint.IDs(ctx, q, n, count)
+	if err == nil {
+		c.named = &namedIDs{q, n, ids}
+	}
+	return ids, err
+}
+
+// near tells whether two windows begin at times that one page may serve.
+func near(a, b time.Time) bool {
+	return a.IsZero() == b.IsZero() && a.Sub(b).Abs() <= maxApartStarts
+}
+
+// serve reads pages until nobody asks for one.
+func (c *Convoy) serve() {
+	for {
+		c.gather()
+		c.mu.Lock()
+		group := c.choose()
+		if len(group) == 0 {
+			c.reading = false
+			c.mu.Unlock()
+			return
+		}
+		c.turns++
+		c.mu.Unlock()
+		c.read(group)
+	}
+}
+
+// gather waits until all runs ask, but not long: some have other things to do.
+func (c *Convoy) gather() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var expired chan struct{}
+	for {
+		if len(c.awaited()) == 0 {
+			return
+		}
+		if expired == nil {
+			expired = make(chan struct{})
+			go func() {
+				_ = c.Clock.Sleep(ctx, gatherTime) // ends early with ctx
+				close(expired)
+			}()
+		}
+		select {
+		case <-c.changed:
+		case <-expired:
+			for _, m := range c.awaited() {
+				c.mu.Lock()
+				m.away = true
+				c.mu.Unlock()
+			}
+			return
+		}
+	}
+}
+
+// awaited are those that may be about to ask, while others do.
+func (c *Convoy) awaited() (list []*companion) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.asking) == 0 {
+		return nil
+	}
+	for _, m := range c.members {
+		if !m.away && !m.slow && !slices.ContainsFunc(c.asking, func(a *asked) bool { return a.companion == m }) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// choose takes those whose page is read next: of one kin and of windows that begin
+// at about the same time, those that have waited longest; among them from the one
+// that is furthest behind, unless others have let it pass too often.
+func (c *Convoy) choose() []*asked {
+	if len(c.asking) == 0 {
+		return nil
+	}
+	longest := slices.MinFunc(c.asking, func(a, b *asked) int { return int(a.served - b.served) })
+	var group []*asked
+	for _, a := range c.asking {
+		if a == longest || a.with(longest) {
+			group = append(group, a)
+		}
+	}
+	from := slices.MinFunc(group, func(a, b *asked) int {
+		if late := (a.passed >= maxPassed) != (b.passed >= maxPassed); late {
+			return b.passed - a.passed
+		}
+		return compareIDs(a.q.From, b.q.From)
+	}).q.From
+	return slices.DeleteFunc(group, func(a *asked) bool { return a.q.From < from })
+}
+
+func compareIDs(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// with tells whether one page may serve both.
+func (a *asked) with(b *asked) bool {
+	return !a.slow && !b.slow && near(a.q.After, b.q.After) && a.Kin() == b.Kin()
+}
+
+// query is what serves all of a group.
+func query(group []*asked) record.Query {
+	q := group[0].q
+	for _, a := range group[1:] {
+		if a.q.After.Before(q.After) {
+			q.After = a.q.After
+		}
+		q.From = min(q.From, a.q.From)
+		if a.q.To != 0 && (q.To == 0 || a.q.To < q.To) {
+			q.To = a.q.To
+		}
+		if a.q.Size != 0 && (q.Size == 0 || a.q.Size < q.Size) {
+			q.Size = a.q.Size
+		}
+	}
+	return q
+}
+
+// read reads one page for a group.
+func (c *Convoy) read(group []*asked) {
+	q := query(group)
+	sources := make([]Joint, len(group))
+	for i, a := range group {
+		sources[i] = a.Joint
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	f := &fan{group: group, cancel: cancel, idColumn: -1}
+	for _, a := range group {
+		defer context.AfterFunc(a.ctx, f.leave)()
+	}
+	f.leave()
+	page, err := f.page(ctx, func() Source { return c.Together(sources) }, q)
+	if err == nil {
+		c.naming.Lock()
+		c.named = nil // hosts come and go
+		c.naming.Unlock()
+	}
+	for _, a := range group {
+		c.settle(a, q, page, err, f.cause())
+	}
+}
+
+// settle tells one of a group what its page has come to, unless it is to wait for the
+// page that it asks for.
+func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err, stopped error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	behind := page.Next - 1 // the highest that the page has brought all of
+	if page.Next == 0 {
+		behind = q.To
+	}
+	switch all := page.Next == 0 && q.To == 0; {
+	case a.gone:
+	case err != nil && (a.q.From == q.From || a.touched):
+		if stopped == nil {
+			a.failed++
+		}
+		a.end(record.Page{}, a.again(err))
+	case err != nil, !all && behind < a.q.From:
+		a.passed++
+		return // still asking
+	case all, a.q.To != 0 && behind >= a.q.To:
+		a.end(record.Page{Warning: page.Warning}, nil)
+	default:
+		a.end(record.Page{Next: behind + 1, Warning: page.Warning}, nil)
+	}
+	a.served, a.passed = c.turns, 0
+	if a.err == nil {
+		a.failed = 0
+	}
+	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
+}
+
+// together is an error that several runs meet. All wait for the same time, so that
+// they go on together.
+type together struct {
+	error
+	after time.Duration
+}
+
+func (e *together) Unwrap() error { return e.error }
+
+// Retry implements the error that may go away.
+func (e *together) Retry() (time.Duration, bool) {
+	_, ok := retryAfter(e.error)
+	return e.after, ok
+}
+
+func (a *asked) again(err error) error {
+	after, ok := retryAfter(err)
+	if !ok {
+		return err
+	}
+	return &together{err, sharedBackOff(after, a.failed)}
+}
+
+// sharedBackOff is backOff without chance, which would part those who wait.
+func sharedBackOff(after time.Duration, tries int) time.Duration {
+	if after > 0 {
+		return after
+	}
+	return min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
+}
+
+// fan hands the records of one page to a group.
+type fan struct {
+	group  []*asked
+	cancel context.CancelCauseFunc
+
+	idColumn int
+	inParent bool
+	id       uint64 // of the parent in work; 0: not known
+
+	mu      sync.Mutex
+	stopped error
+}
+
+var _ record.Sink = (*fan)(nil)
+
+// page reads it. A panic must leave nobody waiting.
+func (f *fan) page(ctx context.Context, source func() Source, q record.Query) (page record.Page, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return source().Page(ctx, q, f)
+}
+
+// errAlone ends a page that nobody waits for any more.
+var errAlone = errors.New("nobody waits for the page")
+
+// leave ends the page when the last of its group has gone.
+func (f *fan) leave() {
+	for _, a := range f.group {
+		if a.ctx.Err() == nil && !a.isGone() {
+			return
+		}
+	}
+	f.mu.Lock()
+	f.stopped = errAlone
+	f.mu.Unlock()
+	f.cancel(errAlone)
+}
+
+func (f *fan) cause() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stopped
+}
+
+func (a *asked) isGone() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gone
+}
+
+// each calls the sinks of those who are there. One whose sink fails has got its
+// answer, and the others go on.
+func (f *fan) each(call func(a *asked) error) error {
+	left := 0
+	for _, a := range f.group {
+		if f.one(a, call) {
+			left++
+		}
+	}
+	if left == 0 {
+		return errAlone
+	}
+	return nil
+}
+
+func (f *fan) one(a *asked, call func(a *asked) error) (stays bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gone || a.ctx.Err() != nil {
+		return false
+	}
+	err := guarded(a, call)
+	if err == nil {
+		return true
+	}
+	c := a.convoy
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(err, errSlow) {
+		a.slow = true
+		c.Log.Warn("a destination is too slow for the others: its pages are its own from now on")
+	}
+	a.served = c.turns
+	a.end(record.Page{}, err)
+	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
+	return false
+}
+
+// guarded makes the panic of one run's sink that run's error.
+func guarded(a *asked, call func(a *asked) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.convoy.Log.Error("panic", zap.Any("panic", p), zap.Stack("stack"))
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return call(a)
+}
+
+// Begin implements record.Sink.
+func (f *fan) Begin(at time.Time) error {
+	return f.each(func(a *asked) error { return a.sink.Begin(at) })
+}
+
+// Record implements record.Sink.
+func (f *fan) Record(r *record.Record) error {
+	if !f.inParent {
+		if f.idColumn < 0 {
+			f.idColumn = r.Schema.Index(r.Schema.ParentID)
+		}
+		f.inParent = true
+		f.id, _ = strconv.ParseUint(string(r.Field(f.idColumn).Head()), 10, 63) // 0: no number
+	}
+	return f.each(func(a *asked) error {
+		if a.ahead(f.id) {
+			return nil
+		}
+		a.touched = true
+		return a.sink.Record(r)
+	})
+}
+
+// Done implements record.Sink.
+func (f *fan) Done(id uint64) error {
+	f.inParent = false
+	return f.each(func(a *asked) error {
+		if a.ahead(id) {
+			return nil
+		}
+		a.touched = true
+		return a.sink.Done(id)
+	})
+}
+
+// ahead tells that a run has had the parent already.
+func (a *asked) ahead(id uint64) bool { return id != 0 && id < a.q.From }
+
+// Tally implements record.Sink: the page is everybody's.
+func (f *fan) Tally(t record.Tally) {
+	for _, a := range f.group {
+		a.mu.Lock()
+		if !a.gone {
+			a.sink.Tally(t)
+		}
+		a.mu.Unlock()
+	}
+}

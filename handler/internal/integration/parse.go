@@ -1,0 +1,438 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"qualys-sentinel/handler/internal/settings"
+)
+
+// Limits of the contract, and of the fields that are not in it.
+const (
+	// MaxBody is the longest body, in bytes: far more than all fields take.
+	MaxBody     = 64 << 10
+	maxName     = 50 // characters, by the guide
+	maxTags     = 100
+	maxTag      = 1024 // characters, as Qualys' tag names
+	maxKey      = 1024 // bytes; a workspace's key has 88
+	maxMembers  = 50   // so that each that is wrong can be named
+	maxSchedule = 200
+)
+
+// InvalidError names everything that is wrong with what somebody asks for.
+type InvalidError struct{ Faults []string }
+
+func (e *InvalidError) Error() string { return strings.Join(e.Faults, "; ") }
+
+// A Change is what a body asks for: fields that it names, and a key.
+type Change struct {
+	fields Fields
+	named  map[string]bool
+	key    string
+}
+
+// field is one that a body may name.
+type field struct {
+	name string
+	read func(c *Change, value json.RawMessage) error
+}
+
+// fields in the order of the guide, and those that it does not have.
+var fields = []field{
+	{"workspaceId", readText(func(c *Change) *string { return &c.fields.WorkspaceID }, checkWorkspace)},
+	{"primaryKey", readText(func(c *Change) *string { return &c.key }, checkKey)},
+	{"name", readText(func(c *Change) *string { return &c.fields.Name }, checkName)},
+	{"baseCategory", readCategory},
+	{"customLogName", readText(func(c *Change) *string { return &c.fields.CustomLogName }, checkLogName)},
+	{"minSeverity", readMinSeverity},
+	{"resultSectionNeeded", readResults},
+	{"apiVersion", readText(func(c *Change) *string { return &c.fields.APIVersion }, checkAPIVersion)},
+	{"logAnalyticsUri", readText(func(c *Change) *string { return &c.fields.LogAnalyticsURI }, checkAddress)},
+	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, settings.CheckRule)},
+	{"tags", readTags},
+	{"severities", readSeverities},
+	{"statuses", readStatuses},
+	{"schedule", readText(func(c *Change) *string { return &c.fields.Schedule }, checkSchedule)},
+}
+
+// optional are the fields that an update takes away with an empty value.
+var optional = []string{"logAnalyticsUri", "dcrImmutableId", "tags", "severities", "statuses", "schedule"}
+
+// Parse reads the JSON object of a body. The error is an *InvalidError.
+func Parse(body []byte) (*Change, error) {
+	if len(body) > MaxBody {
+		return nil, &InvalidError{[]string{fmt.Sprintf("the body is too long: at most %d bytes are accepted", MaxBody)}}
+	}
+	c := &Change{named: map[string]bool{}}
+	var faults []string
+	members, err := membersOf(body)
+	if err != nil {
+		return nil, &InvalidError{[]string{err.Error()}}
+	}
+	for _, m := range members {
+		n := slices.IndexFunc(fields, func(f field) bool { return f.name == m.name })
+		switch {
+		case n < 0:
+			faults = append(faults, fmt.Sprintf("%s: there is no such field. Accepted: %s", clip(m.name), strings.Join(names(), ", ")))
+			continue
+		case c.named[m.name]:
+			faults = append(faults, m.name+": it is there twice")
+			continue
+		}
+		c.named[m.name] = true
+		if err := fields[n].read(c, m.value); err != nil {
+			faults = append(faults, m.name+": "+err.Error())
+		}
+	}
+	if c.named["minSeverity"] && len(c.fields.Severities) > 0 {
+		faults = append(faults, "severities: it takes the place of minSeverity: leave one of the two out")
+	}
+	if c.key != "" && c.fields.DCRImmutableID != "" {
+		faults = append(faults, "dcrImmutableId: with a data collection rule no key is used: leave primaryKey out, or the rule")
+	}
+	if len(faults) > 0 {
+		return nil, &InvalidError{faults}
+	}
+	return c, nil
+}
+
+func names() (list []string) {
+	for _, f := range fields {
+		list = append(list, f.name)
+	}
+	return list
+}
+
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+var errNoObject = errors.New(`the body is no JSON object. Accepted: such as {"workspaceId": "<id>", "primaryKey": "<key>", "name": "<name>"}`)
+
+func membersOf(body []byte) (list []member, err error) {
+	if !utf8.Valid(body) {
+		return nil, errors.New("the body is no JSON object: it is not in UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
+		return nil, errNoObject
+	}
+	for dec.More() {
+		tok, err := dec.Token()
+		name, ok := tok.(string)
+		m := member{name: name}
+		if err != nil || !ok || dec.Decode(&m.value) != nil {
+			return nil, errNoObject
+		}
+		if list = append(list, m); len(list) > maxMembers {
+			return nil, fmt.Errorf("the object has more than %d members", maxMembers)
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, errNoObject
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return list, nil
+}
+
+// readText reads a text that check has nothing against. Only an optional one may be
+// empty, to take it away.
+func readText(at func(*Change) *string, check func(string) error) func(*Change, json.RawMessage) error {
+	return func(c *Change, value json.RawMessage) error {
+		var text string
+		if json.Unmarshal(value, &text) != nil || string(value) == "null" {
+			return errors.New("it must be a text")
+		}
+		*at(c) = strings.TrimSpace(text)
+		if *at(c) == "" && slices.ContainsFunc(optional, func(name string) bool { return at(c) == c.optionalText(name) }) {
+			return nil
+		}
+		return check(*at(c))
+	}
+}
+
+// optionalText is where an optional text is.
+func (c *Change) optionalText(name string) *string {
+	return map[string]*string{"logAnalyticsUri": &c.fields.LogAnalyticsURI, "dcrImmutableId": &c.fields.DCRImmutableID, "schedule": &c.fields.Schedule}[name]
+}
+
+func checkWorkspace(v string) error { return settings.CheckWorkspace(v) }
+
+// checkKey does not repeat the value.
+func checkKey(v string) error {
+	key, err := base64.StdEncoding.DecodeString(v)
+	if err != nil || len(key) == 0 || len(v) > maxKey {
+		return errors.New("it is no key. Accepted: the primary or secondary key of the workspace, a base64 text, from its page Agents")
+	}
+	return nil
+}
+
+func checkName(v string) error {
+	switch n := utf8.RuneCountInString(v); {
+	case n == 0:
+		return errors.New("it is empty")
+	case n > maxName:
+		return fmt.Errorf("it has %d characters: at most %d are accepted", n, maxName)
+	case strings.ContainsFunc(v, unicode.IsControl):
+		return errors.New("it holds a control character")
+	}
+	return nil
+}
+
+var logNameForm = regexp.MustCompile(`^[A-Za-z0-9_]{1,100}$`)
+
+func checkLogName(v string) error {
+	if !logNameForm.MatchString(v) {
+		return fmt.Errorf("%q is no name of a log. Accepted: 1 to 100 letters, digits and underscores; the table gets _CL behind it", clip(v))
+	}
+	return nil
+}
+
+func checkAPIVersion(v string) error {
+	if v != DefaultAPIVersion {
+		return fmt.Errorf("%q is no version of the HTTP Data Collector API. Accepted: %s", clip(v), DefaultAPIVersion)
+	}
+	return nil
+}
+
+func checkAddress(v string) error {
+	_, _, err := settings.ParseLogAnalytics(v)
+	return err
+}
+
+func checkSchedule(v string) error {
+	if len(v) > maxSchedule {
+		return fmt.Errorf("it has more than %d characters", maxSchedule)
+	}
+	_, err := parseSchedule(v)
+	return err
+}
+
+func readCategory(c *Change, value json.RawMessage) error {
+	var text string
+	if json.Unmarshal(value, &text) == nil {
+		for _, known := range []string{CategoryConfirmed, CategoryPotential, CategoryIG} {
+			if strings.EqualFold(strings.TrimSpace(text), known) {
+				c.fields.BaseCategory = known
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s is no category. Accepted: %s (confirmed only), %s (potential and confirmed), %s (information gathered, potential and confirmed)",
+		clip(string(value)), CategoryConfirmed, CategoryPotential, CategoryIG)
+}
+
+// number reads a whole number, also written as a text, as some tools do.
+func number(value json.RawMessage) (int, bool) {
+	text := string(value)
+	if json.Valid(value) && strings.HasPrefix(text, `"`) {
+		_ = json.Unmarshal(value, &text) // it is valid
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	return n, err == nil
+}
+
+func readMinSeverity(c *Change, value json.RawMessage) error {
+	n, ok := number(value)
+	if !ok || n < 1 || n > 5 {
+		return fmt.Errorf("%s is no severity. Accepted: 1 to 5; that severity and above are sent", clip(string(value)))
+	}
+	c.fields.MinSeverity = n
+	return nil
+}
+
+func readResults(c *Change, value json.RawMessage) error {
+	switch strings.ToLower(strings.Trim(string(value), `"`)) {
+	case "true":
+		c.fields.ResultSectionNeeded = true
+	case "false":
+		c.fields.ResultSectionNeeded = false
+	default:
+		return fmt.Errorf("%s is neither true nor false", clip(string(value)))
+	}
+	return nil
+}
+
+// elements reads a list.
+func elements(value json.RawMessage) ([]json.RawMessage, bool) {
+	var list []json.RawMessage
+	return list, json.Unmarshal(value, &list) == nil && list != nil
+}
+
+func readTags(c *Change, value json.RawMessage) error {
+	const accepted = `Accepted: a list of names or ids of asset tags, such as ["Servers", "9012345"]`
+	list, ok := elements(value)
+	if !ok || len(list) > maxTags {
+		return fmt.Errorf("it is no list of up to %d tags. %s", maxTags, accepted)
+	}
+	for _, raw := range list {
+		var tag string
+		if n, ok := number(raw); ok {
+			tag = strconv.Itoa(n)
+		} else if json.Unmarshal(raw, &tag) != nil {
+			return fmt.Errorf("%s is no tag. %s", clip(string(raw)), accepted)
+		}
+		tag = strings.TrimSpace(tag)
+		if tag == "" || utf8.RuneCountInString(tag) > maxTag || strings.ContainsFunc(tag, unicode.IsControl) {
+			return fmt.Errorf("%q is no tag. %s", clip(tag), accepted)
+		}
+		c.fields.Tags = append(c.fields.Tags, tag)
+	}
+	return nil
+}
+
+func readSeverities(c *Change, value json.RawMessage) error {
+	list, ok := elements(value)
+	for _, raw := range list {
+		n, isNumber := number(raw)
+		if ok = ok && isNumber && n >= 1 && n <= 5; !ok {
+			break
+		}
+		c.fields.Severities = append(c.fields.Severities, n)
+	}
+	if !ok {
+		return fmt.Errorf("%s is no list of severities. Accepted: such as [4, 5]", clip(string(value)))
+	}
+	slices.Sort(c.fields.Severities)
+	c.fields.Severities = slices.Compact(c.fields.Severities)
+	return nil
+}
+
+// statuses as Qualys spells them.
+var statuses = []string{"New", "Active", "Re-Opened", "Fixed"}
+
+func readStatuses(c *Change, value json.RawMessage) error {
+	wrong := fmt.Errorf("%s is no list of statuses. Accepted: a list of %s", clip(string(value)), strings.Join(statuses, ", "))
+	list, ok := elements(value)
+	if !ok {
+		return wrong
+	}
+	for _, raw := range list {
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			return wrong
+		}
+		n := slices.IndexFunc(statuses, func(s string) bool { return strings.EqualFold(s, strings.TrimSpace(text)) })
+		if n < 0 {
+			return wrong
+		}
+		if !slices.Contains(c.fields.Statuses, statuses[n]) {
+			c.fields.Statuses = append(c.fields.Statuses, statuses[n])
+		}
+	}
+	return nil
+}
+
+// apply is an integration with a change. Its error is an *InvalidError.
+func (c *Change) apply(old Fields, keyed bool) (Fields, error) {
+	f := old
+	for name := range c.named {
+		switch name {
+		case "workspaceId":
+			f.WorkspaceID = c.fields.WorkspaceID
+		case "name":
+			f.Name = c.fields.Name
+		case "baseCategory":
+			f.BaseCategory = c.fields.BaseCategory
+		case "customLogName":
+			f.CustomLogName = c.fields.CustomLogName
+		case "minSeverity":
+			f.MinSeverity, f.Severities = c.fields.MinSeverity, nil
+		case "resultSectionNeeded":
+			f.ResultSectionNeeded = c.fields.ResultSectionNeeded
+		case "apiVersion":
+			f.APIVersion = c.fields.APIVersion
+		case "logAnalyticsUri":
+			f.LogAnalyticsURI = c.fields.LogAnalyticsURI
+		case "dcrImmutableId":
+			f.DCRImmutableID = c.fields.DCRImmutableID
+		case "tags":
+			f.Tags = c.fields.Tags
+		case "statuses":
+			f.Statuses = c.fields.Statuses
+		case "schedule":
+			f.Schedule = c.fields.Schedule
+		}
+	}
+	if c.named["severities"] {
+		f.Severities = c.fields.Severities
+	}
+	if c.key != "" && !c.named["dcrImmutableId"] && f.ByRule() {
+		// A key in place of the rule. The rule's address goes with it.
+		f.DCRImmutableID = ""
+		if !c.named["logAnalyticsUri"] {
+			f.LogAnalyticsURI = ""
+		}
+	}
+	f.fill()
+	return f, f.check(keyed || c.key != "")
+}
+
+// fill sets what is not said.
+func (f *Fields) fill() {
+	if f.BaseCategory == "" {
+		f.BaseCategory = DefaultCategory
+	}
+	if f.MinSeverity == 0 {
+		f.MinSeverity = DefaultMinSeverity
+	}
+	if f.APIVersion == "" {
+		f.APIVersion = DefaultAPIVersion
+	}
+	if f.CustomLogName == "" {
+		f.CustomLogName = DefaultCustomLogName
+		if f.ByRule() {
+			f.CustomLogName = DefaultRuleLogName
+		}
+	}
+}
+
+// check says what is missing, and what does not go together.
+func (f *Fields) check(keyed bool) error {
+	var faults []string
+	if f.Name == "" {
+		faults = append(faults, "name: it is missing")
+	}
+	api := settings.API("")
+	if f.LogAnalyticsURI != "" {
+		_, api, _ = settings.ParseLogAnalytics(f.LogAnalyticsURI) // it was checked
+	}
+	switch {
+	case f.ByRule() && f.LogAnalyticsURI == "":
+		faults = append(faults, "logAnalyticsUri: it is missing, and a data collection rule has one: its logsIngestion endpoint")
+	case f.ByRule() && api == settings.DataCollector:
+		faults = append(faults, "logAnalyticsUri: it is an address of the HTTP Data Collector API, and a data collection rule has another: its logsIngestion endpoint")
+	case f.ByRule():
+	case api == settings.LogsIngestion:
+		faults = append(faults, "dcrImmutableId: it is missing, and the Logs Ingestion API needs it")
+	default:
+		if f.WorkspaceID == "" {
+			faults = append(faults, "workspaceId: it is missing. Accepted: the id of the Log Analytics workspace, a GUID")
+		}
+		if !keyed {
+			faults = append(faults, "primaryKey: it is missing. Accepted: a key of the workspace; or logAnalyticsUri and dcrImmutableId of a data collection rule in its place")
+		}
+	}
+	if len(faults) > 0 {
+		return &InvalidError{faults}
+	}
+	return nil
+}
+
+// sameDestination tells whether rows of both go to the same place.
+func sameDestination(a, b *Fields) bool {
+	return strings.EqualFold(a.WorkspaceID, b.WorkspaceID) && a.CustomLogName == b.CustomLogName && a.LogAnalyticsURI == b.LogAnalyticsURI && a.DCRImmutableID == b.DCRImmutableID
+}
