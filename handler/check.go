@@ -133,6 +133,9 @@ func (c *checked) run(ctx context.Context, told func(check.Step)) check.Report {
 	}
 	if c.state != nil {
 		parts.State = &check.State{Store: c.state.store, Destination: c.state.destinationName()}
+		if c.azure != nil && c.azure.rows == "" {
+			parts.State.Integrations = c.azure.checkedIntegrations
+		}
 	}
 	return check.Run(ctx, parts)
 }
@@ -178,6 +181,25 @@ func (c *connector) checkedStreams() []check.Stream {
 		streams = append(streams, check.Stream{Table: schema.Table, Destination: d})
 	}
 	return streams
+}
+
+// checkedIntegrations are the destinations beside the default one.
+func (c *connector) checkedIntegrations(ctx context.Context) (list []check.Integration, err error) {
+	integrations, err := c.integrations.List(ctx)
+	for _, i := range integrations {
+		one := check.Integration{
+			ID: i.ID, Name: i.Name, Table: i.CustomLogName + "_CL", State: i.Destination(),
+			Destination: &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }},
+		}
+		if !i.ByRule() {
+			one.Key = func(ctx context.Context) error {
+				_, err := c.integrations.Key(ctx, i)
+				return err
+			}
+		}
+		list = append(list, one)
+	}
+	return list, err
 }
 
 // unmade is a destination that cannot be made.

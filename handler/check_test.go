@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +27,7 @@ import (
 	"qualys-sentinel/e2e/canary"
 	"qualys-sentinel/handler/internal/check"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/integration"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -246,6 +248,35 @@ func TestCheckFindsTheCause(t *testing.T) {
 			w.environ["workspaceKey"] = base64.StdEncoding.EncodeToString([]byte("another key"))
 		}, "token", "workspaceKey"},
 		"the old API": {func(w *checkedWorld) { w.collector() }, "", ""},
+		// Integrations.
+		"integrations that take rows":     {func(w *checkedWorld) { w.integrate(0) }, "", ""},
+		"an integration with a wrong key": {func(w *checkedWorld) { w.integrate(7) }, "integration 2", "primaryKey"},
+		"an integration without its key": {func(w *checkedWorld) {
+			w.integrate(0)
+			w.azure.Secrets = map[string]string{"qualys-password": canary.Password}
+		}, "integration 2", "the key of integration 2"},
+		"an integration without its rule": {func(w *checkedWorld) {
+			w.integrate(0)
+			w.azure.Places = map[string]*simulator.Place{canaryWorkspace: w.azure.Places[canaryWorkspace]}
+		}, "integration 1", "dcrImmutableId"},
+		"an integration without a vault": {func(w *checkedWorld) {
+			w.integrate(0)
+			delete(w.environ, "integrationVault")
+		}, "integration 2", "set integrationVault"},
+		"an integration that is damaged": {func(w *checkedWorld) {
+			w.integrate(0)
+			if err := os.WriteFile(filepath.Join(w.environ["stateFolder"], "integrations", "1.json"), []byte("{"), 0o600); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "integrations", "integrations/1.json is damaged"},
+		"an integration that fails": {func(w *checkedWorld) {
+			w.integrate(0)
+			doc := []byte(`{"version":1,"dataset":"vm","watermark":"2026-11-01T00:00:00Z","window":null,"stalled":4,"lastRun":"x"}`)
+			name := filepath.Join(w.environ["stateFolder"], "checkpoints", "integration-2", "vm.json")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, doc, 0o600)); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "warning integration 2", "its last 4 runs made no progress"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newCheckedWorld(t)
@@ -292,7 +323,7 @@ func TestCheckFindsTheCause(t *testing.T) {
 			left := []string{}
 			if w.environ["AzureWebJobsStorage"] == "" {
 				_ = filepath.Walk(w.environ["stateFolder"], func(path string, info os.FileInfo, err error) error {
-					if err == nil && !info.IsDir() && filepath.Base(path) != "vm.json" {
+					if err == nil && !info.IsDir() && filepath.Base(path) != "vm.json" && filepath.Base(filepath.Dir(path)) != "integrations" {
 						left = append(left, path)
 					}
 					return nil
@@ -309,6 +340,38 @@ func TestCheckFindsTheCause(t *testing.T) {
 func (w *checkedWorld) collector() {
 	w.environ["logAnalyticsApi"], w.environ["workspaceID"], w.environ["workspaceKey"] = "data-collector", w.azure.Workspace, canary.WorkspaceKeyText()
 	delete(w.environ, "dcrImmutableId")
+}
+
+// canaryWorkspace is that of an integration.
+const canaryWorkspace = "22222222-0000-0000-0000-000000000001"
+
+// integrate registers two workspaces, one by a rule and one with the key of another
+// workspace, where n is not 0.
+func (w *checkedWorld) integrate(n int) {
+	w.t.Helper()
+	vault, _, _ := strings.Cut(strings.TrimPrefix(w.environ["apiPassword"], "@Microsoft.KeyVault(SecretUri="), "/secrets")
+	w.environ["integrationVault"] = vault
+	const rule = "dcr-00000000000000000000000000000009"
+	w.azure.Places = map[string]*simulator.Place{
+		canaryWorkspace: {Key: canary.IntegrationKey(0)},
+		rule:            {Streams: w.azure.Streams},
+	}
+	c, err := open(context.Background(), w.settings(), purpose{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, doc := range []string{
+		`{"name":"by rule","logAnalyticsUri":"` + w.environ["logAnalyticsUri"] + `","dcrImmutableId":"` + rule + `"}`,
+		`{"name":"by key","workspaceId":"` + canaryWorkspace + `","primaryKey":"` + canary.IntegrationKeyText(n) + `"}`,
+	} {
+		change, err := integration.Parse([]byte(doc))
+		if err == nil {
+			_, err = c.integrations.Add(context.Background(), change)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // selfSigned serves with a certificate that nobody knows.

@@ -16,6 +16,7 @@ import (
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/settings"
+	"qualys-sentinel/handler/internal/status"
 )
 
 // What the destinations of a tick share, so that their number is no matter of memory.
@@ -41,8 +42,10 @@ const (
 
 // fleet is the destinations beside the default one.
 type fleet struct {
-	mu    sync.Mutex
-	desks map[string]*ondemand.Desk // by the destination's name
+	mu sync.Mutex
+	// Both by the destination's name.
+	desks   map[string]*ondemand.Desk
+	sources map[string]*status.Source
 }
 
 // registry of the integrations.

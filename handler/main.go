@@ -106,12 +106,13 @@ As an Azure Function it needs no command. From a terminal:
   qualys-sentinel sync vm      run once against a real subscription
   qualys-sentinel status       tell what has arrived
   qualys-sentinel replay vm    send rows again that were refused
+  qualys-sentinel integrations list and change further workspaces
 
 Completion for your shell: qualys-sentinel completion --help` + "\n" + exitCodeHelp,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newCheck(), newSync(), newStatus(), newReplay(), newDemo(), newSimulate())
+	root.AddCommand(newCheck(), newSync(), newStatus(), newReplay(), newIntegrations(), newDemo(), newSimulate())
 	return root
 }

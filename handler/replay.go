@@ -19,6 +19,7 @@ import (
 func newReplay() *cobra.Command {
 	var f settingsFlags
 	var list bool
+	var id int64
 	c := &cobra.Command{
 		Use:   "replay <dataset>",
 		Short: "Send dead letters again",
@@ -48,16 +49,17 @@ Rows keep their keys and their TimeGenerated, so that a query counts each once.
 			if err != nil {
 				return err
 			}
-			return f.replay(c.Context(), dataset, list)
+			return f.replay(c.Context(), dataset, id, list)
 		},
 	}
 	f.add(c)
 	addLog(c, &f.log)
 	c.Flags().BoolVar(&list, "list", false, "only tell what there is")
+	c.Flags().Int64Var(&id, "integration", 0, "those of the integration with this `id`, and to its workspace")
 	return c
 }
 
-func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, list bool) error {
+func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, id int64, list bool) error {
 	environ, err := f.environ()
 	if err != nil {
 		return err
@@ -72,8 +74,21 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, lis
 	}
 	r := &ingest.Replay{Store: c.store, Dataset: dataset, Clock: ingest.SystemClock{}, Log: log, Keep: f.to != ""}
 	do := r.List
+	to := func() (ingest.Destination, error) {
+		return c.destination(dataset.Schema, "replay-"+strings.ToLower(rand.Text()[:8]))
+	}
+	if id != 0 {
+		i, err := c.integrations.Get(ctx, id)
+		if err != nil {
+			return &jobError{err}
+		}
+		r.Integration = i.Number()
+		if c.rows == "" {
+			to = func() (ingest.Destination, error) { return c.integrationDestination(ctx, i) }
+		}
+	}
 	if !list {
-		if r.Destination, err = c.destination(dataset.Schema, "replay-"+strings.ToLower(rand.Text()[:8])); err != nil {
+		if r.Destination, err = to(); err != nil {
 			return err
 		}
 		do = r.Do

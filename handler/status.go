@@ -10,17 +10,45 @@ import (
 	"github.com/spf13/cobra"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/integration"
 	"qualys-sentinel/handler/internal/status"
 )
 
 // statusSource reads the status of what this connector works with.
 func (c *connector) statusSource() *status.Source {
 	return &status.Source{
-		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: time.Now,
+		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: time.Now, Others: c.others,
 		Program: status.Program{Version: version, APIs: map[string]string{
 			ingest.VM.Name: c.settings.DetectionAPIVersion, ingest.KB.Name: c.settings.KBAPIVersion,
 		}},
 	}
+}
+
+// others are the integrations.
+func (c *connector) others(ctx context.Context) (list []status.Other, err error) {
+	integrations, err := c.integrations.List(ctx)
+	for _, i := range integrations {
+		list = append(list, status.Other{
+			Integration: status.Integration{ID: i.ID, Name: i.Name, To: sendsTo(i), Wants: wants(i), Schedule: i.Schedule, Dataset: status.Dataset{Table: i.CustomLogName + "_CL"}},
+			Of:          ingest.VM, Source: c.statusOf(i),
+		})
+	}
+	return list, err
+}
+
+// statusOf is where the status of an integration is read.
+func (c *connector) statusOf(i *integration.Integration) *status.Source {
+	desk := c.deskOf(i)
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	if c.fleet.sources == nil {
+		c.fleet.sources = map[string]*status.Source{}
+	}
+	name := i.Destination()
+	if c.fleet.sources[name] == nil { // it keeps the records that it has read
+		c.fleet.sources[name] = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: desk.Live, Now: time.Now}
+	}
+	return c.fleet.sources[name]
 }
 
 func newStatus() *cobra.Command {
@@ -67,14 +95,25 @@ func (f *settingsFlags) status(ctx context.Context, id string) error {
 		for _, d := range doc.Datasets {
 			out.dataset(&d, doc.At)
 		}
+		for _, i := range doc.Integrations {
+			out.integration(&i, doc.At)
+		}
+		for _, text := range doc.Problems {
+			fmt.Fprintln(out, "problem: "+out.paint(red, text))
+		}
 	}
 	if err != nil {
 		return &jobError{err}
 	}
+	problems := doc.Problems
 	for _, d := range doc.Datasets {
-		if len(d.Problems) > 0 {
-			return exitError(exitFailed) // they are told
-		}
+		problems = append(problems, d.Problems...)
+	}
+	for _, i := range doc.Integrations {
+		problems = append(problems, i.Problems...)
+	}
+	if len(problems) > 0 {
+		return exitError(exitFailed) // they are told
 	}
 	return nil
 }
@@ -102,9 +141,21 @@ func (f *settingsFlags) statusOf(ctx context.Context, source *status.Source, out
 	return nil
 }
 
+// integration writes an integration's status.
+func (p *paper) integration(i *status.Integration, now time.Time) {
+	fmt.Fprintf(p, "%s\n  %-14s %s, table %s\n  %-14s %s\n", p.paint(bold, fmt.Sprintf("Integration %d: %s", i.ID, i.Name)), "to", i.To, i.Table, "wants", i.Wants)
+	p.facts(&i.Dataset, now, fmt.Sprintf("%s --integration %d", i.Dataset.Dataset, i.ID))
+}
+
 // dataset writes a dataset's status.
 func (p *paper) dataset(d *status.Dataset, now time.Time) {
 	fmt.Fprintln(p, p.paint(bold, d.Title))
+	p.facts(d, now, d.Dataset)
+}
+
+// facts writes what is known of a dataset at one destination; replay are the arguments
+// by which its dead letters are sent again.
+func (p *paper) facts(d *status.Dataset, now time.Time, replay string) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(p, "  %-14s %s\n", name, fmt.Sprintf(format, args...))
 	}
@@ -130,7 +181,7 @@ func (p *paper) dataset(d *status.Dataset, now time.Time) {
 		line("stalled", "%d runs in a row without progress", d.Stalled)
 	}
 	if d.DeadLetters > 0 {
-		line("dead letters", "%s: qualys-sentinel replay %s --list tells why", p.paint(red, fmt.Sprintf("%d objects", d.DeadLetters)), d.Dataset)
+		line("dead letters", "%s: qualys-sentinel replay %s --list tells why", p.paint(red, fmt.Sprintf("%d objects", d.DeadLetters)), replay)
 	}
 	if d.CutFields > 0 {
 		line("cut fields", "%d objects keep them whole", d.CutFields)

@@ -5,6 +5,7 @@ package canary
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"strings"
 )
@@ -24,10 +25,20 @@ var WorkspaceKey = []byte("canary-workspace-key-0123456789a")
 // WorkspaceKeyText is the key as people copy it.
 func WorkspaceKeyText() string { return base64.StdEncoding.EncodeToString(WorkspaceKey) }
 
+// integrationKey begins the keys of further workspaces. Its length is a multiple of
+// three, so that all of them begin alike in base64, too.
+const integrationKey = "canary-integration-key-0"
+
+// IntegrationKey is the key of the n-th further workspace, in bytes.
+func IntegrationKey(n int) []byte { return fmt.Appendf(nil, "%s%08d", integrationKey, n) }
+
+// IntegrationKeyText is the key as people copy it.
+func IntegrationKeyText(n int) string { return base64.StdEncoding.EncodeToString(IntegrationKey(n)) }
+
 // Forms lists every form in which a secret could appear in an output.
 func Forms() []string {
 	var forms []string
-	for _, s := range []string{Password, NewPassword, OldPassword, IdentityToken, string(WorkspaceKey)} {
+	for _, s := range []string{Password, NewPassword, OldPassword, IdentityToken, string(WorkspaceKey), integrationKey} {
 		inJSON, err := json.Marshal(s)
 		if err != nil {
 			panic(err) // a string always has a JSON form
@@ -38,5 +49,5 @@ func Forms() []string {
 		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(User+":"+p)))
 	}
 	// Tokens of the simulated identity, and shared key signatures.
-	return append(forms, "Bearer simulated-token", "SharedKey 11111111")
+	return append(forms, "Bearer simulated-token", "SharedKey ")
 }

@@ -18,8 +18,12 @@ type (
 	Qualys = simulator.Qualys
 	// Azure is the simulator's.
 	Azure = simulator.Azure
+	// Place is the simulator's.
+	Place = simulator.Place
 	// Host is the simulator's.
 	Host = simulator.Host
+	// Tag is the simulator's.
+	Tag = simulator.Tag
 	// Detection is the simulator's.
 	Detection = simulator.Detection
 	// Knowledge is the simulator's.

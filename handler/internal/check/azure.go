@@ -42,6 +42,7 @@ func (s *State) test(ctx context.Context, b *bench) {
 		b.end("checkpoints", titleCheckpoints, skipped("the storage"))
 		return
 	}
+	defer s.integrations(ctx, b) // behind the checkpoints
 	b.end("storage", titleStorage, ok("written, leased, listed, deleted"))
 	step, cancel = b.begin(ctx)
 	defer cancel()

@@ -98,6 +98,9 @@ type State struct {
 	Store checkpoint.Store
 	// Destination is the name, in the state, of the destination.
 	Destination string
+	// Integrations lists the destinations beside the default one, as far as they can
+	// be read; nil: it is not known how they are reached.
+	Integrations func(ctx context.Context) ([]Integration, error)
 }
 
 // A Stream is a way into a table.
@@ -111,7 +114,7 @@ type Stream struct {
 // seconds.
 const DefaultStepTime = 50 * time.Second
 
-// Run tests everything. The three sides are tested beside each other.
+// Run tests everything. The sides are tested beside each other.
 func Run(ctx context.Context, p Parts) Report {
 	r := Report{Version: Version, At: p.Clock.Now().UTC(), Outcome: OK}
 	take := func(s Step) {

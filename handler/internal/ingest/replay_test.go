@@ -110,3 +110,24 @@ func TestReplayThatFails(t *testing.T) {
 		})
 	}
 }
+
+// The dead letters of an integration are its own: nobody else's replay sends them.
+func TestReplayOfAnIntegration(t *testing.T) {
+	w := newWorld(t, 30, 6)
+	w.refuse("5")
+	r := w.run()
+	r.Integration, r.DestinationName = "3", "integration-3"
+	report, err := r.Do(context.Background())
+	if err != nil || report.DeadLetters == 0 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	w.dest.before = nil
+	if all, err := w.replay().Do(context.Background()); err != nil || all.Rows+all.Accepted != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	own := w.replay()
+	own.Integration = "3"
+	if sent, err := own.Do(context.Background()); err != nil || int64(sent.Accepted) != report.DeadLetters {
+		t.Errorf("%+v, %v", sent, err)
+	}
+}

@@ -640,3 +640,9 @@ func (f *RowFiles) Keep(table string, row json.RawMessage) error {
 
 // Path is the file of a table.
 func (f *RowFiles) Path(table string) string { return filepath.Join(f.Dir, table+".ndjson") }
+
+// StreamsOf are streams of one name each, with the columns of another of the first
+// rule's.
+func (a *Azure) StreamsOf(name, as string) map[string][]record.TableColumn {
+	return map[string][]record.TableColumn{name: a.Streams[as]}
+}

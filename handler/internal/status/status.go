@@ -53,6 +53,22 @@ type Document struct {
 	At       time.Time `json:"at"`
 	Program  Program   `json:"program"`
 	Datasets []Dataset `json:"datasets"`
+	// Integrations are the destinations beside the default one, by their ids.
+	Integrations []Integration `json:"integrations"`
+	// Problems are what could not be read of no one of them.
+	Problems []string `json:"problems"`
+}
+
+// An Integration is the status of a destination beside the default one.
+type Integration struct {
+	ID   int64  `json:"integration"`
+	Name string `json:"name"`
+	// To is where its rows go, Wants what it is to get, Schedule when; empty: with
+	// every tick. All are for people.
+	To       string `json:"to"`
+	Wants    string `json:"wants"`
+	Schedule string `json:"schedule,omitempty"`
+	Dataset
 }
 
 // Program is which program tells.
@@ -161,9 +177,21 @@ type Source struct {
 	Live    func(*ingest.Dataset) []ondemand.Live
 	Program Program
 	Now     func() time.Time
+	// Others lists the destinations beside the default one, with what is known of
+	// them by their registration, and where their status is read; nil: there are none.
+	// Those that it lists are there even behind an error.
+	Others func(ctx context.Context) ([]Other, error)
 
 	mu      sync.Mutex
 	records map[string]*ingest.Report // by name; they never change
+}
+
+// An Other is a destination beside the default one.
+type Other struct {
+	Integration
+	// Of is the dataset that it gets.
+	Of     *ingest.Dataset
+	Source *Source
 }
 
 func (s *Source) file() ondemand.File {
@@ -178,7 +206,7 @@ const gatherTime = 20 * time.Second
 func (s *Source) Gather(ctx context.Context) Document {
 	ctx, cancel := context.WithTimeout(ctx, gatherTime)
 	defer cancel()
-	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program}
+	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program, Integrations: []Integration{}, Problems: []string{}}
 	doc.Program.Go = runtime.Version()
 	datasets := ingest.Datasets()
 	doc.Datasets = make([]Dataset, len(datasets))
@@ -186,9 +214,30 @@ func (s *Source) Gather(ctx context.Context) Document {
 	for i, d := range datasets {
 		wg.Go(func() { doc.Datasets[i] = s.dataset(ctx, d) })
 	}
+	if s.Others != nil {
+		others, err := s.Others(ctx)
+		if err != nil {
+			doc.Problems = append(doc.Problems, err.Error())
+		}
+		doc.Integrations = make([]Integration, len(others))
+		turns := make(chan struct{}, atOnce)
+		for i, o := range others {
+			wg.Go(func() {
+				turns <- struct{}{}
+				defer func() { <-turns }()
+				table := o.Table
+				doc.Integrations[i] = o.Integration
+				doc.Integrations[i].Dataset = o.Source.dataset(ctx, o.Of)
+				doc.Integrations[i].Table = table
+			})
+		}
+	}
 	wg.Wait()
 	return doc
 }
+
+// atOnce is how many destinations beside the default one are read at once.
+const atOnce = 8
 
 // dataset reads one dataset's status.
 func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
@@ -461,10 +510,20 @@ func (s *Source) Find(ctx context.Context, id string) (*SyncDocument, error) {
 			doc.Syncs = append(doc.Syncs, *sync)
 		}
 	}
-	if len(doc.Syncs) == 0 {
+	if len(doc.Syncs) > 0 {
+		return doc, nil
+	}
+	if s.Others == nil {
 		return nil, nil
 	}
-	return doc, nil
+	others, _ := s.Others(ctx) // what cannot be read is no matter of this run
+	for _, o := range others {
+		found, err := o.Source.Find(ctx, id)
+		if err != nil || found != nil {
+			return found, err
+		}
+	}
+	return nil, nil
 }
 
 // byRun tells of a run that nobody has asked for.

@@ -1,0 +1,104 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/loganalytics"
+	"qualys-sentinel/handler/internal/record"
+)
+
+// An Integration is a destination beside the default one.
+type Integration struct {
+	ID    int64
+	Name  string
+	Table string
+	// Key of its workspace; nil where it has none.
+	Key func(ctx context.Context) error
+	// Destination of its rows, by this name in the state.
+	Destination ingest.Destination
+	State       string
+}
+
+// atOnce is how many destinations are tested at once.
+const atOnce = 8
+
+const titleIntegrations = "Integrations"
+
+// integrations posts an empty list of rows to each, and says what has arrived there.
+func (s *State) integrations(ctx context.Context, b *bench) {
+	if s.Integrations == nil {
+		return // how they are reached is not known: the settings have been told
+	}
+	step, cancel := b.begin(ctx)
+	list, err := s.Integrations(step)
+	err = timedOut(step, err)
+	cancel()
+	if err != nil {
+		b.end("integrations", titleIntegrations, failed(err.Error(), "the text says what; those that cannot be read get nothing until it is mended"))
+	}
+	verdicts := make([]chan verdict, len(list))
+	turns := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for n, i := range list {
+		verdicts[n] = make(chan verdict, 1)
+		wg.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			step, cancel := context.WithTimeout(ctx, b.stepTime)
+			defer cancel()
+			verdicts[n] <- s.one(step, i)
+		})
+	}
+	for n, i := range list {
+		b.end(fmt.Sprintf("integration %d", i.ID), fmt.Sprintf("Integration %d: %s", i.ID, i.Name), <-verdicts[n])
+	}
+}
+
+func (s *State) one(ctx context.Context, i Integration) verdict {
+	if i.Key != nil {
+		if err := timedOut(ctx, i.Key(ctx)); err != nil {
+			return failed(err.Error(), "set its primaryKey again, or mend what the text says of the vault")
+		}
+	}
+	_, err := i.Destination.Send(ctx, record.Batch{Body: []byte("[]")})
+	err = timedOut(ctx, err)
+	var e *loganalytics.Error
+	errors.As(err, &e)
+	if v := signIn(e, err); v.result == Failed {
+		return failed(v.detail, integrationAdvice)
+	}
+	v := stream(e, err)
+	if v.result != OK {
+		v.advice = integrationAdvice
+		return v
+	}
+	return s.arrived(ctx, i)
+}
+
+const integrationAdvice = "compare its workspaceId and primaryKey, or its logAnalyticsUri and dcrImmutableId, with the workspace, and update the integration; a rule needs the role Monitoring Metrics Publisher for this app, and a stream of the table's name"
+
+// arrived tells what has arrived, so that an integration that gets nothing because
+// there is nothing can be told from one that gets nothing for another reason.
+func (s *State) arrived(ctx context.Context, i Integration) verdict {
+	c, err := ingest.ReadCheckpoint(ctx, s.Store, ingest.CheckpointName(i.State, ingest.VM.Name), ingest.VM.Name)
+	switch {
+	case err != nil:
+		return failed(err.Error(), "the text says what; nothing is sent there until it is mended")
+	case c == nil:
+		return ok("it takes rows of %s; none were sent yet: its first window comes with the next run of QualysVM", i.Table)
+	case c.Stalled > 0:
+		return warning(fmt.Sprintf("it takes rows of %s now, but its last %d runs made no progress", i.Table, c.Stalled), "see the reason in the status; if it is mended, nothing: the next run goes on")
+	case c.Watermark == nil:
+		return ok("it takes rows of %s; its first window is in work", i.Table)
+	}
+	detail := fmt.Sprintf("it takes rows of %s; complete up to %s", i.Table, c.Watermark.UTC().Format("2006-01-02 15:04 MST"))
+	if n := c.Progress; n != nil {
+		detail += fmt.Sprintf(". Its last run read %d hosts, of which %d findings are what it wants and were new", n.Counts.Parents, n.Counts.Decoded)
+	}
+	return ok("%s", detail)
+}
