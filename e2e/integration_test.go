@@ -58,7 +58,7 @@ func (s *services) teams(count int) (list []*team) {
 			t.asks["customLogName"] = fmt.Sprint("Findings_", n)
 		}
 		place := &simulation.Place{Keep: t.keep}
-		id := ""
+		var id string
 		if n%2 == 0 {
 			id = workspaceOf(n)
 			place.Key = canary.IntegrationKey(n)

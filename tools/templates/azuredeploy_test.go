@@ -58,13 +58,14 @@ func readTemplate(t *testing.T) (resources []entry, templates []template) {
 	return all(t, tp)
 }
 
-// The app's identity has three roles, each on as little as there is.
+// The app's identity has four roles, each on as little as there is.
 func TestRoles(t *testing.T) {
 	resources, templates := readTemplate(t)
 	names := map[string]string{
 		"3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
 		"b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
 		"4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+		"b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
 	}
 	role := map[string]string{}
 	for _, tp := range templates {
@@ -95,6 +96,8 @@ func TestRoles(t *testing.T) {
 		"Storage Blob Data Owner on [variables('storageId')]":                                                                       1,
 		"Key Vault Secrets User on [resourceId('Microsoft.KeyVault/vaults/secrets', parameters('name'), parameters('secrets')[0])]": 1,
 		"Key Vault Secrets User on [resourceId('Microsoft.KeyVault/vaults/secrets', parameters('name'), parameters('secrets')[1])]": 1,
+		// Of the vault that holds keys of further workspaces, and nothing else.
+		"Key Vault Secrets Officer on [resourceId('Microsoft.KeyVault/vaults', parameters('name'))]": 1,
 	}
 	if !maps.Equal(given, want) {
 		t.Errorf("%v\nwant %v", given, want)
@@ -200,7 +203,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("nobody knows the setting %s", name)
 		}
 	}
-	for _, name := range []string{"apiUsername", "apiPassword", "uri", "filterParameters", "logAnalyticsUri", "dcrImmutableId", "vmSchedule", "kbSchedule", "initialLookbackDays", "incrementalBy", "resultsPolicy", "enrichDetections", "stateContainer", "AzureWebJobsStorage__accountName", "AzureWebJobsStorage__blobServiceUri", "runBudget", "WEBSITE_RUN_FROM_PACKAGE"} {
+	for _, name := range []string{"apiUsername", "apiPassword", "uri", "filterParameters", "logAnalyticsUri", "dcrImmutableId", "vmSchedule", "kbSchedule", "initialLookbackDays", "incrementalBy", "resultsPolicy", "enrichDetections", "integrationApi", "integrationVault", "stateContainer", "AzureWebJobsStorage__accountName", "AzureWebJobsStorage__blobServiceUri", "runBudget", "WEBSITE_RUN_FROM_PACKAGE"} {
 		if !written[name] {
 			t.Errorf("the setting %s is not written", name)
 		}
