@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -154,7 +155,7 @@ func (b *browser) picture(name string) {
 		b.t.Fatal(err)
 	}
 	dir := outputDir(b.t)
-	if os.Getenv("SCREENSHOTS") != "" && !strings.HasPrefix(name, "phone") {
+	if os.Getenv("SCREENSHOTS") != "" && slices.Contains([]string{"status-light", "status-dark", "check"}, name) {
 		dir = filepath.Join("..", "docs")
 	}
 	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
@@ -207,6 +208,8 @@ func TestStatusPage(t *testing.T) {
 	s.setKnowledge(&simulation.Knowledge{Seed: 2, Size: 1200})
 	s.environ["kbPageSize"] = "100"
 	s.environ["filterParameters"] = "&truncation_limit=50"
+	teams := s.teams(2)
+	teams[1].asks["name"] = "Team " + evil
 	b := startBrowser(t)
 	h := startHost(t, s, "--enableAuth")
 	key := s.functionKey(h)
@@ -286,6 +289,26 @@ func TestStatusPage(t *testing.T) {
 	if images != 0 || b.alerts.Load() != 0 {
 		t.Errorf("%d images, %d dialogs: markup was taken for markup", images, b.alerts.Load())
 	}
+
+	// Integrations, of which one fails. Before there was one there was no word of them.
+	var hidden bool
+	if b.eval(`document.getElementById('others').hidden`, &hidden); !hidden {
+		t.Error("integrations are shown, and there are none")
+	}
+	s.register(teams...)
+	for id, outcome := range map[int]string{1: "complete", 2: "failed"} {
+		s.putState(fmt.Sprintf("runs/integrations/%d/vm/%s-bbbbbbbbbbbbbbb%c.json", id, began.Format("20060102T150405Z"), 'a'+rune(id)), map[string]any{
+			"version": 1, "run": fmt.Sprintf("bbbbbbbbbbbbbbb%c", 'a'+rune(id)), "dataset": "vm", "integration": fmt.Sprint(id), "started": began, "ended": began.Add(time.Second), "outcome": outcome,
+			"reason": map[string]string{"failed": "log analytics answered 403 InvalidAuthorization " + evil}[outcome], "accepted": 4321, "isolated": []any{},
+		})
+	}
+	b.do(chromedp.KeyEvent(kb.F5))
+	b.wants("#others", "1 of 2 need attention", "Team 0", "Team "+evil, "4,321", "Confirmed; severity 3, 4, 5", "answered 403 InvalidAuthorization "+evil)
+	b.wants("#state", "Integration Team "+evil+": needs attention")
+	if b.eval(`document.images.length`, &images); images != 0 || b.alerts.Load() != 0 {
+		t.Errorf("%d images, %d dialogs: markup was taken for markup", images, b.alerts.Load())
+	}
+	b.picture("integrations")
 
 	// A failed check, with its advice.
 	s.qualys.SetPassword("another")
