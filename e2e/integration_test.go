@@ -30,6 +30,8 @@ type team struct {
 	n     int
 	asks  map[string]any
 	table string
+	// keepNone forgets what arrives: it may be millions of rows.
+	keepNone func()
 
 	mu     sync.Mutex
 	rows   map[string]int // by RowKey
@@ -58,6 +60,7 @@ func (s *services) teams(count int) (list []*team) {
 			t.asks["customLogName"] = fmt.Sprint("Findings_", n)
 		}
 		place := &simulation.Place{Keep: t.keep}
+		t.keepNone = func() { place.Keep = nil }
 		var id string
 		if n%2 == 0 {
 			id = workspaceOf(n)

@@ -72,6 +72,28 @@ func BenchmarkMemoryKnowledgeBase(b *testing.B) {
 	}
 }
 
+// BenchmarkMemoryIntegrations carries a large page to many workspaces at once, every
+// other with RESULTS and by a rule, the others by their keys, and reports how often
+// Qualys was asked.
+func BenchmarkMemoryIntegrations(b *testing.B) {
+	for _, count := range []int{1, 20, 50} {
+		b.Run(fmt.Sprintf("integrations=%d", count), func(b *testing.B) {
+			for b.Loop() {
+				s := startServices(b, 3300, 20)
+				s.environ["filterParameters"] = "&truncation_limit=1000"
+				teams := s.teams(count)
+				for _, team := range teams {
+					team.keepNone()
+					team.asks["resultSectionNeeded"] = team.n%2 == 1
+				}
+				s.register(teams...)
+				carry(b, s, step{function: "QualysVM"}, step{function: "QualysVM", before: func() { s.advance(time.Hour) }})
+				b.ReportMetric(float64(len(s.qualys.Calls())), "calls")
+			}
+		})
+	}
+}
+
 // A step calls a function of the handler.
 type step struct {
 	function string

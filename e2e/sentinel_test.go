@@ -339,6 +339,11 @@ func TestRules(t *testing.T) {
 			{"requests by hand do not hide a dead timer", health(kql.Row{"Request_s": "abc"}, hourly(25, kql.Row{"Request_s": "abc"})...), []string{"vm silent: it has not run for long"}},
 			{"dead letters and passed hosts of hours ago", health(nil, run(kql.Row{"TimeGenerated": before(0, 3), "DeadLetters_d": 2.0, "Isolated_d": 1.0})), nil},
 			{"made before, arrived now", health(nil, run(kql.Row{"TimeGenerated": before(0, 1.2), kql.Ingested: before(0, 0.9), "DeadLetters_d": 2.0})), []string{"vm the workspace refuses rows: they are kept as dead letters"}},
+			{"an integration fails", health(nil, run(kql.Row{"Integration_s": "3", "Level_s": "error", "Outcome_s": "failed"})), []string{"vm of integration 3 it fails"}},
+			{"an integration does not hide that the windows are not complete", health(kql.Row{"Outcome_s": "waiting"}, append(hourly(30, kql.Row{"Outcome_s": "waiting"}), hourly(30, kql.Row{"Integration_s": "1"})...)...), []string{"vm behind: no window was completed for long"}},
+			{"an integration does not hide a dead timer", rows("QualysConnectorHealth_CL", append(hourly(30, kql.Row{"Integration_s": "1"}), run(kql.Row{"Dataset_s": "kb"}), run(kql.Row{"TimeGenerated": before(1, 6)}), run(kql.Row{"TimeGenerated": before(1, 7)}))...), []string{"vm silent: it has not run for long"}},
+			{"an integration is behind", health(nil, hourly(30, kql.Row{"Integration_s": "1", "Outcome_s": "waiting"})...), []string{"vm of integration 1 behind: no window was completed for long"}},
+			{"an integration was deleted days ago", health(nil, run(kql.Row{"Integration_s": "1", "TimeGenerated": before(3, 0)}), run(kql.Row{"Integration_s": "1", "TimeGenerated": before(3, 1), "Outcome_s": "waiting"})), nil},
 			{"a first load that is stuck for days", rows("QualysConnectorHealth_CL", append(hourly(72, kql.Row{"Outcome_s": "waiting"})[:72], run(kql.Row{"Dataset_s": "kb"}))...), []string{"vm behind: no window was completed for long"}},
 		}},
 	}
@@ -457,17 +462,19 @@ func TestHunts(t *testing.T) {
 		data kql.Data
 		want []string
 	}{
-		"well":              {health(nil), nil},
-		"never":             {nil, []string{"kb", "vm"}},
-		"one not yet":       {rows("QualysConnectorHealth_CL", run(nil)), nil},
-		"one never":         {rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"TimeGenerated": before(0, 4)})), []string{"kb"}},
-		"hosts are passed":  {health(kql.Row{"Isolated_d": 1.0}), []string{"vm"}},
-		"by hand alone":     {health(kql.Row{"Request_s": "abc"}, hourly(30, kql.Row{"Request_s": "abc"})...), []string{"vm"}},
-		"silent":            {rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(0, 4)}), run(kql.Row{"TimeGenerated": before(0, 5)}), run(kql.Row{"Dataset_s": "kb"})), []string{"vm"}},
-		"once a day":        {rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 22)})), nil},
-		"fails":             {health(kql.Row{"Level_s": "error"}), []string{"vm"}},
-		"refused":           {health(kql.Row{"DeadLetters_d": 1.0}), []string{"vm"}},
-		"was not well once": {health(nil, run(kql.Row{"Level_s": "error", "TimeGenerated": before(0, 2)})), nil},
+		"well":               {health(nil), nil},
+		"never":              {nil, []string{"kb", "vm"}},
+		"one not yet":        {rows("QualysConnectorHealth_CL", run(nil)), nil},
+		"one never":          {rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"TimeGenerated": before(0, 4)})), []string{"kb"}},
+		"hosts are passed":   {health(kql.Row{"Isolated_d": 1.0}), []string{"vm"}},
+		"by hand alone":      {health(kql.Row{"Request_s": "abc"}, hourly(30, kql.Row{"Request_s": "abc"})...), []string{"vm"}},
+		"silent":             {rows("QualysConnectorHealth_CL", run(kql.Row{"TimeGenerated": before(0, 4)}), run(kql.Row{"TimeGenerated": before(0, 5)}), run(kql.Row{"Dataset_s": "kb"})), []string{"vm"}},
+		"once a day":         {rows("QualysConnectorHealth_CL", run(nil), run(kql.Row{"Dataset_s": "kb", "TimeGenerated": before(0, 22)})), nil},
+		"fails":              {health(kql.Row{"Level_s": "error"}), []string{"vm"}},
+		"integration fails":  {health(nil, run(kql.Row{"Integration_s": "3", "Level_s": "error"})), []string{"vm of integration 3"}},
+		"integrations alone": {rows("QualysConnectorHealth_CL", run(kql.Row{"Integration_s": "3"}), run(kql.Row{"TimeGenerated": before(0, 4)}), run(kql.Row{"TimeGenerated": before(0, 5)}), run(kql.Row{"Dataset_s": "kb"})), []string{"vm"}},
+		"refused":            {health(kql.Row{"DeadLetters_d": 1.0}), []string{"vm"}},
+		"was not well once":  {health(nil, run(kql.Row{"Level_s": "error", "TimeGenerated": before(0, 2)})), nil},
 	} {
 		got, err := w.Run(queries[len(c.Hunts)], a.data, noon)
 		if err != nil {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,17 +44,25 @@ const (
 	stalledMost  = 30 * time.Minute
 )
 
-// fleet is the destinations beside the default one.
+// fleet is the destinations beside the default one, by their names in the state.
 type fleet struct {
-	mu sync.Mutex
-	// Both by the destination's name.
-	desks   map[string]*ondemand.Desk
-	sources map[string]*status.Source
+	mu     sync.Mutex
+	berths map[string]*berth
+}
+
+// berth is what is kept of an integration between ticks.
+type berth struct {
+	desk   *ondemand.Desk
+	status *status.Source // it keeps the records that it has read
+	// known is the integration as it was read last.
+	known atomic.Pointer[integration.Integration]
 }
 
 // registry of the integrations.
 func (c *connector) newRegistry() *integration.Registry {
 	r := &integration.Registry{Store: c.store, Clock: ingest.SystemClock{}, Log: c.log}
+	// Where rows go to a simulator on this machine, others may, too.
+	r.Local = c.settings.LogAnalyticsURI == nil || settings.Loopback(c.settings.LogAnalyticsURI)
 	if vault := c.settings.IntegrationVault; vault != "" {
 		r.Keys = &settings.KeyFile{KeyVault: settings.KeyVault{Credential: c.identity.credential}, Vault: vault, NewID: func() string { return newRunID()[:8] }}
 	}
@@ -66,8 +78,18 @@ func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.R
 			// The others get theirs.
 			c.log.Error("not all integrations can be read: those get nothing", zap.Error(err))
 		}
+		c.forget(list, err)
 		for _, i := range list {
-			t.Members = append(t.Members, ondemand.Member{Desk: c.deskOf(i), Due: func(ctx context.Context) bool { return c.due(ctx, i) }})
+			b := c.berth(i)
+			t.Members = append(t.Members, ondemand.Member{Desk: b.desk, Due: func(ctx context.Context) bool {
+				// It may have been changed or deleted since.
+				now, err := c.integrations.Get(ctx, i.ID)
+				if err != nil || now.Destination() != i.Destination() {
+					return false
+				}
+				b.known.Store(now)
+				return c.due(ctx, now)
+			}})
 		}
 	}
 	if n := len(t.Members); n > 1 {
@@ -93,23 +115,40 @@ func together(list []ingest.Joint) ingest.Source {
 	return qualys.Together(requests)
 }
 
-// deskOf is the desk of an integration's destination.
-func (c *connector) deskOf(i *integration.Integration) *ondemand.Desk {
+// berth is that of an integration.
+func (c *connector) berth(i *integration.Integration) *berth {
 	c.fleet.mu.Lock()
 	defer c.fleet.mu.Unlock()
-	if c.fleet.desks == nil {
-		c.fleet.desks = map[string]*ondemand.Desk{}
+	if c.fleet.berths == nil {
+		c.fleet.berths = map[string]*berth{}
 	}
 	name := i.Destination()
-	k := c.fleet.desks[name]
-	if k == nil {
-		k = &ondemand.Desk{File: ondemand.File{Store: c.store, Destination: name}, Clock: ingest.SystemClock{}, Log: c.log, NewID: newRunID}
-		c.fleet.desks[name] = k
+	b := c.fleet.berths[name]
+	if b == nil {
+		b = &berth{}
+		b.known.Store(i)
+		b.desk = &ondemand.Desk{
+			File: ondemand.File{Store: c.store, Destination: name}, Clock: ingest.SystemClock{}, Log: c.log, NewID: newRunID,
+			NewRun: func(dataset *ingest.Dataset, id string, _ *ondemand.Request) (*ingest.Run, error) {
+				return c.integrationRun(b.known.Load(), dataset, id)
+			},
+		}
+		b.status = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: b.desk.Live, Now: time.Now}
+		c.fleet.berths[name] = b
 	}
-	k.NewRun = func(dataset *ingest.Dataset, id string, _ *ondemand.Request) (*ingest.Run, error) {
-		return c.integrationRun(i, dataset, id)
+	return b
+}
+
+// forget keeps the berths of those that there are, if all could be read.
+func (c *connector) forget(list []*integration.Integration, err error) {
+	if err != nil {
+		return
 	}
-	return k
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	maps.DeleteFunc(c.fleet.berths, func(name string, b *berth) bool {
+		return len(b.desk.Live(ingest.VM)) == 0 && !slices.ContainsFunc(list, func(i *integration.Integration) bool { return i.Destination() == name })
+	})
 }
 
 // due tells whether an integration is to run now: by its schedule, or to go on with
@@ -124,12 +163,16 @@ func (c *connector) due(ctx context.Context, i *integration.Integration) bool {
 	case last.Before(i.Changed) || now.Before(last):
 		return true
 	case state.Stalled > 0:
-		return now.Sub(last) >= min(stalledMost, stalledFirst<<min(state.Stalled-1, 10))
+		return now.Sub(last) >= pause(state.Stalled)
 	case state.Window != nil:
 		return true
 	}
 	return i.Due(last, now)
 }
+
+// pause is how long after the begin of the last of n runs without progress the next
+// begins.
+func pause(n int) time.Duration { return min(stalledMost, stalledFirst<<min(n-1, 10)) }
 
 // integrationRun makes a run for an integration.
 func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.Dataset, id string) (*ingest.Run, error) {
@@ -146,7 +189,7 @@ func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.D
 	d.Filter = qualys.WithoutSelection(s.Filter)
 	d.Select = selection(i)
 	r.Source = d
-	r.Destination = &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }}
+	r.Destination = &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }, check: func(ctx context.Context) error { return c.stillWanted(ctx, i) }}
 	var err error
 	if r.Health, err = c.destination(ingest.Health, id); err != nil {
 		return nil, err
@@ -212,6 +255,27 @@ func (c *connector) integrationDestination(ctx context.Context, i *integration.I
 	})
 }
 
+// goneError ends the run of an integration that was deleted, or turned to another
+// workspace: nothing is wrong with it.
+type goneError struct{ what string }
+
+func (e *goneError) Error() string { return e.what }
+
+// Limit implements the error that is no fault.
+func (*goneError) Limit() bool { return true }
+
+// stillWanted tells whether rows may still go where an integration has sent them.
+func (c *connector) stillWanted(ctx context.Context, i *integration.Integration) error {
+	now, err := c.integrations.Get(ctx, i.ID)
+	switch {
+	case errors.Is(err, integration.ErrNotFound):
+		return &goneError{"the integration was deleted: nothing more is sent"}
+	case err == nil && now.Destination() != i.Destination():
+		return &goneError{"the integration was turned elsewhere: nothing more is sent here"}
+	}
+	return nil // what cannot be read says nothing
+}
+
 // kindOf is an integration's destination as far as its limits go.
 func kindOf(i *integration.Integration) ingest.Destination {
 	if i.ByRule() {
@@ -225,10 +289,17 @@ func kindOf(i *integration.Integration) ingest.Destination {
 type lateDestination struct {
 	ingest.Destination // tells the limits
 	open               func(ctx context.Context) (ingest.Destination, error)
+	// check, if not nil, is asked now and then whether rows may still be sent.
+	check func(ctx context.Context) error
 
-	mu     sync.Mutex
-	opened ingest.Destination
+	mu      sync.Mutex
+	opened  ingest.Destination
+	checked time.Time
 }
+
+// checkEvery is how long rows may go on to an integration that was deleted or turned
+// elsewhere: a document is read so often.
+const checkEvery = 5 * time.Second
 
 // Send implements ingest.Destination.
 func (d *lateDestination) Send(ctx context.Context, b record.Batch) (int64, error) {
@@ -242,6 +313,12 @@ func (d *lateDestination) Send(ctx context.Context, b record.Batch) (int64, erro
 func (d *lateDestination) get(ctx context.Context) (ingest.Destination, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if now := time.Now(); d.check != nil && now.Sub(d.checked) >= checkEvery {
+		if err := d.check(ctx); err != nil {
+			return nil, err
+		}
+		d.checked = now
+	}
 	if d.opened == nil {
 		opened, err := d.open(ctx)
 		if err != nil {

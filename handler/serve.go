@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -62,7 +63,8 @@ type app struct {
 	opening   chan struct{}
 	connector *connector
 	status    *status.Source
-	known     atomic.Bool // there is a connector
+	known     atomic.Bool  // there is a connector
+	strangers atomic.Int64 // when a stranger has last made the settings be read
 	// checkedBefore is what an earlier check has asked Qualys with, while there was
 	// no connector yet.
 	checkedBefore atomic.Pointer[connector]
@@ -152,8 +154,23 @@ func (a *app) wait(most time.Duration) {
 	}
 }
 
-// Registry implements api.IntegrationBackend.
+// strangersEvery is how often a caller who has not logged in may make the settings be
+// read that could not be read before.
+const strangersEvery = 10 * time.Second
+
+// Registry implements api.IntegrationBackend. Who calls it may be anybody: where the
+// settings are still to be read, it neither queues nor tries again and again.
 func (a *app) Registry(ctx context.Context) (r api.Registry, user, password string, err error) {
+	if settings.IntegrationAPIOff(os.Environ()) {
+		return nil, "", "", api.ErrOff
+	}
+	if !a.known.Load() {
+		now := time.Now().UnixNano()
+		before := a.strangers.Load()
+		if now-before < int64(strangersEvery) || len(a.opening) > 0 || !a.strangers.CompareAndSwap(before, now) {
+			return nil, "", "", errors.New("the settings are still being read, or could not be read")
+		}
+	}
 	c, err := a.open(ctx)
 	if err != nil {
 		return nil, "", "", err
@@ -163,6 +180,19 @@ func (a *app) Registry(ctx context.Context) (r api.Registry, user, password stri
 	}
 	user, password = c.settings.Credentials().Login()
 	return c.integrations, user, password, nil
+}
+
+// Renew implements api.IntegrationBackend.
+func (a *app) Renew(ctx context.Context) (user, password string, err error) {
+	c, err := a.open(ctx)
+	if err == nil {
+		_, err = c.settings.Credentials().Reload(ctx)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	user, password = c.settings.Credentials().Login()
+	return user, password, nil
 }
 
 // CheckFilter implements api.Backend.

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"qualys-sentinel/handler/internal/ingest"
-	"qualys-sentinel/handler/internal/integration"
 	"qualys-sentinel/handler/internal/status"
 )
 
@@ -30,25 +29,10 @@ func (c *connector) others(ctx context.Context) (list []status.Other, err error)
 	for _, i := range integrations {
 		list = append(list, status.Other{
 			Integration: status.Integration{ID: i.ID, Name: i.Name, To: sendsTo(i), Wants: wants(i), Schedule: i.Schedule, Dataset: status.Dataset{Table: i.CustomLogName + "_CL"}},
-			Of:          ingest.VM, Source: c.statusOf(i),
+			Of:          ingest.VM, Source: c.berth(i).status,
 		})
 	}
 	return list, err
-}
-
-// statusOf is where the status of an integration is read.
-func (c *connector) statusOf(i *integration.Integration) *status.Source {
-	desk := c.deskOf(i)
-	c.fleet.mu.Lock()
-	defer c.fleet.mu.Unlock()
-	if c.fleet.sources == nil {
-		c.fleet.sources = map[string]*status.Source{}
-	}
-	name := i.Destination()
-	if c.fleet.sources[name] == nil { // it keeps the records that it has read
-		c.fleet.sources[name] = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: desk.Live, Now: time.Now}
-	}
-	return c.fleet.sources[name]
 }
 
 func newStatus() *cobra.Command {

@@ -9,9 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,8 +32,10 @@ type Registry interface {
 // An IntegrationBackend has what the integration API works with.
 type IntegrationBackend interface {
 	// Registry returns the integrations, and the login that may change them. The
-	// error is ErrOff where the API is switched off.
+	// error is ErrOff where the API is switched off. Anybody may call it.
 	Registry(ctx context.Context) (r Registry, user, password string, err error)
+	// Renew reads the login anew, if it was changed where it is kept.
+	Renew(ctx context.Context) (user, password string, err error)
 }
 
 // ErrOff is the error for an API that is switched off.
@@ -44,9 +45,12 @@ const (
 	// DefaultLoginPause is how long a wrong login takes, and everybody behind it:
 	// guesses come one at a time.
 	DefaultLoginPause = time.Second
-	// maxLogins is how many may wait to be checked. Who comes then is sent away, so
-	// that a flood holds neither memory nor those who have the password for long.
-	maxLogins = 16
+	// maxLogins is how many calls may be served at once, maxFrom how many of one
+	// address: who floods is sent away, and keeps others waiting for maxFrom pauses.
+	maxLogins = 64
+	maxFrom   = 4
+	// renewEvery is how often a wrong login makes the right one be read anew.
+	renewEvery = time.Minute
 )
 
 // Integration is the function QualysIntegration: Qualys' own integration API, as its
@@ -63,12 +67,16 @@ type Integration struct {
 	LoginPause time.Duration
 
 	checking chan struct{} // holds a token while a login is checked
-	waiting  atomic.Int32
+	renewed  time.Time     // of whoever has the token
+
+	mu    sync.Mutex
+	calls int
+	from  map[string]int // calls by address
 }
 
 // NewIntegration returns the function.
 func NewIntegration(backend IntegrationBackend, clock ingest.Clock, log *zap.Logger) *Integration {
-	return &Integration{Backend: backend, Clock: clock, Log: log, LoginPause: DefaultLoginPause, checking: make(chan struct{}, 1)}
+	return &Integration{Backend: backend, Clock: clock, Log: log, LoginPause: DefaultLoginPause, checking: make(chan struct{}, 1), from: map[string]int{}}
 }
 
 // Response codes of Qualys' qps/rest endpoints.
@@ -88,7 +96,7 @@ type envelope struct {
 }
 
 type serviceResponse struct {
-	Data         []string      `json:"data,omitempty"`
+	Data         *[]string     `json:"data,omitempty"`
 	Count        *int          `json:"count,omitempty"`
 	ResponseCode string        `json:"responseCode"`
 	Details      *errorDetails `json:"responseErrorDetails,omitempty"`
@@ -110,7 +118,12 @@ func (e *callError) Error() string { return e.message }
 
 // ServeHTTP implements http.Handler.
 func (a *Integration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	data, err := a.serve(r)
+	leave, err := a.enter(address(r))
+	var data []string
+	if err == nil {
+		defer leave()
+		data, err = a.serve(r)
+	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -119,16 +132,20 @@ func (a *Integration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		data = []string{}
 	}
 	count := len(data)
-	a.write(w, http.StatusOK, serviceResponse{Data: data, Count: &count, ResponseCode: codeSuccess})
+	a.write(w, http.StatusOK, serviceResponse{Data: &data, Count: &count, ResponseCode: codeSuccess})
 }
 
-// Refuse answers a request that could not be read. It implements functions.Refuser.
+// Refuse answers a request that could not be read, or whose answer broke. It implements functions.Refuser.
 func (a *Integration) Refuse(w http.ResponseWriter, status int, text string) {
 	code := codeRequest
 	if status == http.StatusRequestEntityTooLarge {
 		code = codeLimit
 	}
-	a.write(w, status, serviceResponse{ResponseCode: code, Details: &errorDetails{text, "Send a request as the guide tells."}})
+	resolution := "Send a request as the guide tells."
+	if status >= http.StatusInternalServerError {
+		code, resolution = codeInternal, "See the log of the function app."
+	}
+	a.write(w, status, serviceResponse{ResponseCode: code, Details: &errorDetails{text, resolution}})
 }
 
 func (a *Integration) write(w http.ResponseWriter, status int, response serviceResponse) {
@@ -150,8 +167,11 @@ func (a *Integration) write(w http.ResponseWriter, status int, response serviceR
 func (a *Integration) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var call *callError
 	var invalid *integration.InvalidError
+	var damaged *integration.DamagedError
 	switch {
 	case errors.As(err, &call):
+	case errors.As(err, &damaged):
+		call = &callError{http.StatusServiceUnavailable, codeInternal, err.Error(), "Correct the document in the state, or delete the integration."}
 	case errors.As(err, &invalid):
 		call = &callError{http.StatusBadRequest, codeRequest, invalid.Error(), "Correct what the message names."}
 	case errors.Is(err, integration.ErrNotFound):
@@ -167,6 +187,8 @@ func (a *Integration) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch call.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Basic realm="Qualys account of the connector", charset="UTF-8"`)
+	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", a.verbs()[r.PathValue("verb")].method)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", "60")
 	}
@@ -187,7 +209,7 @@ type call struct {
 	do       func(ctx context.Context, registry Registry, id int64, body []byte) ([]string, error)
 }
 
-func (a *Integration) calls() map[string]call {
+func (a *Integration) verbs() map[string]call {
 	return map[string]call{
 		"add":    {method: http.MethodPost, do: a.add},
 		"update": {method: http.MethodPut, one: true, do: a.update},
@@ -210,7 +232,7 @@ func (a *Integration) serve(r *http.Request) ([]string, error) {
 		return nil, err
 	}
 	verb := r.PathValue("verb")
-	c, known := a.calls()[verb]
+	c, known := a.verbs()[verb]
 	id, one, ok := target(r.PathValue("rest"))
 	switch {
 	case !known || !ok || one != c.one && !c.any:
@@ -239,8 +261,8 @@ func target(rest string) (id int64, one, ok bool) {
 	case len(parts) == 1:
 		return 0, false, parts[0] == "vm"
 	case len(parts) == 2 && parts[1] == "vm":
-		id, err := strconv.ParseInt(parts[0], 10, 64)
-		if err != nil || id < 1 {
+		id, isID := integration.ParseID(parts[0])
+		if !isID {
 			id = -1 // such as a name: there is none of it
 		}
 		return id, true, true
@@ -248,14 +270,28 @@ func target(rest string) (id int64, one, ok bool) {
 	return 0, false, false
 }
 
+// enter counts a call, until leave.
+func (a *Integration) enter(from string) (leave func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.calls >= maxLogins || a.from[from] >= maxFrom {
+		return nil, &callError{http.StatusTooManyRequests, codeLimit, "too many calls at once", "Try again in a minute."}
+	}
+	a.calls++
+	a.from[from]++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.calls--
+		if a.from[from]--; a.from[from] == 0 {
+			delete(a.from, from)
+		}
+	}, nil
+}
+
 // login checks the credentials of a call. One is checked at a time, and a wrong one
 // takes its time: so many guesses in a minute, however many ask at once.
 func (a *Integration) login(r *http.Request, user, password string) error {
-	if a.waiting.Add(1) > maxLogins {
-		a.waiting.Add(-1)
-		return &callError{http.StatusTooManyRequests, codeLimit, "too many calls at once", "Try again in a minute."}
-	}
-	defer a.waiting.Add(-1)
 	select {
 	case a.checking <- struct{}{}:
 		defer func() { <-a.checking }()
@@ -263,10 +299,20 @@ func (a *Integration) login(r *http.Request, user, password string) error {
 		return &callError{http.StatusServiceUnavailable, codeInternal, "the app is stopping", "Try again."}
 	}
 	givenUser, givenPassword, ok := r.BasicAuth()
-	// Both are always compared, and their lengths take no time either.
-	rightUser, rightPassword := equal(givenUser, user), equal(givenPassword, password)
-	if ok && rightUser&rightPassword == 1 {
+	right := func(user, password string) bool { // both are always compared
+		return ok && equal(givenUser, user)&equal(givenPassword, password) == 1
+	}
+	if right(user, password) {
 		return nil
+	}
+	if now := a.Clock.Now(); ok && now.Sub(a.renewed) >= renewEvery {
+		a.renewed = now
+		user, password, err := a.Backend.Renew(r.Context())
+		if err != nil {
+			a.Log.Warn("the login cannot be read anew", zap.Error(err))
+		} else if right(user, password) {
+			return nil
+		}
 	}
 	a.Log.Warn("wrong login at the integration API", zap.String("invocation", invocation(r)), zap.String("address", address(r)), zap.Bool("credentials", ok))
 	_ = a.Clock.Sleep(r.Context(), a.LoginPause) // it is refused in any case

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +61,24 @@ func (memoryKeys) Remove(context.Context, string) error        { return nil }
 type integrationBackend struct {
 	registry Registry
 	err      error
+	renewed  string // password after a rotation
+	renewals int
+}
+
+// data is the list of an answer; it must be there where there is a count.
+func data(r serviceResponse) []string {
+	if r.Data == nil {
+		return nil
+	}
+	return *r.Data
+}
+
+func (b *integrationBackend) Renew(context.Context) (string, string, error) {
+	b.renewals++
+	if b.renewed == "" {
+		return testUser, testPassword, nil
+	}
+	return testUser, b.renewed, nil
 }
 
 func (b *integrationBackend) Registry(context.Context) (Registry, string, string, error) {
@@ -113,10 +133,10 @@ const product1 = "integration/azure/sentinel/1/vm"
 // The five calls, as the guide tells them.
 func TestFiveCalls(t *testing.T) {
 	d := newDesk(t)
-	want := func(method, path, body, data string) {
+	want := func(method, path, body, text string) {
 		t.Helper()
 		code, answer, _ := d.call(method, path, body)
-		if code != 200 || answer.ResponseCode != "SUCCESS" || answer.Count == nil || *answer.Count != 1 || len(answer.Data) != 1 || answer.Data[0] != data || answer.Details != nil {
+		if code != 200 || answer.ResponseCode != "SUCCESS" || answer.Count == nil || *answer.Count != 1 || len(data(answer)) != 1 || data(answer)[0] != text || answer.Details != nil {
 			t.Errorf("%s %s: %d %+v", method, path, code, answer)
 		}
 	}
@@ -127,8 +147,8 @@ func TestFiveCalls(t *testing.T) {
 	want("PUT", "update/"+product1, `{"minSeverity":5,"baseCategory":"IG"}`, "Azure Sentinel integration successfully updated.")
 	want("GET", "get/"+product1, "", strings.NewReplacer("minSeverity=3", "minSeverity=5", "Confirmed", "IG").Replace(one))
 	want("DELETE", "delete/"+product1, "", "Azure Sentinel integration successfully deleted.")
-	if code, answer, _ := d.call("GET", "get/"+product, ""); code != 200 || *answer.Count != 0 || len(answer.Data) != 0 {
-		t.Errorf("%d %+v", code, answer)
+	if code, answer, _ := d.call("GET", "get/"+product, ""); code != 200 || *answer.Count != 0 || answer.Data == nil || *answer.Data == nil || len(data(answer)) != 0 {
+		t.Errorf("%d %+v: the list is empty, and there", code, answer)
 	}
 	if n := len(d.logs.FilterMessageSnippet("integration ").All()); n != 3 {
 		t.Errorf("%d changes are logged", n)
@@ -185,7 +205,7 @@ func TestIntegrationRefusals(t *testing.T) {
 				t.Errorf("headers %v", header)
 			}
 			d.backend.err = nil
-			if _, answer, _ := d.call("GET", "get/"+product, ""); len(answer.Data) != 1 || !strings.Contains(answer.Data[0], "name='taken'") || !strings.Contains(answer.Data[0], "minSeverity=3") {
+			if _, answer, _ := d.call("GET", "get/"+product, ""); len(data(answer)) != 1 || !strings.Contains(data(answer)[0], "name='taken'") || !strings.Contains(data(answer)[0], "minSeverity=3") {
 				t.Errorf("it has changed something: %+v", answer)
 			}
 		})
@@ -214,7 +234,7 @@ func TestWrongLogins(t *testing.T) {
 			}
 		}
 	}
-	if code, answer, _ := d.call("GET", "get/"+product, ""); code != 200 || len(answer.Data) != 0 {
+	if code, answer, _ := d.call("GET", "get/"+product, ""); code != 200 || len(data(answer)) != 0 {
 		t.Errorf("%d %+v", code, answer)
 	}
 	if d.pauses.n != 100 {
@@ -234,18 +254,18 @@ func TestWrongLogins(t *testing.T) {
 }
 
 // A flood of guesses is checked one by one: neither more guesses in a second, nor more
-// of them waiting than a few.
+// of them waiting than a few of each address. Who comes from another is served.
 func TestFloodOfLogins(t *testing.T) {
 	d := newDesk(t)
 	d.pauses.hold = make(chan struct{})
 	codes := make(chan int, 100)
 	for range 100 {
 		go func() {
-			code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic("u", "p"))
+			code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic("u", "p"), "X-Forwarded-For", "198.51.100.7")
 			codes <- code
 		}()
 	}
-	for range 100 - maxLogins {
+	for range 100 - maxFrom {
 		if code := <-codes; code != http.StatusTooManyRequests {
 			t.Fatalf("%d", code)
 		}
@@ -255,11 +275,73 @@ func TestFloodOfLogins(t *testing.T) {
 		t.Errorf("%d were checked at once", d.pauses.n)
 	}
 	d.pauses.mu.Unlock()
+	owner := make(chan int)
+	go func() {
+		code, _, _ := d.call("GET", "get/"+product, "", "X-Forwarded-For", "203.0.113.5")
+		owner <- code
+	}()
 	close(d.pauses.hold)
-	for range maxLogins {
+	for range maxFrom {
 		if code := <-codes; code != http.StatusUnauthorized {
 			t.Errorf("%d", code)
 		}
+	}
+	if code := <-owner; code != http.StatusOK {
+		t.Errorf("the owner: %d", code)
+	}
+	for n := range 2 * maxFrom { // and nothing is left over
+		if code, _, _ := d.call("GET", "get/"+product, "", "X-Forwarded-For", "198.51.100.7"); code != http.StatusOK {
+			t.Fatalf("%d: %d", n, code)
+		}
+	}
+}
+
+// A password that was changed where it is kept is taken at once, and looking for it is
+// no way to make the vault be asked again and again.
+func TestRenewedLogin(t *testing.T) {
+	d := newDesk(t)
+	d.backend.renewed = "the-new-password"
+	if code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic(testUser, "the-new-password")); code != 200 || d.backend.renewals != 1 {
+		t.Errorf("%d after %d", code, d.backend.renewals)
+	}
+	for range 5 {
+		if code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic(testUser, "guess")); code != 401 {
+			t.Errorf("%d", code)
+		}
+	}
+	if d.backend.renewals != 1 {
+		t.Errorf("%d times in a minute", d.backend.renewals)
+	}
+}
+
+// A damaged document is the app's matter, not the caller's, and can be deleted.
+func TestDamagedIntegration(t *testing.T) {
+	dir := t.TempDir()
+	d := newDesk(t)
+	d.backend.registry = &integration.Registry{Store: folder.New(dir), Keys: memoryKeys{}, Clock: d.pauses, Log: zap.NewNop()}
+	if code, _, _ := d.call("POST", "add/"+product, addBody); code != 200 {
+		t.Fatal(code)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "integrations", "7.json"), []byte(`{"version":1,"keySecret":"x"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"get/" + product: 503, "get/integration/azure/sentinel/7/vm": 503, "get/" + product1: 200} {
+		code, answer, _ := d.call("GET", path, "")
+		if code != want || code == 503 && (answer.ResponseCode != "INTERNAL_ERROR" || !strings.Contains(answer.Details.Message, "integrations/7.json is damaged")) {
+			t.Errorf("%s: %d %+v", path, code, answer)
+		}
+	}
+	if code, _, _ := d.call("PUT", "update/"+product1, `{"minSeverity":5,"name":"another"}`); code != 200 {
+		t.Errorf("another cannot be changed: %d", code)
+	}
+	if code, _, _ := d.call("POST", "add/"+product, addBody); code != 200 {
+		t.Errorf("no other can be added: %d", code)
+	}
+	if code, _, _ := d.call("DELETE", "delete/integration/azure/sentinel/7/vm", ""); code != 200 {
+		t.Errorf("it cannot be deleted: %d", code)
+	}
+	if code, _, _ := d.call("GET", "get/"+product, ""); code != 200 {
+		t.Errorf("%d", code)
 	}
 }
 
@@ -267,9 +349,12 @@ func TestFloodOfLogins(t *testing.T) {
 func TestRefusedRequests(t *testing.T) {
 	d := newDesk(t)
 	host := &functions.Host{Log: zap.NewNop(), HTTP: map[string]http.Handler{"QualysIntegration": d.api}}
+	d.backend.registry = nil
+	d.backend.err = nil
 	for body, want := range map[string]string{
 		"{}": "INVALID_REQUEST",
-		`{"Data":{"req":{"Body":"` + strings.Repeat("x", 2<<20) + `"}}}`: "LIMIT_EXCEEDED",
+		`{"Data":{"req":{"Method":"GET","Headers":{"Authorization":"` + basic(testUser, testPassword) + `"},"Params":{"verb":"get","rest":"vm"}}}}`: "INTERNAL_ERROR", // it panics
+		`{"Data":{"req":{"Body":"` + strings.Repeat("x", 2<<20) + `"}}}`:                                                                            "LIMIT_EXCEEDED",
 	} {
 		w := httptest.NewRecorder()
 		host.ServeHTTP(w, httptest.NewRequest("POST", "/QualysIntegration", strings.NewReader(body)))

@@ -32,9 +32,18 @@ type httpResponse struct {
 	Body       string            `json:"body"`
 }
 
+// refuse answers in a function's own form, where it has one.
+func refuse(answer *answer, f http.Handler, status int, text string) {
+	if own, ok := f.(Refuser); ok {
+		own.Refuse(answer, status, text)
+		return
+	}
+	answer.fail(status, text)
+}
+
 // A Refuser is an HTTP function whose errors have a form of their own.
 type Refuser interface {
-	// Refuse answers a request that could not be read.
+	// Refuse answers a request that could not be read, or whose answer broke.
 	Refuse(w http.ResponseWriter, status int, text string)
 }
 
@@ -50,11 +59,7 @@ func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f 
 			status = http.StatusRequestEntityTooLarge
 		}
 		h.Log.Warn("request not understood", zap.String("function", name), zap.Error(err))
-		if own, ok := f.(Refuser); ok {
-			own.Refuse(answer, status, err.Error())
-		} else {
-			answer.fail(status, err.Error())
-		}
+		refuse(answer, f, status, err.Error())
 	} else {
 		h.callHTTP(answer, req, name, f)
 	}
@@ -69,7 +74,7 @@ func (h *Host) callHTTP(answer *answer, req *http.Request, name string, f http.H
 		if p := recover(); p != nil {
 			h.Log.Error("panic", zap.String("function", name), zap.Any("panic", p), zap.Stack("stack"))
 			*answer = *newAnswer()
-			answer.fail(http.StatusInternalServerError, "internal error: the log of the function app tells more")
+			refuse(answer, f, http.StatusInternalServerError, "internal error: the log of the function app tells more")
 		}
 	}()
 	f.ServeHTTP(answer, req)

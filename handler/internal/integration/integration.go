@@ -12,6 +12,7 @@ package integration
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,8 @@ type Integration struct {
 	// KeySecret is where the workspace's key is: the address of a secret of Key
 	// Vault, with its version. Empty where a data collection rule takes the rows.
 	KeySecret string `json:"keySecret,omitempty"`
+
+	document []byte // as it was read
 }
 
 // Fields are what people set.
@@ -104,20 +107,23 @@ func (f *Fields) WantedSeverities() (list []string) {
 // Destination is its destination's name in the state.
 func (i *Integration) Destination() string {
 	if i.Generation == 0 {
-		return fmt.Sprintf("integration-%d", i.ID)
+		return destination + i.Number()
 	}
-	return fmt.Sprintf("integration-%d-%d", i.ID, i.Generation)
+	return fmt.Sprintf("%s%d-%d", destination, i.ID, i.Generation)
 }
+
+// destination begins the names of their destinations in the state.
+const destination = "integration-"
 
 // Number is its id as text.
 func (i *Integration) Number() string { return strconv.FormatInt(i.ID, 10) }
 
 // Address is LogAnalyticsURI; nil if there is none.
-func (i *Integration) Address() *url.URL {
-	if i.LogAnalyticsURI == "" {
+func (f *Fields) Address() *url.URL {
+	if f.LogAnalyticsURI == "" {
 		return nil
 	}
-	u, err := url.Parse(i.LogAnalyticsURI)
+	u, err := url.Parse(f.LogAnalyticsURI)
 	if err != nil {
 		return nil // it was checked
 	}
@@ -163,10 +169,10 @@ func parseSchedule(v string) (cron.Schedule, error) {
 func (i *Integration) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "{integrationId=%d, name='%s', customerId=0, customerUUID='00000000-0000-0000-0000-000000000000', workspaceId='%s', minSeverity=%d, baseCategory=%s, customLogName='%s', apiVersion='%s', resultSectionNeeded=%t",
-		i.ID, i.Name, i.WorkspaceID, i.MinSeverity, i.BaseCategory, i.CustomLogName, i.APIVersion, i.ResultSectionNeeded)
+		i.ID, quote(i.Name), i.WorkspaceID, i.MinSeverity, i.BaseCategory, i.CustomLogName, i.APIVersion, i.ResultSectionNeeded)
 	text := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, ", %s='%s'", name, value)
+			fmt.Fprintf(&b, ", %s='%s'", name, quote(value))
 		}
 	}
 	text("logAnalyticsUri", i.LogAnalyticsURI)
@@ -180,9 +186,16 @@ func (i *Integration) String() string {
 	return b.String() + "}"
 }
 
-// clip keeps a pasted value from filling an answer.
+// quote keeps a value from looking like the end of its quotes.
+func quote(v string) string { return strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(v) }
+
+// keyLike is what may be a key that somebody has put into the wrong field.
+var keyLike = regexp.MustCompile(`[A-Za-z0-9+/=_-]{40,}`)
+
+// clip keeps a pasted value from filling an answer, and a key out of it.
 func clip(s string) string {
 	const most = 80
+	s = keyLike.ReplaceAllString(s, "(a long text)")
 	if len(s) > most {
 		s = s[:most] + "..."
 	}

@@ -185,7 +185,7 @@ func TestRefused(t *testing.T) {
 		"empty object":             {`{}`, []string{"name: it is missing", "workspaceId: it is missing", "primaryKey: it is missing"}},
 		"name of 51":               {string(keyed(strings.Repeat("x", 51))), []string{"name: it has 51 characters: at most 50"}},
 		"empty name":               {string(keyed("")), []string{"name: it is empty"}},
-		"name with a line break":   {string(keyed("a\nb")), []string{"name: it holds a control character"}},
+		"name with a line break":   {string(keyed("a\nb")), []string{"name: it holds a character that is not to be seen"}},
 		"name that is no text":     {`{"name":7}`, []string{"name: it must be a text"}},
 		"name that is null":        {`{"name":null}`, []string{"name: it must be a text"}},
 		"workspace":                {`{"workspaceId":"abc"}`, []string{"workspaceId: it is no workspace id. Accepted: a GUID"}},

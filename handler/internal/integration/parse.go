@@ -41,6 +41,9 @@ type Change struct {
 	key    string
 }
 
+// Format implements fmt.Formatter: whatever prints a change prints no key.
+func (c *Change) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "a change of an integration") }
+
 // field is one that a body may name.
 type field struct {
 	name string
@@ -57,7 +60,7 @@ var fields = []field{
 	{"minSeverity", readMinSeverity},
 	{"resultSectionNeeded", readResults},
 	{"apiVersion", readText(func(c *Change) *string { return &c.fields.APIVersion }, checkAPIVersion)},
-	{"logAnalyticsUri", readText(func(c *Change) *string { return &c.fields.LogAnalyticsURI }, checkAddress)},
+	{"logAnalyticsUri", readAddress},
 	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, settings.CheckRule)},
 	{"tags", readTags},
 	{"severities", readSeverities},
@@ -73,6 +76,7 @@ func Parse(body []byte) (*Change, error) {
 	if len(body) > MaxBody {
 		return nil, &InvalidError{[]string{fmt.Sprintf("the body is too long: at most %d bytes are accepted", MaxBody)}}
 	}
+	body = bytes.TrimPrefix(body, []byte("\uFEFF")) // some editors put it in front
 	c := &Change{named: map[string]bool{}}
 	var faults []string
 	members, err := membersOf(body)
@@ -186,10 +190,15 @@ func checkName(v string) error {
 		return errors.New("it is empty")
 	case n > maxName:
 		return fmt.Errorf("it has %d characters: at most %d are accepted", n, maxName)
-	case strings.ContainsFunc(v, unicode.IsControl):
-		return errors.New("it holds a control character")
+	case strings.ContainsFunc(v, unseen):
+		return errors.New("it holds a character that is not to be seen")
 	}
 	return nil
+}
+
+// unseen are characters that make a text look like another.
+func unseen(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 var logNameForm = regexp.MustCompile(`^[A-Za-z0-9_]{1,100}$`)
@@ -208,9 +217,16 @@ func checkAPIVersion(v string) error {
 	return nil
 }
 
-func checkAddress(v string) error {
-	_, _, err := settings.ParseLogAnalytics(v)
-	return err
+// readAddress keeps what counts of an address: scheme and host.
+func readAddress(c *Change, value json.RawMessage) error {
+	at := func(c *Change) *string { return &c.fields.LogAnalyticsURI }
+	return readText(at, func(v string) error {
+		u, _, err := settings.ParseLogAnalytics(v)
+		if err == nil {
+			*at(c) = u.String()
+		}
+		return err
+	})(c, value)
 }
 
 func checkSchedule(v string) error {
@@ -279,10 +295,10 @@ func readTags(c *Change, value json.RawMessage) error {
 		return fmt.Errorf("it is no list of up to %d tags. %s", maxTags, accepted)
 	}
 	for _, raw := range list {
-		var tag string
-		if n, ok := number(raw); ok {
-			tag = strconv.Itoa(n)
-		} else if json.Unmarshal(raw, &tag) != nil {
+		var tag string // a text is taken as it is: zeros in front are a part of it
+		if n, err := strconv.ParseUint(string(raw), 10, 63); err == nil {
+			tag = strconv.FormatUint(n, 10)
+		} else if json.Unmarshal(raw, &tag) != nil || string(raw) == "null" {
 			return fmt.Errorf("%s is no tag. %s", clip(string(raw)), accepted)
 		}
 		tag = strings.TrimSpace(tag)
@@ -377,6 +393,12 @@ func (c *Change) apply(old Fields, keyed bool) (Fields, error) {
 			f.LogAnalyticsURI = ""
 		}
 	}
+	if ruled := old.ByRule(); f.ByRule() != ruled && f.Name != "" && !c.named["customLogName"] && f.CustomLogName == defaultLogName(ruled) {
+		f.CustomLogName = "" // the other kind has another default
+	}
+	if keyed && c.key == "" && !f.ByRule() && !strings.EqualFold(f.WorkspaceID, old.WorkspaceID) {
+		return f, &InvalidError{[]string{"primaryKey: it is missing, and another workspace has another key"}}
+	}
 	f.fill()
 	return f, f.check(keyed || c.key != "")
 }
@@ -393,11 +415,15 @@ func (f *Fields) fill() {
 		f.APIVersion = DefaultAPIVersion
 	}
 	if f.CustomLogName == "" {
-		f.CustomLogName = DefaultCustomLogName
-		if f.ByRule() {
-			f.CustomLogName = DefaultRuleLogName
-		}
+		f.CustomLogName = defaultLogName(f.ByRule())
 	}
+}
+
+func defaultLogName(byRule bool) string {
+	if byRule {
+		return DefaultRuleLogName
+	}
+	return DefaultCustomLogName
 }
 
 // check says what is missing, and what does not go together.
@@ -421,6 +447,9 @@ func (f *Fields) check(keyed bool) error {
 	default:
 		if f.WorkspaceID == "" {
 			faults = append(faults, "workspaceId: it is missing. Accepted: the id of the Log Analytics workspace, a GUID")
+		}
+		if u := f.Address(); u != nil && api == settings.DataCollector && f.WorkspaceID != "" && !strings.HasPrefix(strings.ToLower(u.Hostname()), strings.ToLower(f.WorkspaceID)+".") {
+			faults = append(faults, "logAnalyticsUri: it is the address of another workspace than workspaceId: leave it out, or correct one of the two")
 		}
 		if !keyed {
 			faults = append(faults, "primaryKey: it is missing. Accepted: a key of the workspace; or logAnalyticsUri and dcrImmutableId of a data collection rule in its place")

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,11 +17,12 @@ import (
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/settings"
 )
 
 // MaxIntegrations is how many there may be: their batches share the memory of the
 // smallest plan.
-const MaxIntegrations = 100
+const MaxIntegrations = 50
 
 // Changes are made one at a time; one takes a second or two.
 const (
@@ -42,14 +44,16 @@ type Keys interface {
 type Registry struct {
 	Store checkpoint.Store
 	// Keys of the workspaces; nil: there is no vault for them.
-	Keys  Keys
+	Keys Keys
+	// Local allows addresses of this machine, as a simulator has.
+	Local bool
 	Clock ingest.Clock
 	Log   *zap.Logger
 }
 
 var (
 	// ErrNotFound is the error for an id that there is not.
-	ErrNotFound = errors.New("there is no such integration")
+	ErrNotFound = errors.New("there is no such integration; the list of all tells their ids")
 	// ErrBusy is the error for a change while others go on.
 	ErrBusy = errors.New("another change of the integrations is going on: try again in a minute")
 	// ErrNoVault is the error for a key where there is no vault.
@@ -92,9 +96,15 @@ func (r *Registry) List(ctx context.Context) (list []*Integration, err error) {
 
 // idOf is the id that a document's name says.
 func idOf(name string) (int64, bool) {
-	text, isDocument := strings.CutSuffix(path.Base(name), document)
+	text, _ := strings.CutSuffix(path.Base(name), document)
+	id, ok := ParseID(text)
+	return id, ok && name == folder+text+document
+}
+
+// ParseID reads an id, as it is written in one way only.
+func ParseID(text string) (int64, bool) {
 	id, err := strconv.ParseInt(text, 10, 64)
-	return id, isDocument && err == nil && id > 0 && name == folder+text+document
+	return id, err == nil && id > 0 && text == strconv.FormatInt(id, 10)
 }
 
 // Get returns one; ErrNotFound if there is none of the id.
@@ -109,15 +119,27 @@ func (r *Registry) Get(ctx context.Context, id int64) (*Integration, error) {
 	return decode(doc, id)
 }
 
+// A DamagedError is a document that cannot be read: people have written into it, or a
+// newer version of this program.
+type DamagedError struct {
+	Name string
+	Text string
+}
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%s is damaged: %s; correct or delete it", e.Name, e.Text)
+}
+
 // decode reads a document. What people have written into it is checked as what they
 // ask for is.
 func decode(doc []byte, id int64) (*Integration, error) {
-	var i Integration
+	damaged := func(err error) error { return &DamagedError{name(id), err.Error()} }
+	i := Integration{document: doc}
 	if err := json.Unmarshal(doc, &i); err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w; correct or delete it", name(id), err)
+		return nil, damaged(err)
 	}
 	if i.Version != documentVersion {
-		return nil, fmt.Errorf("%s has version %d, this program knows %d", name(id), i.Version, documentVersion)
+		return nil, damaged(fmt.Errorf("it has version %d, this program knows %d", i.Version, documentVersion))
 	}
 	again, err := json.Marshal(i.Fields)
 	if err == nil {
@@ -130,7 +152,7 @@ func decode(doc []byte, id int64) (*Integration, error) {
 		err = fmt.Errorf("it says it is %d", i.ID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w; correct or delete it", name(id), err)
+		return nil, damaged(err)
 	}
 	return &i, nil
 }
@@ -154,6 +176,12 @@ func parseFields(doc []byte) (*Change, error) {
 // Add makes an integration.
 func (r *Registry) Add(ctx context.Context, c *Change) (added *Integration, err error) {
 	fields, err := c.apply(Fields{}, false)
+	if err == nil {
+		err = r.allowed(&fields)
+	}
+	if err == nil && c.key != "" && r.Keys == nil {
+		err = ErrNoVault
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +195,7 @@ func (r *Registry) Add(ctx context.Context, c *Change) (added *Integration, err 
 		}
 		now := r.Clock.Now().UTC().Truncate(time.Second)
 		i := &Integration{Version: documentVersion, ID: next, Created: now, Changed: now, Fields: fields}
-		if err := r.save(ctx, i, nil, c.key); err != nil {
+		if err := r.save(ctx, n, i, nil, c.key); err != nil {
 			return err
 		}
 		added = i
@@ -178,13 +206,16 @@ func (r *Registry) Add(ctx context.Context, c *Change) (added *Integration, err 
 
 // Update changes one.
 func (r *Registry) Update(ctx context.Context, id int64, c *Change) (updated *Integration, err error) {
-	err = r.change(ctx, func(ctx context.Context, _ *numbers) error {
+	err = r.change(ctx, func(ctx context.Context, n *numbers) error {
 		old, err := r.Get(ctx, id)
 		if err != nil {
 			return err
 		}
 		i := *old
 		if i.Fields, err = c.apply(old.Fields, old.KeySecret != ""); err != nil {
+			return err
+		}
+		if err := r.allowed(&i.Fields); err != nil {
 			return err
 		}
 		if err := r.unique(ctx, i.Name, id); err != nil {
@@ -194,7 +225,7 @@ func (r *Registry) Update(ctx context.Context, id int64, c *Change) (updated *In
 			i.Generation++ // nothing has arrived there yet
 		}
 		i.Changed = r.Clock.Now().UTC().Truncate(time.Second)
-		if err := r.save(ctx, &i, old, c.key); err != nil {
+		if err := r.save(ctx, n, &i, old, c.key); err != nil {
 			return err
 		}
 		updated = &i
@@ -203,12 +234,19 @@ func (r *Registry) Update(ctx context.Context, id int64, c *Change) (updated *In
 	return updated, err
 }
 
-// Delete removes one. What has not arrived of it does not any more; its dead letters
-// stay.
+// Delete removes one, even if its document cannot be read. Of a run that is going on
+// for it no further batch is sent. Its dead letters stay.
 func (r *Registry) Delete(ctx context.Context, id int64) error {
-	return r.change(ctx, func(ctx context.Context, _ *numbers) error {
+	return r.change(ctx, func(ctx context.Context, n *numbers) error {
 		i, err := r.Get(ctx, id)
+		var damaged *DamagedError
+		if errors.As(err, &damaged) {
+			i, err = r.salvage(ctx, id), nil
+		}
 		if err != nil {
+			return err
+		}
+		if err := n.confirm(ctx); err != nil {
 			return err
 		}
 		if err := r.Store.Delete(ctx, name(id)); err != nil {
@@ -219,19 +257,34 @@ func (r *Registry) Delete(ctx context.Context, id int64) error {
 	})
 }
 
+// salvage is what is needed of a document that cannot be read.
+func (r *Registry) salvage(ctx context.Context, id int64) *Integration {
+	i := &Integration{ID: id}
+	doc, err := checkpoint.Read(ctx, r.Store, name(id))
+	if err == nil {
+		err = json.Unmarshal(doc, &struct{ KeySecret *string }{&i.KeySecret})
+	}
+	if err != nil {
+		r.Log.Warn("if it had a key, that is left in the vault", zap.String("integration", i.Number()), zap.Error(err))
+	}
+	return i
+}
+
+// allowed says what this registry does not take.
+func (r *Registry) allowed(f *Fields) error {
+	if u := f.Address(); u != nil && !r.Local && settings.Loopback(u) {
+		return &InvalidError{[]string{"logAnalyticsUri: it is this machine's own"}}
+	}
+	return nil
+}
+
 // change holds the ids during a change: one is made at a time.
 func (r *Registry) change(ctx context.Context, do func(ctx context.Context, n *numbers) error) error {
 	lease, err := r.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
-		defer cancel()
-		if err := lease.Release(ctx); err != nil {
-			r.Log.Warn("the integrations are not released; that ends by itself within a minute", zap.Error(err))
-		}
-	}()
+	defer r.release(ctx, lease)
 	doc, err := lease.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("read the ids of the integrations: %w", err)
@@ -256,26 +309,44 @@ type numbers struct {
 
 // take returns an id. It is not used again, whatever becomes of it.
 func (n *numbers) take(ctx context.Context, store checkpoint.Store) (int64, error) {
-	// Whoever has deleted this document has not deleted the integrations.
-	names, err := store.List(ctx, folder)
-	if err != nil {
-		return 0, fmt.Errorf("list the integrations: %w", err)
-	}
-	for _, name := range names {
-		if id, ok := idOf(name); ok {
+	// Whoever has deleted this document has not deleted what the ids have left behind.
+	for _, prefix := range []string{folder, checkpoints} {
+		names, err := store.List(ctx, prefix)
+		if err != nil {
+			return 0, fmt.Errorf("list the integrations: %w", err)
+		}
+		for _, name := range names {
+			text, _, _ := strings.Cut(strings.TrimPrefix(name, checkpoints), "/")
+			text, _, _ = strings.Cut(text, "-")
+			id, ok := ParseID(text)
+			if !ok {
+				id, _ = idOf(name)
+			}
 			n.Next = max(n.Next, id+1)
 		}
 	}
 	id := n.Next
 	n.Next++
+	return id, n.confirm(ctx)
+}
+
+// checkpoints begins the names of checkpoints of integrations; see Destination.
+const checkpoints = "checkpoints/" + destination
+
+// confirm saves the document. It fails if the hold was lost meanwhile, as by a process
+// that was frozen: somebody else may have changed anything since.
+func (n *numbers) confirm(ctx context.Context) error {
 	doc, err := json.Marshal(n)
 	if err == nil {
 		err = n.lease.Save(ctx, doc)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("save the ids of the integrations: %w", err)
+	if errors.Is(err, checkpoint.ErrLost) {
+		return ErrBusy
 	}
-	return id, nil
+	if err != nil {
+		return fmt.Errorf("save the ids of the integrations: %w", err)
+	}
+	return nil
 }
 
 // tidyTime is how long the end of a change may take.
@@ -298,11 +369,13 @@ func (r *Registry) hold(ctx context.Context) (checkpoint.Lease, error) {
 	}
 }
 
-// unique says that another integration has the name, or that there are too many.
+// unique says that another integration has the name, or that there are too many. One
+// that cannot be read keeps nobody from anything.
 func (r *Registry) unique(ctx context.Context, name string, id int64) error {
 	list, err := r.List(ctx)
-	if err != nil {
-		return err // it may be one that cannot be read
+	var damaged *DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return err
 	}
 	others := 0
 	for _, i := range list {
@@ -321,7 +394,7 @@ func (r *Registry) unique(ctx context.Context, name string, id int64) error {
 
 // save writes the key to the vault, then the document. A key that no document names
 // any more is removed.
-func (r *Registry) save(ctx context.Context, i, old *Integration, key string) (err error) {
+func (r *Registry) save(ctx context.Context, n *numbers, i, old *Integration, key string) (err error) {
 	if i.ByRule() {
 		i.KeySecret = ""
 	} else if key != "" {
@@ -332,10 +405,17 @@ func (r *Registry) save(ctx context.Context, i, old *Integration, key string) (e
 			return fmt.Errorf("keep the workspace's key: %w", err)
 		}
 	}
-	if err := r.write(ctx, i); err != nil {
-		if old == nil {
-			r.removeKey(ctx, i)
-		}
+	if err = n.confirm(ctx); err == nil {
+		err = r.write(ctx, i, old)
+	}
+	switch changed := old == nil || i.KeySecret != old.KeySecret; {
+	case errors.Is(err, errUncertain) && changed:
+		r.Log.Warn("a key is kept in the vault that may not be needed", zap.String("integration", i.Number()), zap.String("secret", i.KeySecret))
+		return err
+	case err != nil && changed:
+		r.removeKey(ctx, i)
+		return err
+	case err != nil:
 		return err
 	}
 	if old != nil && i.KeySecret != old.KeySecret {
@@ -344,12 +424,14 @@ func (r *Registry) save(ctx context.Context, i, old *Integration, key string) (e
 	return nil
 }
 
-// write replaces the document, unless somebody has changed it under our hands.
-func (r *Registry) write(ctx context.Context, i *Integration) (err error) {
+// write replaces the document of old, nil: none, unless somebody has changed it since
+// it was read. Behind an error other than errUncertain it is as it was.
+func (r *Registry) write(ctx context.Context, i, old *Integration) error {
 	doc, err := json.MarshalIndent(i, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the integration: %w", err)
 	}
+	doc = append(doc, '\n')
 	lease, err := r.Store.Acquire(ctx, name(i.ID))
 	if errors.Is(err, checkpoint.ErrHeld) {
 		return ErrBusy
@@ -357,18 +439,44 @@ func (r *Registry) write(ctx context.Context, i *Integration) (err error) {
 	if err != nil {
 		return fmt.Errorf("hold the integration: %w", err)
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
-		defer cancel()
-		err = errors.Join(err, lease.Release(ctx))
-	}()
-	if _, err := lease.Load(ctx); err != nil {
+	defer r.release(ctx, lease)
+	now, err := lease.Load(ctx)
+	if err != nil {
 		return fmt.Errorf("read the integration: %w", err)
 	}
-	if err := lease.Save(ctx, append(doc, '\n')); err != nil {
+	var before []byte
+	if old != nil {
+		before = old.document
+	}
+	if !bytes.Equal(now, before) {
+		return ErrBusy
+	}
+	if err := lease.Save(ctx, doc); err != nil {
+		// It may have been saved all the same: then that is how it is.
+		fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
+		there, readErr := checkpoint.Read(fresh, r.Store, name(i.ID))
+		switch {
+		case readErr == nil && bytes.Equal(there, doc):
+			return nil
+		case readErr != nil && !errors.Is(readErr, fs.ErrNotExist):
+			return fmt.Errorf("%w: %w", errUncertain, err)
+		}
 		return fmt.Errorf("save the integration: %w", err)
 	}
 	return nil
+}
+
+// errUncertain is the error of a change that may have been made all the same.
+var errUncertain = errors.New("it is not known whether the integration is saved: look at the list of all")
+
+// release lets go. What is done is done.
+func (r *Registry) release(ctx context.Context, lease checkpoint.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	if err := lease.Release(ctx); err != nil {
+		r.Log.Warn("a hold on the integrations is not released; it ends by itself within a minute", zap.Error(err))
+	}
 }
 
 // removeKey removes the key of an integration that needs it no more. It must not undo

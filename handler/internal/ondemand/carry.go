@@ -101,9 +101,15 @@ func (k *Desk) Tick(ctx context.Context, d *ingest.Dataset) (ingest.Report, erro
 // Own makes a run of the dataset's own next window, which carries the open
 // requests for it, too. done is to be called when it has ended.
 func (k *Desk) Own(ctx context.Context, d *ingest.Dataset) (run *ingest.Run, done func(), err error) {
+	return k.ownWith(ctx, d, func(*ingest.Run) {})
+}
+
+// ownWith is Own of a run that prepare has its say in, before anybody else can see it.
+func (k *Desk) ownWith(ctx context.Context, d *ingest.Dataset, prepare func(*ingest.Run)) (run *ingest.Run, done func(), err error) {
 	if run, err = k.newRun(d, k.NewID(), nil); err != nil {
 		return nil, nil, err
 	}
+	prepare(run)
 	if held := run.Acquire(ctx) == nil; !held {
 		return run, func() {}, nil // its Do tells why
 	}

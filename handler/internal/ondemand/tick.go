@@ -22,7 +22,7 @@ type Tick struct {
 	Convoy *ingest.Convoy
 	Clock  ingest.Clock
 	Log    *zap.Logger
-	// Began, if not nil, is called with each run before it begins.
+	// Began, if not nil, is called with each run when it is made, by several goroutines.
 	Began func(run *ingest.Run)
 }
 
@@ -110,9 +110,10 @@ func guard(log *zap.Logger, destination string) {
 
 // started is a run that holds its checkpoint, or could not be made.
 type started struct {
-	run  *ingest.Run
-	done func()
-	err  error
+	run   *ingest.Run
+	leave func() // of the convoy
+	done  func()
+	err   error
 }
 
 // start begins the next run of each member that has none: all hold their checkpoints,
@@ -125,11 +126,15 @@ func (r *running) start(ctx context.Context) {
 			continue
 		}
 		wg.Go(func() {
+			// That of a panic, if there is one.
+			runs[i].err = errPanic
 			defer guard(r.Log, m.Desk.Destination)
 			if m.Due == nil || m.Due(ctx) {
 				s := &runs[i]
-				s.run, s.done, s.err = m.Desk.Own(ctx, r.Dataset)
+				s.run, s.done, s.err = m.Desk.ownWith(ctx, r.Dataset, func(run *ingest.Run) { s.leave = r.prepare(run) })
+				return
 			}
+			runs[i].err = nil
 		})
 	}
 	wg.Wait()
@@ -137,10 +142,15 @@ func (r *running) start(ctx context.Context) {
 	for i, s := range runs {
 		switch {
 		case s.err != nil:
+			if s.leave != nil {
+				s.leave()
+			}
 			r.Log.Error("run not started", zap.String("destination", r.Members[i].Desk.Destination), zap.Error(s.err))
 			r.report(i, ingest.Report{Outcome: ingest.Failed, Reason: s.err.Error()}, s.err)
 		case s.run != nil:
-			begin = append(begin, r.prepare(ctx, i, s))
+			r.busy[i] = true
+			r.working++
+			begin = append(begin, func() { r.carry(ctx, i, s) })
 		}
 	}
 	for _, f := range begin {
@@ -148,32 +158,34 @@ func (r *running) start(ctx context.Context) {
 	}
 }
 
-// prepare lets a run join, and returns what carries it out.
-func (r *running) prepare(ctx context.Context, i int, s started) func() {
-	run := s.run
+// prepare lets a run join the convoy, before anybody else can see it.
+func (r *running) prepare(run *ingest.Run) (leave func()) {
+	r.mu.Lock()
 	if r.deadline.IsZero() {
 		r.deadline = r.Clock.Now().Add(run.Budget)
 	}
 	run.Budget = min(run.Budget, r.deadline.Sub(r.Clock.Now()))
+	r.mu.Unlock()
 	if r.Began != nil {
 		r.Began(run)
 	}
-	leave := func() {}
+	leave = func() {}
 	if joint, ok := run.Source.(ingest.Joint); ok && r.Convoy != nil {
 		run.Source, leave = r.Convoy.Join(joint)
 	}
-	r.busy[i] = true
-	r.working++
-	return func() {
-		defer func() { r.ended <- i }()
-		defer leave()
-		defer s.done()
-		defer guard(r.Log, r.Members[i].Desk.Destination)
-		// That of a panic.
-		report, err := ingest.Report{Run: run.ID, Outcome: ingest.Failed, Reason: errPanic.Error()}, errPanic
-		defer func() { r.report(i, report, err) }()
-		report, err = run.Do(ctx)
-	}
+	return leave
+}
+
+// carry carries a run out.
+func (r *running) carry(ctx context.Context, i int, s started) {
+	defer func() { r.ended <- i }()
+	defer s.leave()
+	defer s.done()
+	defer guard(r.Log, r.Members[i].Desk.Destination)
+	// That of a panic.
+	report, err := ingest.Report{Run: s.run.ID, Outcome: ingest.Failed, Reason: errPanic.Error()}, errPanic
+	defer func() { r.report(i, report, err) }()
+	report, err = s.run.Do(ctx)
 }
 
 var errPanic = errors.New("internal error: the log tells more")

@@ -377,7 +377,7 @@ func setIntegrationVault(s *Settings, v string) error {
 	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" || !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {
 		return errors.New("it is no address of a Key Vault. Accepted: such as https://<vault>.vault.azure.net")
 	}
-	s.IntegrationVault = "https://" + u.Host
+	s.IntegrationVault = "https://" + strings.ToLower(u.Host) // it is compared with addresses of secrets
 	return nil
 }
 

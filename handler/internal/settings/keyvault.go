@@ -205,6 +205,13 @@ func (k *KeyFile) Put(ctx context.Context, id int64, key string) (string, error)
 	kind := "key of a Log Analytics workspace"
 	resp, err := client.SetSecret(limited, name, azsecrets.SetSecretParameters{Value: &key, ContentType: &kind}, nil)
 	if err != nil {
+		var answer *azcore.ResponseError
+		if !errors.As(err, &answer) || answer.StatusCode >= http.StatusInternalServerError {
+			// It may be there all the same, and nobody would know of it.
+			tidy, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.most())
+			defer cancel()
+			_, _ = client.DeleteSecret(tidy, name, nil) // the error is told
+		}
 		return "", fmt.Errorf("secret %s of %s: %w", name, k.Vault, inTime(ctx, limited, k.most(), explainVault(err, writerRole)))
 	}
 	address := k.Vault + "/secrets/" + name

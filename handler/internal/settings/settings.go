@@ -346,6 +346,17 @@ func ParseLogAnalytics(v string) (*url.URL, API, error) {
 	return s.LogAnalyticsURI, "", nil
 }
 
+// Loopback tells whether an address is this machine's own.
+func Loopback(u *url.URL) bool { return loopback(u.Hostname()) }
+
+// IntegrationAPIOff tells that the integration API is switched off, as far as that can
+// be known before all settings are read.
+func IntegrationAPIOff(environ []string) bool {
+	raw, _ := collect(environ) // Load reports the faults
+	value := strings.TrimSpace(raw["integrationapi"])
+	return !strings.EqualFold(value, "true") && !IsReference(value)
+}
+
 // CheckRule says what is wrong with the immutable id of a data collection rule.
 func CheckRule(v string) error { return setRule(&Settings{}, v) }
 
