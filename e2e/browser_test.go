@@ -210,6 +210,7 @@ func TestStatusPage(t *testing.T) {
 	s.environ["filterParameters"] = "&truncation_limit=50"
 	teams := s.teams(2)
 	teams[1].asks["name"] = "Team " + evil
+	teams[0].asks["name"] = strings.Repeat("W", 50) // as wide as a name may be
 	b := startBrowser(t)
 	h := startHost(t, s, "--enableAuth")
 	key := s.functionKey(h)
@@ -303,12 +304,16 @@ func TestStatusPage(t *testing.T) {
 		})
 	}
 	b.do(chromedp.KeyEvent(kb.F5))
-	b.wants("#others", "1 of 2 need attention", "Team 0", "Team "+evil, "4,321", "Confirmed; severity 3, 4, 5", "answered 403 InvalidAuthorization "+evil)
+	b.wants("#others", "1 needs attention", strings.Repeat("W", 50), "Team "+evil, "4,321", "Confirmed; severity 3, 4, 5", "answered 403 InvalidAuthorization "+evil)
 	b.wants("#state", "Integration Team "+evil+": needs attention")
 	if b.eval(`document.images.length`, &images); images != 0 || b.alerts.Load() != 0 {
 		t.Errorf("%d images, %d dialogs: markup was taken for markup", images, b.alerts.Load())
 	}
-	b.picture("integrations")
+	var hiddenPart bool
+	b.eval(`(r => r.scrollWidth > r.clientWidth)(document.querySelector('#others .scroll'))`, &hiddenPart)
+	if b.picture("integrations"); hiddenPart {
+		t.Error("a part of the integrations is to be seen by scrolling only")
+	}
 
 	// A failed check, with its advice.
 	s.qualys.SetPassword("another")

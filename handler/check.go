@@ -24,7 +24,8 @@ func newCheck() *cobra.Command {
 		Short: "Test the connection to Qualys, Log Analytics and the state",
 		Long: `check tests, step by step: the settings and their Key Vault references; Qualys'
 name, TLS, API server, credentials, permissions, limits, clock, and how many
-hosts the account sees; the state's storage; whether Log Analytics takes rows.
+hosts the account sees; the state's storage; whether Log Analytics takes rows, also
+of each integration, and what has arrived there.
 Each step says what to do about it.
 
 It changes nothing: no row is sent, no checkpoint moves. Each endpoint is asked
@@ -188,7 +189,7 @@ func (c *connector) checkedIntegrations(ctx context.Context) (list []check.Integ
 	integrations, err := c.integrations.List(ctx)
 	for _, i := range integrations {
 		one := check.Integration{
-			ID: i.ID, Name: i.Name, Table: i.CustomLogName + "_CL", State: i.Destination(),
+			ID: i.ID, Name: i.Name, Table: i.CustomLogName + "_CL", State: i.Destination(), ByRule: i.ByRule(),
 			Destination: &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }},
 		}
 		if !i.ByRule() {

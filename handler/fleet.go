@@ -244,7 +244,7 @@ func (c *connector) integrationDestination(ctx context.Context, i *integration.I
 		if err != nil {
 			return nil, err
 		}
-		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName})
+		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName, Advice: "check the integration's workspaceId and primaryKey, and the clock of this machine, which is a part of the signature"})
 	}
 	credential, err := c.identity.credential()
 	if err != nil {

@@ -24,12 +24,14 @@ switched on.
 
 It needs the state: --state, or the storage account, for which az login needs
 the role Storage Blob Data Contributor; and for workspaces with a key the setting
-integrationVault, in which it needs Key Vault Secrets Officer.
+integrationVault, in which it needs Key Vault Secrets Officer. Where they are
+closed to the internet it has to run inside their network.
 
-  qualys-sentinel integrations list --settings local.settings.json
-  qualys-sentinel integrations add team.json --settings local.settings.json
-  echo '{"minSeverity": 4}' | qualys-sentinel integrations update 3 - --settings local.settings.json
-  qualys-sentinel integrations delete 3 --settings local.settings.json
+  set="--set AzureWebJobsStorage__accountName=<store> --set integrationVault=https://<vault>.vault.azure.net"
+  qualys-sentinel integrations list $set
+  qualys-sentinel integrations add team.json $set
+  echo '{"minSeverity": 4}' | qualys-sentinel integrations update 3 - $set
+  qualys-sentinel integrations delete 3 $set
 
 A file holds what the API takes as its body; - is the standard input. A key belongs
 there, and not onto a command line, which is visible to others:
@@ -46,44 +48,52 @@ there, and not onto a command line, which is visible to others:
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(
-		integrationCommand("list", "Tell which there are", 0, listIntegrations),
-		integrationCommand("add <file>", "Add one", 1, addIntegration),
-		integrationCommand("update <id> <file>", "Change one: what the file names", 2, updateIntegration),
-		integrationCommand("delete <id>", "Delete one: nothing is sent to it any more", 1, deleteIntegration),
+		integrationCommand("list", "Tell which there are", "list tells all integrations: where their findings go, and which they get.", 0, listIntegrations),
+		integrationCommand("add <file>", "Add one", "add registers what a file describes, - being the standard input. It gets its\nfindings with the next run of QualysVM.", 1, addIntegration),
+		integrationCommand("update <id> <file>", "Change one: what the file names", "update changes what a file names, - being the standard input, and leaves the rest.", 2, updateIntegration),
+		integrationCommand("delete <id>", "Delete one", "delete removes an integration and its key. Of a run that is going on for it a few\nseconds' findings may still be sent; its dead letters stay.", 1, deleteIntegration),
 	)
 	return c
 }
 
 // integrationCommand makes one of the subcommands.
-func integrationCommand(use, short string, args int, do func(ctx context.Context, r *integration.Registry, args []string, out *paper) error) *cobra.Command {
+func integrationCommand(use, short, long string, args int, do func(ctx context.Context, r *integration.Registry, args []string, out *paper) error) *cobra.Command {
 	var f settingsFlags
 	c := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ExactArgs(args),
+		Use: use, Short: short, Long: long + "\nqualys-sentinel integrations --help tells what it needs.\n" + exitCodeHelp, Args: cobra.ExactArgs(args),
 		RunE: func(c *cobra.Command, args []string) error {
 			environ, err := f.environ()
 			if err != nil {
 				return err
 			}
-			conn, err := open(c.Context(), environ, purpose{rows: f.to, noSource: true, noDestination: true})
+			log, err := terminalLog("warn")
+			if err != nil {
+				return err
+			}
+			conn, err := open(c.Context(), environ, purpose{noSource: true, noDestination: true, log: log})
 			if err != nil {
 				return err
 			}
 			return do(c.Context(), conn.integrations, args, newPaper(f.json))
 		},
 	}
-	f.add(c)
+	f.addState(c)
 	return c
 }
 
 func listIntegrations(ctx context.Context, r *integration.Registry, _ []string, out *paper) error {
 	list, err := r.List(ctx)
-	if out.json {
+	if !out.json {
+		out.integrations(list)
+	} else {
 		if list == nil {
 			list = []*integration.Integration{}
 		}
-		err = errors.Join(err, out.document(map[string]any{"integrations": list}))
-	} else {
-		out.integrations(list)
+		doc := map[string]any{"integrations": list}
+		if err != nil {
+			doc["error"] = err.Error() // of those that cannot be read
+		}
+		err = errors.Join(err, out.document(doc))
 	}
 	if err != nil {
 		return &jobError{err}
@@ -156,6 +166,10 @@ func deleteIntegration(ctx context.Context, r *integration.Registry, args []stri
 		return err
 	}
 	i, err := r.Get(ctx, id)
+	var damaged *integration.DamagedError
+	if errors.As(err, &damaged) { // it can be deleted all the same
+		i, err = &integration.Integration{ID: id}, nil
+	}
 	if err == nil {
 		err = r.Delete(ctx, id)
 	}
@@ -169,7 +183,7 @@ func (p *paper) changed(i *integration.Integration, err error, what string) erro
 	case errors.As(err, &invalid):
 		return fmt.Errorf("the integration is wrong:\n  %s", strings.Join(invalid.Faults, "\n  "))
 	case err != nil:
-		return &jobError{err}
+		return p.failed(err)
 	case p.json:
 		err = p.document(i)
 	default:
@@ -207,7 +221,7 @@ func readChange(file string) (*integration.Change, error) {
 	change, err := integration.Parse(doc)
 	var invalid *integration.InvalidError
 	if errors.As(err, &invalid) {
-		return nil, fmt.Errorf("the integration is wrong:\n  %s", strings.Join(invalid.Faults, "\n  "))
+		return nil, fmt.Errorf("the integration in %s is wrong:\n  %s", file, strings.Join(invalid.Faults, "\n  "))
 	}
 	return change, err
 }

@@ -101,12 +101,12 @@ Sentinel: page by page, once, and without loss.
 
 As an Azure Function it needs no command. From a terminal:
 
-  qualys-sentinel demo         try all of it, without an account
-  qualys-sentinel check        test the connection
-  qualys-sentinel sync vm      run once against a real subscription
-  qualys-sentinel status       tell what has arrived
-  qualys-sentinel replay vm    send rows again that were refused
-  qualys-sentinel integrations list and change further workspaces
+  qualys-sentinel demo          try all of it, without an account
+  qualys-sentinel check         test the connection
+  qualys-sentinel sync vm       run once against a real subscription
+  qualys-sentinel status        tell what has arrived
+  qualys-sentinel replay vm     send rows again that were refused
+  qualys-sentinel integrations  list and change further workspaces
 
 Completion for your shell: qualys-sentinel completion --help` + "\n" + exitCodeHelp,
 		Version:       version,

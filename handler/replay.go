@@ -30,7 +30,9 @@ the rows are written there to look at, and all stays.
 
 --list needs the state only: --state, or the storage account, for which az login
 needs the role Storage Blob Data Contributor. To send, the Qualys settings are
-not used, but the destination's are: the role Monitoring Metrics Publisher.
+not used, but the destination's are: the role Monitoring Metrics Publisher. With
+--integration it is that of the integration or, where it has a key, integrationVault
+and the role Key Vault Secrets User there.
 
   qualys-sentinel replay vm --list --set AzureWebJobsStorage__accountName=<store>
   qualys-sentinel replay vm --settings local.settings.json --set AzureWebJobsStorage__accountName=<store>
@@ -48,6 +50,9 @@ Rows keep their keys and their TimeGenerated, so that a query counts each once.
 			dataset, err := findDataset(args[0])
 			if err != nil {
 				return err
+			}
+			if c.Flags().Changed("integration") && (id < 1 || dataset != ingest.VM) {
+				return fmt.Errorf("--integration %d: integrations list tells the ids, and integrations get %s only", id, ingest.VM.Name)
 			}
 			return f.replay(c.Context(), dataset, id, list)
 		},
@@ -80,7 +85,7 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, id 
 	if id != 0 {
 		i, err := c.integrations.Get(ctx, id)
 		if err != nil {
-			return &jobError{err}
+			return newPaper(f.json).failed(err)
 		}
 		r.Integration = i.Number()
 		if c.rows == "" {

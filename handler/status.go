@@ -42,7 +42,7 @@ func newStatus() *cobra.Command {
 		Short: "Tell what has arrived, what is running, and how the last runs ended",
 		Long: `status reads the state: up to when each dataset is complete, what is running,
 how the last runs ended, dead letters, isolated hosts, what was asked for by
-hand. With the id of a sync or a run it tells the story of that one.
+hand, and the same of each integration. With the id of a sync or a run it tells the story of that one.
 
 It needs the state only: --state, or the storage account, for which az login
 needs the role Storage Blob Data Reader.

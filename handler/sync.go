@@ -40,6 +40,8 @@ Interrupt it with Ctrl-C whenever you like: the next sync goes on.
 Datasets:
 ` + datasetHelp() + `  all    one after the other
 
+It is for the default destination: the function app sends to integrations.
+
 With --since, --full or --host-ids it sends an older window, everything, or
 chosen hosts again, and leaves the checkpoint as it is. Interrupted, the same
 command goes on, and so does the function app at its next tick.
@@ -119,13 +121,18 @@ func (f *syncFlags) window(flags *pflag.FlagSet, datasets []*ingest.Dataset) (on
 
 // add declares the flags.
 func (f *settingsFlags) add(c *cobra.Command) {
+	f.addState(c)
+	c.Flags().StringVar(&f.to, "to", "", "write rows into this `folder` instead of Log Analytics")
+	_ = c.MarkFlagDirname("to") // the flag is there
+}
+
+// addState declares those of commands that send nothing.
+func (f *settingsFlags) addState(c *cobra.Command) {
 	c.Flags().StringVar(&f.settingsFile, "settings", "", "`file` with settings, in the form of local.settings.json")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "one setting, `name=value`; may be repeated")
-	c.Flags().StringVar(&f.to, "to", "", "write rows into this `folder` instead of Log Analytics")
 	c.Flags().StringVar(&f.state, "state", "", "keep the state in this `folder` instead of blob storage")
 	addJSON(c, &f.json)
 	_ = c.MarkFlagFilename("settings", "json") // the flags are there
-	_ = c.MarkFlagDirname("to")
 	_ = c.MarkFlagDirname("state")
 }
 

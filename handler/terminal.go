@@ -65,3 +65,17 @@ func (p *paper) paint(colour, text string) string {
 func (p *paper) outcome(text string, width int) string {
 	return p.paint(colourOf[text], fmt.Sprintf("%-*s", width, text))
 }
+
+// failed makes the exit of a job that failed. Where the result is wanted as JSON, there
+// is one document in any case.
+func (p *paper) failed(err error) error {
+	if err != nil && p.json {
+		if docErr := p.document(map[string]string{"error": err.Error()}); docErr != nil {
+			return &jobError{docErr}
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return &jobError{err}
+}

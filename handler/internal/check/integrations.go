@@ -16,6 +16,8 @@ type Integration struct {
 	ID    int64
 	Name  string
 	Table string
+	// ByRule tells that it is reached by a data collection rule.
+	ByRule bool
 	// Key of its workspace; nil where it has none.
 	Key func(ctx context.Context) error
 	// Destination of its rows, by this name in the state.
@@ -69,18 +71,29 @@ func (s *State) one(ctx context.Context, i Integration) verdict {
 	err = timedOut(ctx, err)
 	var e *loganalytics.Error
 	errors.As(err, &e)
-	if v := signIn(e, err); v.result == Failed {
-		return failed(v.detail, integrationAdvice)
+	if e != nil && e.NoToken {
+		return skipped("the sign-in")
 	}
-	v := stream(e, err)
-	if v.result != OK {
-		v.advice = integrationAdvice
-		return v
+	v := signIn(e, err)
+	if v.result != Failed {
+		v = stream(e, err)
 	}
-	return s.arrived(ctx, i)
+	switch {
+	case v.result == Failed && i.ByRule:
+		v.advice = adviceRule
+	case v.result == Failed:
+		v.advice = adviceKey
+	case v.result == OK:
+		return s.arrived(ctx, i)
+	}
+	return v
 }
 
-const integrationAdvice = "compare its workspaceId and primaryKey, or its logAnalyticsUri and dcrImmutableId, with the workspace, and update the integration; a rule needs the role Monitoring Metrics Publisher for this app, and a stream of the table's name"
+// What to do about an integration whose workspace refuses.
+const (
+	adviceRule = "compare its logAnalyticsUri and dcrImmutableId with the rule, give this app's identity the role Monitoring Metrics Publisher on it, and deploy arm/tables.json there if it has no stream of the table's name"
+	adviceKey  = "compare its workspaceId and primaryKey with the workspace, and update the integration; the machine's clock is a part of the signature"
+)
 
 // arrived tells what has arrived, so that an integration that gets nothing because
 // there is nothing can be told from one that gets nothing for another reason.

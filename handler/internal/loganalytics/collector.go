@@ -2,6 +2,7 @@ package loganalytics
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -37,6 +38,7 @@ type Collector struct {
 	workspace string
 	key       []byte
 	logType   string
+	advice    string
 	http      *http.Client
 	now       func() time.Time
 }
@@ -51,6 +53,9 @@ type CollectorConfig struct {
 	Key string
 	// LogType is the table's name without _CL.
 	LogType string
+	// Advice for whoever sees that the service does not take the signature; that of the
+	// settings if empty.
+	Advice string
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -64,6 +69,7 @@ func NewCollector(c CollectorConfig) (*Collector, error) {
 	d := &Collector{
 		endpoint:  c.Endpoint.Scheme + "://" + c.Endpoint.Host + "/api/logs?api-version=2016-04-01",
 		workspace: c.Workspace, key: key, logType: c.LogType, now: c.Now,
+		advice: cmp.Or(c.Advice, "check workspaceID, workspaceKey, and the clock of this machine, which is a part of the signature"),
 	}
 	d.http = &http.Client{Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if d.now == nil {
@@ -135,7 +141,7 @@ func (d *Collector) explain(resp *http.Response, body []byte) error {
 	case s == http.StatusBadRequest && e.Code == "InvalidDataFormat", s == http.StatusRequestEntityTooLarge:
 		e.Kind = Refused
 	case s == http.StatusForbidden:
-		e.Kind, e.Advice = Misconfigured, "check workspaceID, workspaceKey, and the clock of this machine, which is a part of the signature"
+		e.Kind, e.Advice = Misconfigured, d.advice
 	case s == http.StatusNotFound:
 		e.Kind, e.Advice = Misconfigured, "check logAnalyticsUri: https://<workspace id>.ods.opinsights.azure.com, or .us, .cn"
 	case s == http.StatusBadRequest:
