@@ -33,8 +33,10 @@ const (
 	// sharedRecent is how many rows they remember together, leastRecent each of them.
 	sharedRecent = 1_000_000
 	leastRecent  = 10_000
-	// sharedInFlight is how many batches of each may be on their way.
-	sharedInFlight = 2
+	// sharedInFlight is how many batches of each may be on their way; one where there
+	// are more than fewDestinations.
+	sharedInFlight  = 2
+	fewDestinations = 11
 )
 
 // Behind a run without progress an integration waits twice as long each time, so that
@@ -73,35 +75,62 @@ func (c *connector) newRegistry() *integration.Registry {
 func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.Report, error) {
 	t := ondemand.Tick{Dataset: dataset, Clock: ingest.SystemClock{}, Log: c.log, Members: []ondemand.Member{{Desk: c.desk, Requests: true}}}
 	if dataset == ingest.VM {
-		list, err := c.integrations.List(ctx)
-		if err != nil {
-			// The others get theirs.
-			c.log.Error("not all integrations can be read: those get nothing", zap.Error(err))
+		t.Members = append(t.Members, c.newcomers(ctx, t.Members)...)
+		members := t.Members
+		t.More = func(ctx context.Context) []ondemand.Member {
+			come := c.newcomers(ctx, members)
+			members = append(members, come...)
+			return come
 		}
-		c.forget(list, err)
-		for _, i := range list {
-			b := c.berth(i)
-			t.Members = append(t.Members, ondemand.Member{Desk: b.desk, Due: func(ctx context.Context) bool {
-				// It may have been changed or deleted since.
-				now, err := c.integrations.Get(ctx, i.ID)
-				if err != nil || now.Destination() != i.Destination() {
-					return false
-				}
-				b.known.Store(now)
-				return c.due(ctx, now)
-			}})
-		}
-	}
-	if n := len(t.Members); n > 1 {
-		t.Convoy = &ingest.Convoy{Together: together, Clock: t.Clock, Log: c.log}
-		t.Began = func(run *ingest.Run) {
-			run.InFlight, run.Patience = sharedInFlight, ingest.DefaultPatience
-			run.BatchBytes = max(leastBatch, sharedBatches/(n*(sharedInFlight+1)))
-			run.MaxRecent = min(ingest.DefaultMaxRecent, max(leastRecent, sharedRecent/n))
+		if n := len(t.Members); n > 1 {
+			t.Convoy = &ingest.Convoy{Together: together, Clock: t.Clock, Log: c.log}
+			t.Began = func(run *ingest.Run) { share(run, n) }
 		}
 	}
 	own := t.Do(ctx)[0]
 	return *own.Report, own.Err
+}
+
+// newcomers are the integrations that are not among the members.
+func (c *connector) newcomers(ctx context.Context, members []ondemand.Member) (list []ondemand.Member) {
+	integrations, err := c.integrations.List(ctx)
+	if err != nil {
+		// The others get theirs.
+		c.log.Error("not all integrations can be read: those get nothing", zap.Error(err))
+	} else {
+		c.forget(integrations)
+	}
+	for _, i := range integrations {
+		b := c.berth(i)
+		if slices.ContainsFunc(members, func(m ondemand.Member) bool { return m.Desk == b.desk }) {
+			continue
+		}
+		list = append(list, ondemand.Member{Desk: b.desk, Due: func(ctx context.Context) bool {
+			// It may have been changed or deleted since.
+			now, err := c.integrations.Get(ctx, i.ID)
+			if err != nil || now.Destination() != i.Destination() {
+				return false
+			}
+			b.known.Store(now)
+			return c.due(ctx, now)
+		}})
+	}
+	return list
+}
+
+// share gives a run its part of what n destinations share. The default one has what it
+// has alone, but does not hold the others up.
+func share(run *ingest.Run, n int) {
+	run.Patience = ingest.DefaultPatience
+	if run.Integration == "" {
+		return
+	}
+	run.InFlight = sharedInFlight
+	if n > fewDestinations {
+		run.InFlight = 1
+	}
+	run.BatchBytes = max(leastBatch, sharedBatches/(n*(sharedInFlight+1)))
+	run.MaxRecent = min(ingest.DefaultMaxRecent, max(leastRecent, sharedRecent/n))
 }
 
 // together is one request for several runs.
@@ -139,11 +168,8 @@ func (c *connector) berth(i *integration.Integration) *berth {
 	return b
 }
 
-// forget keeps the berths of those that there are, if all could be read.
-func (c *connector) forget(list []*integration.Integration, err error) {
-	if err != nil {
-		return
-	}
+// forget keeps the berths of those that there are.
+func (c *connector) forget(list []*integration.Integration) {
 	c.fleet.mu.Lock()
 	defer c.fleet.mu.Unlock()
 	maps.DeleteFunc(c.fleet.berths, func(name string, b *berth) bool {
@@ -160,7 +186,7 @@ func (c *connector) due(ctx context.Context, i *integration.Integration) bool {
 	}
 	last, now := state.Progress.Started, time.Now()
 	switch {
-	case last.Before(i.Changed) || now.Before(last):
+	case !last.Truncate(time.Second).After(i.Changed) || now.Before(last): // Changed has no fractions
 		return true
 	case state.Stalled > 0:
 		return now.Sub(last) >= pause(state.Stalled)

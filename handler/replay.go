@@ -87,7 +87,7 @@ func (f *settingsFlags) replay(ctx context.Context, dataset *ingest.Dataset, id 
 		if err != nil {
 			return newPaper(f.json).failed(err)
 		}
-		r.Integration = i.Number()
+		r.Of = i.Destination()
 		if c.rows == "" {
 			to = func() (ingest.Destination, error) { return c.integrationDestination(ctx, i) }
 		}

@@ -17,12 +17,12 @@ import (
 
 // cutName is where the whole fields of the n-th cut row are kept.
 func cutName(r *Run, n int) string {
-	return fmt.Sprintf("%s%s/cut-%06d.ndjson.gz", LetterPrefix(r.Integration, r.Dataset.Name), r.ID, n)
+	return fmt.Sprintf("%s%s/cut-%06d.ndjson.gz", r.letters(), r.ID, n)
 }
 
 // beginPage says which page comes next.
 func (d *delivery) beginPage(q record.Query) {
-	d.query, d.ordered = q, true
+	d.query, d.ordered, d.waited = q, true, 0
 	d.lastDone = max(q.From, 1) - 1
 }
 
@@ -101,7 +101,7 @@ func (d *delivery) Record(rec *record.Record) error {
 	}
 	for len(d.buf)+1 > d.max && len(d.ends) > 0 {
 		// Before anything is moved: behind an error the batch is as it was.
-		if err := d.slot(d.patience); err != nil {
+		if err := d.slot(false); err != nil {
 			return err
 		}
 		d.sealWhole()
@@ -179,7 +179,7 @@ func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
 // beginExtra says that records follow which belong to no page of the window:
 // their ids lie behind the cursor, which stays where the last page ended.
 func (d *delivery) beginExtra() {
-	d.query, d.ordered = record.Query{From: d.lastDone + 1}, false
+	d.query, d.ordered, d.waited = record.Query{From: d.lastDone + 1}, false, 0
 }
 
 // rollback drops the rows of a host that broke off, as far as they are not
@@ -202,21 +202,27 @@ func (d *delivery) rollback() uint64 {
 // errSlow ends a page that others read as well: the destination takes no batch.
 var errSlow = errors.New("the destination takes no batch")
 
-// slot takes a slot for a batch. It waits for patience, zero: as long as it takes,
-// and returns errSlow then.
-func (d *delivery) slot(patience time.Duration) error {
+// maxPatience is the most that others wait for one destination in a page.
+const maxPatience = 2 * time.Minute
+
+// slot takes a slot for a batch. It waits until the page's patience is at an end, and
+// returns errSlow then; or as long as it takes.
+func (d *delivery) slot(patient bool) error {
 	select {
 	case d.slots <- struct{}{}:
 		return nil
 	default:
 	}
 	var expired chan struct{}
-	if patience > 0 {
+	if !patient && d.patience > 0 {
+		began := d.run.Clock.Now()
+		defer func() { d.waited += d.run.Clock.Now().Sub(began) }()
 		ctx, cancel := context.WithCancel(d.ctx)
 		defer cancel()
 		expired = make(chan struct{})
+		left := max(0, d.patience-d.waited)
 		go func() {
-			_ = d.run.Clock.Sleep(ctx, patience) // ends early with ctx
+			_ = d.run.Clock.Sleep(ctx, left) // ends early with ctx
 			close(expired)
 		}()
 	}
@@ -230,7 +236,7 @@ func (d *delivery) slot(patience time.Duration) error {
 	case <-expired:
 		// It may take whatever it does, but others wait: longer next time, so that a
 		// parent of many batches gets through.
-		d.patience *= 2
+		d.patience = min(2*d.patience, max(d.patience, maxPatience))
 		return errSlow
 	}
 }
@@ -259,7 +265,7 @@ func (d *delivery) seal() error {
 	if len(d.ends) == 0 {
 		return nil
 	}
-	if err := d.slot(0); err != nil {
+	if err := d.slot(true); err != nil {
 		d.run.counts.abandoned.Add(int64(len(d.ends)))
 		d.buf, d.ends, d.mark = nil, nil, 0
 		return err
@@ -284,6 +290,13 @@ func (d *delivery) dispatch() {
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
+		defer func() {
+			if p := recover(); p != nil { // it must end this run alone
+				d.run.Log.Error("panic", zap.Any("panic", p), zap.Stack("stack"))
+				d.run.counts.abandoned.Add(int64(b.Rows()))
+				d.fail(fmt.Errorf("internal error: %v", p))
+			}
+		}()
 		if delivered, err := d.deliver(b, sequence, oneHost); err != nil {
 			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 			d.fail(err)

@@ -26,6 +26,9 @@ type Checkpoint struct {
 	Watermark *time.Time `json:"watermark"`
 	// Clocks is what both clocks said when the watermark was taken.
 	Clocks *Clocks `json:"clocks,omitempty"`
+	// LastAfter is the start of the last window that arrived whole; null: the beginning,
+	// or not known.
+	LastAfter *time.Time `json:"lastAfter,omitempty"`
 	// LastFull is the end of the last window that began at the beginning.
 	LastFull *time.Time `json:"lastFull,omitempty"`
 	// Index is the generation of the index of what was delivered; empty for a

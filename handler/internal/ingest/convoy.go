@@ -1,12 +1,14 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,10 +22,6 @@ const (
 	// DefaultPatience is how long a page waits for one of several destinations to
 	// take a batch. An upload takes a second or two.
 	DefaultPatience = 15 * time.Second
-	// maxApartStarts is how far the starts of two windows may be apart for their pages
-	// to be shared. What a later window gets from before its start is known to its
-	// ledger: it remembers rows that are recentSlack old.
-	maxApartStarts = recentSlack / 2
 	// maxPassed is how many pages of those behind it a run lets pass before it has
 	// one of its own: they catch up, and it does not stand still.
 	maxPassed = 3
@@ -57,8 +55,8 @@ type Convoy struct {
 	changed chan struct{} // somebody has begun to ask, or left
 	turns   int64
 
-	naming sync.Mutex // of the list of ids
-	named  *namedIDs
+	naming sync.Mutex // of asking for a list of ids
+	named  atomic.Pointer[namedIDs]
 }
 
 // companion is a run's source in a convoy.
@@ -166,19 +164,17 @@ func (m *companion) IDs(ctx context.Context, q record.Query, n int, count func(r
 	c := m.convoy
 	c.naming.Lock()
 	defer c.naming.Unlock()
-	if l := c.named; l != nil && l.n == n && l.q.From == q.From && l.q.To == q.To && near(l.q.After, q.After) {
+	if cause := context.Cause(ctx); cause != nil {
+		return nil, cause // while others asked
+	}
+	if l := c.named.Load(); l != nil && l.n == n && l.q.From == q.From && l.q.To == q.To && l.q.After.Equal(q.After) {
 		return l.ids, nil
 	}
 	ids, err := m.Joint.IDs(ctx, q, n, count)
 	if err == nil {
-		c.named = &namedIDs{q, n, ids}
+		c.named.Store(&namedIDs{q, n, ids})
 	}
 	return ids, err
-}
-
-// near tells whether two windows begin at times that one page may serve.
-func near(a, b time.Time) bool {
-	return a.IsZero() == b.IsZero() && a.Sub(b).Abs() <= maxApartStarts
 }
 
 // serve reads pages until nobody asks for one.
@@ -242,45 +238,52 @@ func (c *Convoy) awaited() (list []*companion) {
 	return list
 }
 
-// choose takes those whose page is read next: of one kin and of windows that begin
-// at about the same time, those that have waited longest; among them from the one
-// that is furthest behind, unless others have let it pass too often.
+// choose takes those whose page is read next: of one kin and of windows that may begin
+// together, those that have waited longest; among them from the one that is furthest
+// behind, unless others have let it pass too often. A slow one comes when nobody else
+// asks.
 func (c *Convoy) choose() []*asked {
-	if len(c.asking) == 0 {
+	candidates := slices.DeleteFunc(slices.Clone(c.asking), func(a *asked) bool { return a.slow })
+	if len(candidates) == 0 {
+		candidates = c.asking
+	}
+	if len(candidates) == 0 {
 		return nil
 	}
-	longest := slices.MinFunc(c.asking, func(a, b *asked) int { return int(a.served - b.served) })
-	var group []*asked
-	for _, a := range c.asking {
-		if a == longest || a.with(longest) {
+	longest := slices.MinFunc(candidates, func(a, b *asked) int { return cmp.Compare(a.served, b.served) })
+	group := []*asked{longest}
+	for _, a := range candidates {
+		if a != longest && !a.slow && !longest.slow && a.Kin() == longest.Kin() && oneWindow(append(slices.Clone(group), a)) {
 			group = append(group, a)
 		}
 	}
 	from := slices.MinFunc(group, func(a, b *asked) int {
-		if late := (a.passed >= maxPassed) != (b.passed >= maxPassed); late {
-			return b.passed - a.passed
+		if late := a.passed >= maxPassed; late != (b.passed >= maxPassed) {
+			return cmp.Compare(b.passed, a.passed)
 		}
-		return compareIDs(a.q.From, b.q.From)
+		return cmp.Compare(a.q.From, b.q.From)
 	}).q.From
 	return slices.DeleteFunc(group, func(a *asked) bool { return a.q.From < from })
 }
 
-func compareIDs(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+// oneWindow tells whether the windows of a group may begin where the first of them
+// does: what that brings to the others they know, and do not send again.
+func oneWindow(group []*asked) bool {
+	after := query(group).After
+	for _, a := range group {
+		known := a.q.After
+		if !a.q.Known.IsZero() {
+			known = a.q.Known
+		}
+		if after.Before(known) {
+			return false
+		}
 	}
-	return 0
+	return true
 }
 
-// with tells whether one page may serve both.
-func (a *asked) with(b *asked) bool {
-	return !a.slow && !b.slow && near(a.q.After, b.q.After) && a.Kin() == b.Kin()
-}
-
-// query is what serves all of a group.
+// query is what serves all of a group. A page of the size that the boldest asks for is
+// no larger than it would be without the others.
 func query(group []*asked) record.Query {
 	q := group[0].q
 	for _, a := range group[1:] {
@@ -291,7 +294,7 @@ func query(group []*asked) record.Query {
 		if a.q.To != 0 && (q.To == 0 || a.q.To < q.To) {
 			q.To = a.q.To
 		}
-		if a.q.Size != 0 && (q.Size == 0 || a.q.Size < q.Size) {
+		if q.Size != 0 && (a.q.Size == 0 || a.q.Size > q.Size) {
 			q.Size = a.q.Size
 		}
 	}
@@ -314,9 +317,7 @@ func (c *Convoy) read(group []*asked) {
 	f.leave()
 	page, err := f.page(ctx, func() Source { return c.Together(sources) }, q)
 	if err == nil {
-		c.naming.Lock()
-		c.named = nil // hosts come and go
-		c.naming.Unlock()
+		c.named.Store(nil) // hosts come and go
 	}
 	for _, a := range group {
 		c.settle(a, q, page, err, f.cause())
@@ -530,10 +531,12 @@ func (a *asked) ahead(id uint64) bool { return id != 0 && id < a.q.From }
 // Tally implements record.Sink: the page is everybody's.
 func (f *fan) Tally(t record.Tally) {
 	for _, a := range f.group {
-		a.mu.Lock()
-		if !a.gone {
-			a.sink.Tally(t)
-		}
-		a.mu.Unlock()
+		func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if !a.gone {
+				a.sink.Tally(t)
+			}
+		}()
 	}
 }

@@ -46,8 +46,10 @@ type delivery struct {
 	ledger   ledger
 	join     *join // nil: nothing is joined
 	idColumn int
-	hosts    int           // whole hosts with rows in buf
-	patience time.Duration // with a destination that takes no batch; 0: for ever
+	hosts    int // whole hosts with rows in buf
+	// patience is how long a page may wait, in all, for a destination that takes no
+	// batch, and waited how long it has; zero: for ever.
+	patience, waited time.Duration
 	// unsaved tells that the checkpoint has to be saved although no batch moved it.
 	unsaved bool
 
@@ -236,7 +238,7 @@ func (d *delivery) finish() error {
 		s.LastFull = &s.Window.Until
 	}
 	w := s.Window
-	s.Watermark, s.Clocks, s.Window, s.Stalled = &w.Until, w.Clocks, nil, 0
+	s.Watermark, s.Clocks, s.Window, s.Stalled, s.LastAfter = &w.Until, w.Clocks, nil, 0, w.After
 	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}

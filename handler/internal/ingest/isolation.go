@@ -90,8 +90,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		if i.After != nil {
 			q.After = *i.After
 		}
-		d.beginExtra()
-		_, err := r.Source.Page(ctx, q, d)
+		_, err := r.extra(ctx, d, q)
 		if err == nil {
 			r.counts.pages.Add(1)
 			arrived = append(arrived, i.ID)
@@ -104,9 +103,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		d.postpone(i.ID, err)
 		d.unsaved = true
 	}
-	if len(arrived) == 0 {
-		return nil
-	}
+	// Even of those that have not arrived batches may be on their way.
 	if err := d.drain(); err != nil {
 		return err
 	}
@@ -115,6 +112,22 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		r.Log.Info("not isolated any more: all of it has arrived", zap.Uint64("id", id), zap.String("of", r.Dataset.Parents))
 	}
 	return nil
+}
+
+// extra reads a page beside those of the window. That the destination is slow says
+// nothing of the page.
+func (r *Run) extra(ctx context.Context, d *delivery, q record.Query) (record.Page, error) {
+	for {
+		d.beginExtra()
+		page, err := r.Source.Page(ctx, q, d)
+		if !errors.Is(err, errSlow) {
+			return page, err
+		}
+		d.rollback()
+		if err := d.settleAll(ctx); err != nil {
+			return record.Page{}, err
+		}
+	}
 }
 
 // postpone notes that an isolated parent has failed again.

@@ -273,8 +273,7 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	}
 	for _, q := range others {
 		before := r.counts.parents.Load()
-		p.d.beginExtra()
-		_, err := r.Source.Page(ctx, q, p.d)
+		_, err := r.extra(ctx, p.d, q)
 		if err == nil && r.counts.parents.Load() > before {
 			p.suspects = nil
 			return nil

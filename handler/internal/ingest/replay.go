@@ -29,9 +29,9 @@ type Replay struct {
 	Keep    bool
 	Store   checkpoint.Store
 	Dataset *Dataset
-	// Integration is the number of the one whose dead letters they are; empty for
-	// those of the default destination.
-	Integration string
+	// Of is the name, in the state, of the integration's destination whose dead letters
+	// they are; empty for those of the default one.
+	Of          string
 	Destination Destination
 	Clock       Clock
 	Log         *zap.Logger
@@ -57,7 +57,7 @@ type deadLetter struct {
 // objects lists the dead letters that are rows; the others are fields of rows
 // that have arrived.
 func (r *Replay) objects(ctx context.Context) (names []string, err error) {
-	all, err := r.Store.List(ctx, LetterPrefix(r.Integration, r.Dataset.Name))
+	all, err := r.Store.List(ctx, LetterPrefix(r.Of, r.Dataset.Name))
 	if err != nil {
 		return nil, fmt.Errorf("list the dead letters: %w", err)
 	}

@@ -125,8 +125,13 @@ func TestReplayOfAnIntegration(t *testing.T) {
 	if all, err := w.replay().Do(context.Background()); err != nil || all.Rows+all.Accepted != 0 {
 		t.Errorf("%+v, %v", all, err)
 	}
+	moved := w.replay() // it was turned elsewhere since
+	moved.Of = "integration-3-1"
+	if all, err := moved.Do(context.Background()); err != nil || all.Rows+all.Accepted != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
 	own := w.replay()
-	own.Integration = "3"
+	own.Of = "integration-3"
 	if sent, err := own.Do(context.Background()); err != nil || int64(sent.Accepted) != report.DeadLetters {
 		t.Errorf("%+v, %v", sent, err)
 	}

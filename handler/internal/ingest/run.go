@@ -261,20 +261,30 @@ func RecordName(integration, dataset string, started time.Time, run string) stri
 // RecordPrefix begins the names of a dataset's run records; they go on with the
 // time of the run's start, 20060102T150405Z. integration is empty for those of the
 // default destination.
-func RecordPrefix(integration, dataset string) string { return "runs/" + place(integration, dataset) }
-
-// LetterPrefix begins the names of a dataset's dead letters, likewise; they go on with
-// the run.
-func LetterPrefix(integration, dataset string) string {
-	return "deadletter/" + place(integration, dataset)
+func RecordPrefix(integration, dataset string) string {
+	if integration == "" {
+		return "runs/" + dataset + "/"
+	}
+	return "runs/integrations/" + integration + "/" + dataset + "/"
 }
 
-// place is a dataset's folder.
-func place(integration, dataset string) string {
-	if integration == "" {
-		return dataset + "/"
+// LetterPrefix begins the names of a dataset's dead letters; they go on with the run.
+// destination is the name of an integration's: rows for one of its destinations are
+// not for another. It is empty for the default one.
+func LetterPrefix(destination, dataset string) string {
+	if destination == "" {
+		return "deadletter/" + dataset + "/"
 	}
-	return "integrations/" + integration + "/" + dataset + "/"
+	return "deadletter/" + destination + "/" + dataset + "/"
+}
+
+// letters begins the names of this run's dead letters.
+func (r *Run) letters() string {
+	destination := ""
+	if r.Integration != "" {
+		destination = r.DestinationName
+	}
+	return LetterPrefix(destination, r.Dataset.Name)
 }
 
 // idleHolder is the error for a hold under which nothing is written for longer
@@ -431,13 +441,15 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		}
 	}
 	if readErr == nil {
+		readErr = r.retryIsolated(readCtx, d)
+		if err := d.drain(); err != nil {
+			return endOf(err), err
+		}
 		// All pages have arrived: what there is no time for now does not hold the
 		// window open.
-		if readErr = r.retryIsolated(readCtx, d); errors.Is(readErr, errPause) || isLimit(readErr) {
+		if errors.Is(readErr, errPause) || isLimit(readErr) {
 			r.Log.Info("the isolated are left for the next run", zap.String("reason", readErr.Error()))
-			if readErr = d.drain(); readErr != nil {
-				return endOf(readErr), readErr
-			}
+			readErr = nil
 		}
 	}
 	if readErr != nil {
@@ -475,6 +487,7 @@ func (r *Run) query() record.Query {
 			q := record.Query{From: w.NextID}
 			if w.After != nil {
 				q.After = *w.After
+				q.Known = r.known(q.After)
 			}
 			r.Log.Info("going on with an unfinished window", zap.Timep("after", w.After), zap.Time("until", w.Until), zap.Uint64("nextId", w.NextID))
 			return q
@@ -489,12 +502,28 @@ func (r *Run) query() record.Query {
 		r.Log.Info("everything is sent again", zap.Timep("last", r.state.LastFull), zap.Duration("every", r.Refresh))
 		return record.Query{}
 	case r.state.Watermark != nil:
-		return record.Query{After: r.state.Watermark.Add(-r.Overlap).Truncate(time.Second)}
+		after := r.state.Watermark.Add(-r.Overlap).Truncate(time.Second)
+		return record.Query{After: after, Known: r.known(after)}
 	case r.Lookback > 0:
 		// The only time that is not Qualys': there is none of theirs yet.
 		return record.Query{After: r.Clock.Now().Add(-r.Lookback).UTC().Truncate(time.Second)}
 	}
 	return record.Query{}
+}
+
+// known is back to when all that a window from after on would bring twice is known to
+// have been delivered: as far as the last window reached, and the ledger remembers it.
+func (r *Run) known(after time.Time) time.Time {
+	if s := r.state; s.LastAfter != nil && s.Watermark != nil {
+		known := s.Watermark.Add(-r.Overlap - recentSlack)
+		if s.LastAfter.After(known) {
+			known = *s.LastAfter
+		}
+		if known.Before(after) {
+			return known
+		}
+	}
+	return after
 }
 
 // refreshIsDue compares watermarks: both are of Qualys' clock.

@@ -43,7 +43,7 @@ func (d *delivery) deliver(b record.Batch, sequence int, oneHost bool) (int, err
 	if len(s.letters) == 0 {
 		return s.accepted, nil
 	}
-	name := fmt.Sprintf("%s%s/rows-%06d.ndjson.gz", LetterPrefix(d.run.Integration, d.run.Dataset.Name), d.run.ID, sequence)
+	name := fmt.Sprintf("%s%s/rows-%06d.ndjson.gz", d.run.letters(), d.run.ID, sequence)
 	if err := d.keepLetters(name, s.letters); err != nil {
 		return s.accepted, err
 	}

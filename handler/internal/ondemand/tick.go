@@ -18,6 +18,9 @@ import (
 type Tick struct {
 	Dataset *ingest.Dataset
 	Members []Member
+	// More, if not nil, lists members that have come since the tick began, whenever it
+	// begins runs again.
+	More func(ctx context.Context) []Member
 	// Convoy of the members' runs; nil: each reads its own pages.
 	Convoy *ingest.Convoy
 	Clock  ingest.Clock
@@ -58,12 +61,12 @@ type running struct {
 func (t *Tick) Do(ctx context.Context) []MemberReport {
 	r := &running{Tick: t, ended: make(chan int), reports: make([]MemberReport, len(t.Members)), busy: make([]bool, len(t.Members))}
 	r.start(ctx)
-	for i, m := range t.Members {
+	for _, m := range t.Members {
 		if m.Requests && !r.deadline.IsZero() {
 			r.working++
 			go func() {
-				defer func() { r.ended <- len(t.Members) }()
-				defer guard(t.Log, t.Members[i].Desk.Destination)
+				defer func() { r.ended <- besides }()
+				defer guard(t.Log, m.Desk.Destination)
 				m.Desk.carryOn(ctx, t.Dataset, r.deadline)
 			}()
 		}
@@ -72,7 +75,7 @@ func (t *Tick) Do(ctx context.Context) []MemberReport {
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
 	next := func() {
-		if t.Clock.Now().Add(ownEvery).Before(r.deadline) {
+		if t.Clock.Now().Add(ownEvery + leastBudget).Before(r.deadline) {
 			go func() {
 				if t.Clock.Sleep(waiting, ownEvery) == nil {
 					select {
@@ -88,11 +91,12 @@ func (t *Tick) Do(ctx context.Context) []MemberReport {
 		select {
 		case i := <-r.ended:
 			r.working--
-			if i < len(r.busy) {
+			if i != besides {
 				r.busy[i] = false
 			}
 		case <-wake:
 			if ctx.Err() == nil {
+				r.grow(ctx)
 				r.start(ctx)
 				next()
 			}
@@ -100,6 +104,22 @@ func (t *Tick) Do(ctx context.Context) []MemberReport {
 	}
 	return r.reports
 }
+
+// grow takes in members that have come.
+func (r *running) grow(ctx context.Context) {
+	if r.More == nil {
+		return
+	}
+	for _, m := range r.More(ctx) {
+		r.Members, r.busy = append(r.Members, m), append(r.busy, false)
+		r.mu.Lock()
+		r.reports = append(r.reports, MemberReport{})
+		r.mu.Unlock()
+	}
+}
+
+// besides is who has ended when that was no member: what was asked for.
+const besides = -1
 
 // guard keeps a panic from ending more than what it happened in.
 func guard(log *zap.Logger, destination string) {

@@ -62,6 +62,9 @@ func (s Selection) ask(p url.Values) {
 	if len(s.Statuses) > 0 {
 		p.Set("status", strings.Join(s.Statuses, ","))
 	}
+	if len(s.Tags) > 0 {
+		p.Set("show_tags", "1") // they are chosen by what the answer says of the host
+	}
 	p.Set("show_igs", "0")
 	if len(s.Types) == 0 || slices.Contains(s.Types, Info) {
 		p.Set("show_igs", "1")
@@ -154,11 +157,13 @@ func Together(requests []*Detections) *Detections {
 	t.Filter = WithoutSelection(t.Filter)
 	for _, d := range requests[1:] {
 		c, _ := d.selection()
-		all = Selection{Types: union(all.Types, c.Types), Severities: union(all.Severities, c.Severities), Statuses: union(all.Statuses, c.Statuses)}
+		all = Selection{
+			Types: union(all.Types, c.Types), Severities: union(all.Severities, c.Severities), Statuses: union(all.Statuses, c.Statuses),
+			Tags: slices.Concat(all.Tags, c.Tags), // anybody's: nobody chooses by them here
+		}
 		t.Results = t.Results || d.Results
 		t.PageSize = max(t.PageLimit(), d.PageLimit())
 	}
-	all.Tags = nil
 	t.Select = &all
 	return &t
 }

@@ -7,6 +7,9 @@ type Query struct {
 	// After is the start of the window: what Qualys processed or changed
 	// since. Zero: everything.
 	After time.Time
+	// Known is how much earlier the window may begin without bringing anything anew:
+	// what is between is known to the one who asks. Zero: no earlier than After.
+	Known time.Time
 	// From is the lowest parent id to return; zero from the beginning. To is the
 	// highest; zero: there is none.
 	From, To uint64

@@ -271,7 +271,11 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 		problem(err)
 		v.Syncs = append(v.Syncs, sync)
 	}
-	letters, err := s.Store.List(ctx, ingest.LetterPrefix(s.Integration, d.Name))
+	of := ""
+	if s.Integration != "" {
+		of = s.Destination
+	}
+	letters, err := s.Store.List(ctx, ingest.LetterPrefix(of, d.Name))
 	problem(err)
 	for _, name := range letters {
 		if strings.HasPrefix(path.Base(name), "cut-") {
