@@ -90,7 +90,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		if i.After != nil {
 			q.After = *i.After
 		}
-		_, err := r.extra(ctx, d, q)
+		err := r.extra(ctx, d, q)
 		if err == nil {
 			r.counts.pages.Add(1)
 			arrived = append(arrived, i.ID)
@@ -116,16 +116,16 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 
 // extra reads a page beside those of the window. That the destination is slow says
 // nothing of the page.
-func (r *Run) extra(ctx context.Context, d *delivery, q record.Query) (record.Page, error) {
+func (r *Run) extra(ctx context.Context, d *delivery, q record.Query) error {
 	for {
 		d.beginExtra()
-		page, err := r.Source.Page(ctx, q, d)
+		_, err := r.Source.Page(ctx, q, d)
 		if !errors.Is(err, errSlow) {
-			return page, err
+			return err
 		}
 		d.rollback()
 		if err := d.settleAll(ctx); err != nil {
-			return record.Page{}, err
+			return err
 		}
 	}
 }

@@ -273,7 +273,7 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	}
 	for _, q := range others {
 		before := r.counts.parents.Load()
-		_, err := r.extra(ctx, p.d, q)
+		err := r.extra(ctx, p.d, q)
 		if err == nil && r.counts.parents.Load() > before {
 			p.suspects = nil
 			return nil
