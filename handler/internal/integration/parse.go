@@ -48,24 +48,26 @@ func (c *Change) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "a chang
 type field struct {
 	name string
 	read func(c *Change, value json.RawMessage) error
+	// copy takes it over; nil for the key, which is no field of an integration.
+	copy func(to, from *Fields)
 }
 
 // fields in the order of the guide, and those that it does not have.
 var fields = []field{
-	{"workspaceId", readText(func(c *Change) *string { return &c.fields.WorkspaceID }, checkWorkspace)},
-	{"primaryKey", readText(func(c *Change) *string { return &c.key }, checkKey)},
-	{"name", readText(func(c *Change) *string { return &c.fields.Name }, checkName)},
-	{"baseCategory", readCategory},
-	{"customLogName", readText(func(c *Change) *string { return &c.fields.CustomLogName }, checkLogName)},
-	{"minSeverity", readMinSeverity},
-	{"resultSectionNeeded", readResults},
-	{"apiVersion", readText(func(c *Change) *string { return &c.fields.APIVersion }, checkAPIVersion)},
-	{"logAnalyticsUri", readAddress},
-	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, settings.CheckRule)},
-	{"tags", readTags},
-	{"severities", readSeverities},
-	{"statuses", readStatuses},
-	{"schedule", readText(func(c *Change) *string { return &c.fields.Schedule }, checkSchedule)},
+	{"workspaceId", readText(func(c *Change) *string { return &c.fields.WorkspaceID }, checkWorkspace), func(to, from *Fields) { to.WorkspaceID = from.WorkspaceID }},
+	{"primaryKey", readText(func(c *Change) *string { return &c.key }, checkKey), nil},
+	{"name", readText(func(c *Change) *string { return &c.fields.Name }, checkName), func(to, from *Fields) { to.Name = from.Name }},
+	{"baseCategory", readCategory, func(to, from *Fields) { to.BaseCategory = from.BaseCategory }},
+	{"customLogName", readText(func(c *Change) *string { return &c.fields.CustomLogName }, checkLogName), func(to, from *Fields) { to.CustomLogName = from.CustomLogName }},
+	{"minSeverity", readMinSeverity, func(to, from *Fields) { to.MinSeverity, to.Severities = from.MinSeverity, nil }},
+	{"resultSectionNeeded", readResults, func(to, from *Fields) { to.ResultSectionNeeded = from.ResultSectionNeeded }},
+	{"apiVersion", readText(func(c *Change) *string { return &c.fields.APIVersion }, checkAPIVersion), func(to, from *Fields) { to.APIVersion = from.APIVersion }},
+	{"logAnalyticsUri", readAddress, func(to, from *Fields) { to.LogAnalyticsURI = from.LogAnalyticsURI }},
+	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, settings.CheckRule), func(to, from *Fields) { to.DCRImmutableID = from.DCRImmutableID }},
+	{"tags", readTags, func(to, from *Fields) { to.Tags = from.Tags }},
+	{"severities", readSeverities, func(to, from *Fields) { to.Severities = from.Severities }},
+	{"statuses", readStatuses, func(to, from *Fields) { to.Statuses = from.Statuses }},
+	{"schedule", readText(func(c *Change) *string { return &c.fields.Schedule }, checkSchedule), func(to, from *Fields) { to.Schedule = from.Schedule }},
 }
 
 // optional are the fields that an update takes away with an empty value.
@@ -355,36 +357,10 @@ func readStatuses(c *Change, value json.RawMessage) error {
 // apply is an integration with a change. Its error is an *InvalidError.
 func (c *Change) apply(old Fields, keyed bool) (Fields, error) {
 	f := old
-	for name := range c.named {
-		switch name {
-		case "workspaceId":
-			f.WorkspaceID = c.fields.WorkspaceID
-		case "name":
-			f.Name = c.fields.Name
-		case "baseCategory":
-			f.BaseCategory = c.fields.BaseCategory
-		case "customLogName":
-			f.CustomLogName = c.fields.CustomLogName
-		case "minSeverity":
-			f.MinSeverity, f.Severities = c.fields.MinSeverity, nil
-		case "resultSectionNeeded":
-			f.ResultSectionNeeded = c.fields.ResultSectionNeeded
-		case "apiVersion":
-			f.APIVersion = c.fields.APIVersion
-		case "logAnalyticsUri":
-			f.LogAnalyticsURI = c.fields.LogAnalyticsURI
-		case "dcrImmutableId":
-			f.DCRImmutableID = c.fields.DCRImmutableID
-		case "tags":
-			f.Tags = c.fields.Tags
-		case "statuses":
-			f.Statuses = c.fields.Statuses
-		case "schedule":
-			f.Schedule = c.fields.Schedule
+	for _, field := range fields {
+		if c.named[field.name] && field.copy != nil {
+			field.copy(&f, &c.fields)
 		}
-	}
-	if c.named["severities"] {
-		f.Severities = c.fields.Severities
 	}
 	if c.key != "" && !c.named["dcrImmutableId"] && f.ByRule() {
 		// A key in place of the rule. The rule's address goes with it.

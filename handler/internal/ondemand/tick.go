@@ -170,7 +170,8 @@ func (r *running) start(ctx context.Context) {
 		case s.run != nil:
 			r.busy[i] = true
 			r.working++
-			begin = append(begin, func() { r.carry(ctx, i, s) })
+			destination := r.Members[i].Desk.Destination
+			begin = append(begin, func() { r.carry(ctx, i, destination, s) })
 		}
 	}
 	for _, f := range begin {
@@ -196,12 +197,12 @@ func (r *running) prepare(run *ingest.Run) (leave func()) {
 	return leave
 }
 
-// carry carries a run out.
-func (r *running) carry(ctx context.Context, i int, s started) {
+// carry carries a run out. Members may come meanwhile: it looks at none of them.
+func (r *running) carry(ctx context.Context, i int, destination string, s started) {
 	defer func() { r.ended <- i }()
 	defer s.leave()
 	defer s.done()
-	defer guard(r.Log, r.Members[i].Desk.Destination)
+	defer guard(r.Log, destination)
 	// That of a panic.
 	report, err := ingest.Report{Run: s.run.ID, Outcome: ingest.Failed, Reason: errPanic.Error()}, errPanic
 	defer func() { r.report(i, report, err) }()
