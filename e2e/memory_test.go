@@ -76,15 +76,18 @@ func BenchmarkMemoryKnowledgeBase(b *testing.B) {
 // other with RESULTS and by a rule, the others by their keys, and reports how often
 // Qualys was asked.
 func BenchmarkMemoryIntegrations(b *testing.B) {
-	for _, count := range []int{1, 20, 50} {
-		b.Run(fmt.Sprintf("integrations=%d", count), func(b *testing.B) {
+	for _, c := range []struct{ count, hosts, detections, results int }{
+		{1, 3300, 20, 0}, {20, 3300, 20, 0}, {50, 3300, 20, 0}, {50, 40, 4, 500_000},
+	} {
+		b.Run(fmt.Sprintf("integrations=%d/results=%d", c.count, c.results), func(b *testing.B) {
 			for b.Loop() {
-				s := startServices(b, 3300, 20)
+				s := startServices(b, c.hosts, c.detections)
+				s.sub.ResultsBytes = c.results
 				s.environ["filterParameters"] = "&truncation_limit=1000"
-				teams := s.teams(count)
+				teams := s.teams(c.count)
 				for _, team := range teams {
 					team.keepNone()
-					team.asks["resultSectionNeeded"] = team.n%2 == 1
+					team.asks["resultSectionNeeded"] = team.n%2 == 1 || c.results > 0
 				}
 				s.register(teams...)
 				carry(b, s, step{function: "QualysVM"}, step{function: "QualysVM", before: func() { s.advance(time.Hour) }})

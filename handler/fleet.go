@@ -33,6 +33,9 @@ const (
 	// sharedRecent is how many rows they remember together, leastRecent each of them.
 	sharedRecent = 1_000_000
 	leastRecent  = 10_000
+	// longestRow of an integration, however many there are: that of RESULTS as nearly
+	// all have them. What is longer is cut, flagged, and kept whole in the state.
+	longestRow = 128 << 10
 	// sharedInFlight is how many batches of each may be on their way; one where there
 	// are more than fewDestinations.
 	sharedInFlight  = 2
@@ -206,8 +209,8 @@ func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.D
 	r := &ingest.Run{
 		ID: id, Dataset: dataset, Target: c.integrationTarget(i), DestinationName: i.Destination(), Integration: i.Number(),
 		Store: c.store, Budget: s.RunBudget, Clock: ingest.SystemClock{}, Lookback: s.Lookback, Overlap: s.Overlap,
-		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded},
-		Log:    c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
+		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded}, RowBytes: longestRow,
+		Log: c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
 	}
 	d := qualys.NewDetections(c.client, dataset.Schema)
 	d.Version, d.PageSize, d.By, d.Results = s.DetectionAPIVersion, s.PageSize, qualys.IncrementalBy(s.IncrementalBy), i.ResultSectionNeeded

@@ -74,6 +74,9 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 	if most := r.Destination.BatchBytes() - 2; limits.RowBytes == 0 || limits.RowBytes > most {
 		limits.RowBytes = most
 	}
+	if r.RowBytes > 0 {
+		limits.RowBytes = min(limits.RowBytes, r.RowBytes)
+	}
 	most := r.Destination.BatchBytes()
 	if r.BatchBytes > 0 {
 		most = min(most, r.BatchBytes)

@@ -242,6 +242,33 @@ func TestHugeFieldIsKeptWhole(t *testing.T) {
 	}
 }
 
+// Rows of a run that shares its memory are no longer than it says, and what they lose
+// is kept, where its destination's dead letters are.
+func TestRowBytes(t *testing.T) {
+	w := newWorld(t, 30, 3)
+	w.qualys.Subscription.ResultsBytes = 40_000
+	w.dest.batch, w.dest.limits = 1_000_000, record.Limits{FieldBytes: 64_000}
+	run := w.run()
+	run.RowBytes, run.BatchBytes, run.Integration, run.DestinationName = 20_000, 8_000, "3", "integration-3"
+	run.Store = w.store
+	longest := 0
+	w.dest.before = func(_ int, b record.Batch) error {
+		longest = max(longest, len(b.Body))
+		return nil
+	}
+	report, err := run.Do(context.Background())
+	if err != nil || report.Outcome != ingest.Complete || report.Cut == 0 || longest > 20_100 {
+		t.Fatalf("%v, %+v, longest %d", err, report.Counts, longest)
+	}
+	lines := w.readLines("deadletter/integration-3/vm/run1/cut-*.ndjson.gz")
+	if int64(len(lines)) != report.Cut {
+		t.Errorf("%d fields kept, %d cut", len(lines), report.Cut)
+	}
+	if dup := w.wantEach(time.Time{}); dup != 0 {
+		t.Errorf("%d twice", dup)
+	}
+}
+
 // A field that cannot be kept ends the run; the rows before it still arrive.
 func TestHugeFieldThatCannotBeKept(t *testing.T) {
 	w := newWorld(t, 3, 3)

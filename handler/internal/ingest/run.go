@@ -113,8 +113,11 @@ type Run struct {
 	// BatchBytes is the longest batch, but for a single row that is longer; zero: what
 	// the destination takes.
 	BatchBytes int
-	Clock      Clock
-	Log        *zap.Logger
+	// RowBytes is the longest row, likewise; what does not fit is kept whole among the
+	// dead letters.
+	RowBytes int
+	Clock    Clock
+	Log      *zap.Logger
 
 	counts   counters
 	started  time.Time
