@@ -4,7 +4,7 @@
 //
 // It changes nothing. What cannot be read is told in the document, beside what
 // can. The document's members are a contract: they may be added to, and mean
-// what README.md says. Neither Qualys nor Log Analytics is asked, and no HTTP
+// what docs/api.md says. Neither Qualys nor Log Analytics is asked, and no HTTP
 // enters here.
 package status
 

@@ -66,8 +66,18 @@ func newSource(t *testing.T) (*status.Source, checkpoint.Store) {
 	put(t, store, "deadletter/vm/r2/cut-000000.ndjson.gz", "x")
 	put(t, store, "checkpoints/default/kb.json", `{"version":7}`)
 	put(t, store, "runs/kb/20261101T100000Z-broken.json", `{`)
-	return &status.Source{Store: store, Destination: "default", Now: func() time.Time { return now },
-		Program: status.Program{Version: "1.2.3", APIs: map[string]string{"vm": "5.0", "kb": "4.0"}}}, store
+	put(t, store, "checkpoints/integration-3/vm.json", `{"version":1,"dataset":"vm","watermark":"2026-11-01T11:55:00Z","window":null,"lastRun":"team1","progress":{"started":"2026-11-01T11:55:00Z","counts":{}}}`)
+	put(t, store, "runs/integrations/3/vm/20261101T115500Z-team1.json", `{"version":1,"run":"team1","dataset":"vm","integration":"3","started":"2026-11-01T11:55:00Z","ended":"2026-11-01T11:56:00Z","outcome":"complete","after":null,"until":"2026-11-01T11:55:00Z","accepted":7,"decoded":7}`)
+	put(t, store, "deadletter/integration-3/vm/r3/rows-000000.ndjson.gz", "x")
+	clock := func() time.Time { return now }
+	return &status.Source{Store: store, Destination: "default", Now: clock,
+		Program: status.Program{Version: "1.2.3", APIs: map[string]string{"vm": "5.0", "kb": "4.0"}},
+		Others: func(context.Context) ([]status.Other, error) {
+			return []status.Other{{
+				Integration: status.Integration{ID: 3, Name: "Team", To: "workspace w", Wants: "Confirmed; severity 3, 4, 5", Schedule: "0 0 6 * * *", Dataset: status.Dataset{Table: "QUALYS_SECURITY_VM_FINDINGS_CL"}},
+				Of:          ingest.VM, Source: &status.Source{Store: store, Destination: "integration-3", Integration: "3", Now: clock},
+			}}, errors.New("integrations/4.json is damaged: unexpected end of JSON input; correct or delete it")
+		}}, store
 }
 
 // The documents are a contract: a change shows here.
@@ -78,7 +88,7 @@ func TestDocuments(t *testing.T) {
 	gathered := source.Gather(ctx)
 	gathered.Program.Go = "go"
 	docs["status"] = gathered
-	for _, id := range []string{"asked1", "own2", "ancient"} {
+	for _, id := range []string{"asked1", "own2", "ancient", "team1"} {
 		doc, err := source.Find(ctx, id)
 		if err != nil || doc == nil {
 			t.Fatal(id, doc, err)
