@@ -40,8 +40,8 @@ type Joint interface {
 // A Convoy lets runs for several destinations read the same pages. Each run goes on
 // by itself, with its own window, cursor, filter and checkpoint; but where several
 // are at the same point, one call brings the page of all. Calls are made one at a
-// time. A run that is far behind has pages of its own, in turn with the others; so
-// has one whose destination is too slow for them.
+// time. A run that is far behind has pages of its own, in turn with the others; one
+// whose destination is too slow for them has them when nobody else asks.
 type Convoy struct {
 	// Together returns the source of what several of one kin would bring.
 	Together func(list []Joint) Source

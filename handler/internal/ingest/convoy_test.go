@@ -202,6 +202,39 @@ func TestConvoyReadsOnce(t *testing.T) {
 	}
 }
 
+// Those whose first windows begin a little apart, as their clocks were looked at one
+// after the other, read the same pages.
+func TestFirstWindowsTogether(t *testing.T) {
+	f := newFleet(t, 95, 6, choices...)
+	for i, m := range f.members {
+		m.after = f.clock.Now().Add(-240*time.Hour + time.Duration(i)*time.Second)
+	}
+	reports, errs := f.do(t, nil)
+	wantComplete(t, reports, errs)
+	if f.calls != 10 {
+		t.Errorf("%d calls for 10 pages", f.calls)
+	}
+	// The second windows, too, of one that has joined late with everything.
+	f.clock.advance(5 * time.Minute)
+	f.members = append(f.members, &fleetMember{name: "integration-9", choose: choices[0], dest: &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8_000}})
+	reports, errs = f.do(t, nil)
+	wantComplete(t, reports, errs)
+	f.clock.advance(5 * time.Minute)
+	f.calls = 0
+	reports, errs = f.do(t, nil)
+	wantComplete(t, reports, errs)
+	if f.calls != 1 {
+		t.Errorf("%d calls for a page", f.calls)
+	}
+	for _, m := range f.members {
+		for key, n := range m.dest.keys {
+			if n > 1 {
+				t.Errorf("%s has %s %d times", m.name, key, n)
+			}
+		}
+	}
+}
+
 // Who is far behind has pages of its own and catches up; then it shares the others'.
 func TestNewcomerCatchesUp(t *testing.T) {
 	f := newFleet(t, 60, 4, choices[0], choices[1])

@@ -509,24 +509,31 @@ func (r *Run) query() record.Query {
 		return record.Query{After: after, Known: r.known(after)}
 	case r.Lookback > 0:
 		// The only time that is not Qualys': there is none of theirs yet.
-		return record.Query{After: r.Clock.Now().Add(-r.Lookback).UTC().Truncate(time.Second)}
+		after := r.Clock.Now().Add(-r.Lookback).UTC().Truncate(time.Second)
+		return record.Query{After: after, Known: r.known(after)}
 	}
 	return record.Query{}
 }
 
 // known is back to when all that a window from after on would bring twice is known to
 // have been delivered: as far as the last window reached, and the ledger remembers it.
+// Before the first there is nothing that could come twice.
 func (r *Run) known(after time.Time) time.Time {
-	if s := r.state; s.LastAfter != nil && s.Watermark != nil {
-		known := s.Watermark.Add(-r.Overlap - recentSlack)
-		if s.LastAfter.After(known) {
-			known = *s.LastAfter
-		}
-		if known.Before(after) {
-			return known
-		}
+	s := r.state
+	if s.Watermark == nil {
+		return after.Add(-recentSlack)
 	}
-	return after
+	known := s.Watermark.Add(-r.Overlap - recentSlack)
+	switch {
+	case s.LastAfter != nil && s.LastAfter.After(known):
+		known = *s.LastAfter
+	case s.LastAfter == nil && (s.LastFull == nil || !s.LastFull.Equal(*s.Watermark)):
+		return after // the last window is one of an older version: where it began is not known
+	}
+	if known.After(after) {
+		return after
+	}
+	return known
 }
 
 // refreshIsDue compares watermarks: both are of Qualys' clock.
