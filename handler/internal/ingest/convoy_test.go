@@ -428,7 +428,7 @@ func TestSlowDestination(t *testing.T) {
 		}
 	})
 	wantComplete(t, reports, errs)
-	f.wantExactly(t, time.Time{}, 1)
+	f.wantExactly(t, time.Time{}, 5) // of a host that a page broke off in
 	if f.calls > 22 { // ten pages, and ten of its own
 		t.Errorf("%d calls", f.calls)
 	}
@@ -653,5 +653,5 @@ func TestPatienceIsForAPage(t *testing.T) {
 	if logs.FilterMessageSnippet("too slow for the others").Len() == 0 {
 		t.Error("it is not slow")
 	}
-	f.wantExactly(t, time.Time{}, 1)
+	f.wantExactly(t, time.Time{}, 20) // of hosts that pages broke off in
 }
