@@ -429,7 +429,7 @@ func TestSlowDestination(t *testing.T) {
 	})
 	wantComplete(t, reports, errs)
 	f.wantExactly(t, time.Time{}, 5) // of a host that a page broke off in
-	if f.calls > 22 { // ten pages, and ten of its own
+	if f.calls > 22 {                // ten pages, and ten of its own
 		t.Errorf("%d calls", f.calls)
 	}
 }
