@@ -188,17 +188,10 @@ func (c *connector) checkedStreams() []check.Stream {
 func (c *connector) checkedIntegrations(ctx context.Context) (list []check.Integration, err error) {
 	integrations, err := c.integrations.List(ctx)
 	for _, i := range integrations {
-		one := check.Integration{
+		list = append(list, check.Integration{
 			ID: i.ID, Name: i.Name, Table: i.CustomLogName + "_CL", State: i.Destination(), ByRule: i.ByRule(),
 			Destination: &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }},
-		}
-		if !i.ByRule() {
-			one.Key = func(ctx context.Context) error {
-				_, err := c.integrations.Key(ctx, i)
-				return err
-			}
-		}
-		list = append(list, one)
+		})
 	}
 	return list, err
 }

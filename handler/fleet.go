@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,10 +12,8 @@ import (
 
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/integration"
-	"qualys-sentinel/handler/internal/loganalytics"
 	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/qualys"
-	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/settings"
 	"qualys-sentinel/handler/internal/status"
 )
@@ -59,7 +54,7 @@ type fleet struct {
 type berth struct {
 	desk   *ondemand.Desk
 	status *status.Source // it keeps the records that it has read
-	// known is the integration as it was read last.
+	// known is the integration as it was read last; nil: it is gone.
 	known atomic.Pointer[integration.Integration]
 }
 
@@ -78,13 +73,8 @@ func (c *connector) newRegistry() *integration.Registry {
 func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.Report, error) {
 	t := ondemand.Tick{Dataset: dataset, Clock: ingest.SystemClock{}, Log: c.log, Members: []ondemand.Member{{Desk: c.desk, Requests: true}}}
 	if dataset == ingest.VM {
-		t.Members = append(t.Members, c.newcomers(ctx, t.Members)...)
-		members := t.Members
-		t.More = func(ctx context.Context) []ondemand.Member {
-			come := c.newcomers(ctx, members)
-			members = append(members, come...)
-			return come
-		}
+		t.Members = append(t.Members, c.muster(ctx, t.Members)...)
+		t.More = c.muster
 		if n := len(t.Members); n > 1 {
 			t.Convoy = &ingest.Convoy{Together: together, Clock: t.Clock, Log: c.log}
 			t.Began = func(run *ingest.Run) { share(run, n) }
@@ -94,31 +84,26 @@ func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.R
 	return *own.Report, own.Err
 }
 
-// newcomers are the integrations that are not among the members.
-func (c *connector) newcomers(ctx context.Context, members []ondemand.Member) (list []ondemand.Member) {
+// muster reads the integrations and returns those that are not among the members. A
+// member that is not there any more, or cannot be read, is not due.
+func (c *connector) muster(ctx context.Context, members []ondemand.Member) (come []ondemand.Member) {
 	integrations, err := c.integrations.List(ctx)
 	if err != nil {
 		// The others get theirs.
 		c.log.Error("not all integrations can be read: those get nothing", zap.Error(err))
-	} else {
-		c.forget(integrations)
 	}
+	c.fleet.forget(integrations)
 	for _, i := range integrations {
 		b := c.berth(i)
 		if slices.ContainsFunc(members, func(m ondemand.Member) bool { return m.Desk == b.desk }) {
 			continue
 		}
-		list = append(list, ondemand.Member{Desk: b.desk, Due: func(ctx context.Context) bool {
-			// It may have been changed or deleted since.
-			now, err := c.integrations.Get(ctx, i.ID)
-			if err != nil || now.Destination() != i.Destination() {
-				return false
-			}
-			b.known.Store(now)
-			return c.due(ctx, now)
+		come = append(come, ondemand.Member{Desk: b.desk, Due: func(ctx context.Context) bool {
+			now := b.known.Load()
+			return now != nil && c.due(ctx, now)
 		}})
 	}
-	return list
+	return come
 }
 
 // share gives a run its part of what n destinations share. The default one has what it
@@ -158,7 +143,6 @@ func (c *connector) berth(i *integration.Integration) *berth {
 	b := c.fleet.berths[name]
 	if b == nil {
 		b = &berth{}
-		b.known.Store(i)
 		b.desk = &ondemand.Desk{
 			File: ondemand.File{Store: c.store, Destination: name}, Clock: ingest.SystemClock{}, Log: c.log, NewID: newRunID,
 			NewRun: func(dataset *ingest.Dataset, id string, _ *ondemand.Request) (*ingest.Run, error) {
@@ -168,15 +152,21 @@ func (c *connector) berth(i *integration.Integration) *berth {
 		b.status = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: b.desk.Live, Now: time.Now}
 		c.fleet.berths[name] = b
 	}
+	b.known.Store(i)
 	return b
 }
 
-// forget keeps the berths of those that there are.
-func (c *connector) forget(list []*integration.Integration) {
-	c.fleet.mu.Lock()
-	defer c.fleet.mu.Unlock()
-	maps.DeleteFunc(c.fleet.berths, func(name string, b *berth) bool {
-		return len(b.desk.Live(ingest.VM)) == 0 && !slices.ContainsFunc(list, func(i *integration.Integration) bool { return i.Destination() == name })
+// forget makes those that are not in a list unknown, and removes their berths where
+// nothing goes on.
+func (f *fleet) forget(list []*integration.Integration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.berths, func(name string, b *berth) bool {
+		if slices.ContainsFunc(list, func(i *integration.Integration) bool { return i.Destination() == name }) {
+			return false
+		}
+		b.known.Store(nil)
+		return len(b.desk.Live(ingest.VM)) == 0
 	})
 }
 
@@ -202,158 +192,3 @@ func (c *connector) due(ctx context.Context, i *integration.Integration) bool {
 // pause is how long after the begin of the last of n runs without progress the next
 // begins.
 func pause(n int) time.Duration { return min(stalledMost, stalledFirst<<min(n-1, 10)) }
-
-// integrationRun makes a run for an integration.
-func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.Dataset, id string) (*ingest.Run, error) {
-	s := c.settings
-	r := &ingest.Run{
-		ID: id, Dataset: dataset, Target: c.integrationTarget(i), DestinationName: i.Destination(), Integration: i.Number(),
-		Store: c.store, Budget: s.RunBudget, Clock: ingest.SystemClock{}, Lookback: s.Lookback, Overlap: s.Overlap,
-		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded}, RowBytes: longestRow,
-		Log: c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
-	}
-	d := qualys.NewDetections(c.client, dataset.Schema)
-	d.Version, d.PageSize, d.By, d.Results = s.DetectionAPIVersion, s.PageSize, qualys.IncrementalBy(s.IncrementalBy), i.ResultSectionNeeded
-	// The settings say which hosts, and each integration which of their findings.
-	d.Filter = qualys.WithoutSelection(s.Filter)
-	d.Select = selection(i)
-	r.Source = d
-	r.Destination = &lateDestination{Destination: kindOf(i), open: func(ctx context.Context) (ingest.Destination, error) { return c.integrationDestination(ctx, i) }, check: func(ctx context.Context) error { return c.stillWanted(ctx, i) }}
-	var err error
-	if r.Health, err = c.destination(ingest.Health, id); err != nil {
-		return nil, err
-	}
-	if s.Enrich {
-		r.Joined, r.JoinedIdentity, r.JoinedDestination = &c.knowledge, ingest.Identity(c.knowledgeBase(), c.target()), c.destinationName()
-	}
-	return r, nil
-}
-
-// selection is what an integration wants.
-func selection(i *integration.Integration) *qualys.Selection {
-	types := map[string]string{
-		integration.CategoryConfirmed: qualys.Confirmed, integration.CategoryPotential: qualys.Potential, integration.CategoryIG: qualys.Info,
-	}
-	s := &qualys.Selection{Severities: i.WantedSeverities(), Statuses: i.Statuses, Tags: i.Tags}
-	for _, category := range i.Categories() {
-		s.Types = append(s.Types, types[category])
-	}
-	return s
-}
-
-// integrationTarget tells an integration's destinations apart.
-func (c *connector) integrationTarget(i *integration.Integration) string {
-	if i.ByRule() {
-		return i.Address().Hostname() + " " + i.DCRImmutableID + " " + i.CustomLogName
-	}
-	return c.collectorAddress(i).Hostname() + " " + i.WorkspaceID + " " + i.CustomLogName
-}
-
-// collectorAddress is that of an integration's workspace: in the app's own cloud,
-// where it names no other.
-func (c *connector) collectorAddress(i *integration.Integration) *url.URL {
-	if u := i.Address(); u != nil {
-		return u
-	}
-	own := c.settings.LogAnalyticsURI
-	if own != nil && own.Scheme == "http" { // a simulator's, on this machine
-		return own
-	}
-	cloud := "com"
-	if own != nil {
-		cloud = own.Hostname()[strings.LastIndex(own.Hostname(), ".")+1:]
-	}
-	return &url.URL{Scheme: "https", Host: i.WorkspaceID + ".ods.opinsights.azure." + cloud}
-}
-
-// integrationDestination takes an integration's rows.
-func (c *connector) integrationDestination(ctx context.Context, i *integration.Integration) (ingest.Destination, error) {
-	if !i.ByRule() {
-		key, err := c.integrations.Key(ctx, i)
-		if err != nil {
-			return nil, err
-		}
-		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName, Advice: "check the integration's workspaceId and primaryKey, and the clock of this machine, which is a part of the signature"})
-	}
-	credential, err := c.identity.credential()
-	if err != nil {
-		return nil, err
-	}
-	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
-		Endpoint: i.Address(), Rule: i.DCRImmutableID, Stream: "Custom-" + i.CustomLogName, Credential: credential, Compressor: c.gzips,
-	})
-}
-
-// goneError ends the run of an integration that was deleted, or turned to another
-// workspace: nothing is wrong with it.
-type goneError struct{ what string }
-
-func (e *goneError) Error() string { return e.what }
-
-// Limit implements the error that is no fault.
-func (*goneError) Limit() bool { return true }
-
-// stillWanted tells whether rows may still go where an integration has sent them.
-func (c *connector) stillWanted(ctx context.Context, i *integration.Integration) error {
-	now, err := c.integrations.Get(ctx, i.ID)
-	switch {
-	case errors.Is(err, integration.ErrNotFound):
-		return &goneError{"the integration was deleted: nothing more is sent"}
-	case err == nil && now.Destination() != i.Destination():
-		return &goneError{"the integration was turned elsewhere: nothing more is sent here"}
-	}
-	return nil // what cannot be read says nothing
-}
-
-// kindOf is an integration's destination as far as its limits go.
-func kindOf(i *integration.Integration) ingest.Destination {
-	if i.ByRule() {
-		return &loganalytics.Ingestion{}
-	}
-	return &loganalytics.Collector{}
-}
-
-// lateDestination is opened when the first rows are sent: its key is in a vault, which
-// may be slow, and nobody else is to wait for that.
-type lateDestination struct {
-	ingest.Destination // tells the limits
-	open               func(ctx context.Context) (ingest.Destination, error)
-	// check, if not nil, is asked now and then whether rows may still be sent.
-	check func(ctx context.Context) error
-
-	mu      sync.Mutex
-	opened  ingest.Destination
-	checked time.Time
-}
-
-// checkEvery is how long rows may go on to an integration that was deleted or turned
-// elsewhere: a document is read so often.
-const checkEvery = 5 * time.Second
-
-// Send implements ingest.Destination.
-func (d *lateDestination) Send(ctx context.Context, b record.Batch) (int64, error) {
-	opened, err := d.get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return opened.Send(ctx, b) //nolint:wrapcheck // a wrapper adds nothing
-}
-
-func (d *lateDestination) get(ctx context.Context) (ingest.Destination, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if now := time.Now(); d.check != nil && now.Sub(d.checked) >= checkEvery {
-		if err := d.check(ctx); err != nil {
-			return nil, err
-		}
-		d.checked = now
-	}
-	if d.opened == nil {
-		opened, err := d.open(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d.opened = opened
-	}
-	return d.opened, nil
-}

@@ -122,12 +122,13 @@ func sendsTo(i *integration.Integration) string {
 // wants is what an integration gets, for people.
 func wants(i *integration.Integration) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s; severity %s", strings.Join(i.Categories(), ", "), strings.Join(i.WantedSeverities(), ", "))
-	if len(i.Statuses) > 0 {
-		b.WriteString("; status " + strings.Join(i.Statuses, ", "))
+	s := i.Selection()
+	fmt.Fprintf(&b, "%s; severity %s", strings.Join(s.Types, ", "), strings.Join(s.Severities, ", "))
+	if len(s.Statuses) > 0 {
+		b.WriteString("; status " + strings.Join(s.Statuses, ", "))
 	}
-	if len(i.Tags) > 0 {
-		b.WriteString("; hosts tagged " + strings.Join(i.Tags, ", "))
+	if len(s.Tags) > 0 {
+		b.WriteString("; hosts tagged " + strings.Join(s.Tags, ", "))
 	}
 	if i.ResultSectionNeeded {
 		b.WriteString("; with RESULTS")
@@ -181,7 +182,7 @@ func (p *paper) changed(i *integration.Integration, err error, what string) erro
 	var invalid *integration.InvalidError
 	switch {
 	case errors.As(err, &invalid):
-		return fmt.Errorf("the integration is wrong:\n  %s", strings.Join(invalid.Faults, "\n  "))
+		return faults(err)
 	case err != nil:
 		return p.failed(err)
 	case p.json:
@@ -219,9 +220,17 @@ func readChange(file string) (*integration.Change, error) {
 		return nil, fmt.Errorf("read the integration: %w", err)
 	}
 	change, err := integration.Parse(doc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, faults(err))
+	}
+	return change, nil
+}
+
+// faults writes what is wrong line by line.
+func faults(err error) error {
 	var invalid *integration.InvalidError
 	if errors.As(err, &invalid) {
-		return nil, fmt.Errorf("the integration in %s is wrong:\n  %s", file, strings.Join(invalid.Faults, "\n  "))
+		return fmt.Errorf("the integration is wrong:\n  %s", strings.Join(invalid.Faults, "\n  "))
 	}
-	return change, err
+	return err
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -42,7 +41,8 @@ func newStatus() *cobra.Command {
 		Short: "Tell what has arrived, what is running, and how the last runs ended",
 		Long: `status reads the state: up to when each dataset is complete, what is running,
 how the last runs ended, dead letters, isolated hosts, what was asked for by
-hand, and the same of each integration. With the id of a sync or a run it tells the story of that one.
+hand, and the same of each integration. With the id of a sync or a run it tells
+the story of that one.
 
 It needs the state only: --state, or the storage account, for which az login
 needs the role Storage Blob Data Reader.
@@ -109,10 +109,7 @@ func (f *settingsFlags) statusOf(ctx context.Context, source *status.Source, out
 		err = fmt.Errorf("there is no sync or run %q", id)
 		fallthrough
 	case err != nil:
-		if f.json {
-			err = errors.Join(err, out.document(map[string]string{"error": err.Error()}))
-		}
-		return &jobError{err}
+		return out.failed(err)
 	case f.json:
 		if err := out.document(doc); err != nil {
 			return &jobError{err}

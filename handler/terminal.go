@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -69,13 +70,8 @@ func (p *paper) outcome(text string, width int) string {
 // failed makes the exit of a job that failed. Where the result is wanted as JSON, there
 // is one document in any case.
 func (p *paper) failed(err error) error {
-	if err != nil && p.json {
-		if docErr := p.document(map[string]string{"error": err.Error()}); docErr != nil {
-			return &jobError{docErr}
-		}
-	}
-	if err == nil {
-		return nil
+	if p.json {
+		err = errors.Join(err, p.document(map[string]string{"error": err.Error()}))
 	}
 	return &jobError{err}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"qualys-sentinel/handler/internal/functions"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/integration"
 )
@@ -42,9 +44,9 @@ type IntegrationBackend interface {
 var ErrOff = errors.New("the integration API is switched off")
 
 const (
-	// DefaultLoginPause is how long a wrong login takes, and everybody behind it:
+	// loginPause is how long a wrong login takes, and everybody behind it:
 	// guesses come one at a time.
-	DefaultLoginPause = time.Second
+	loginPause = time.Second
 	// maxLogins is how many calls may be served at once, maxFrom how many of one
 	// address: who floods is sent away, and keeps others waiting for maxFrom pauses.
 	maxLogins = 64
@@ -63,8 +65,6 @@ type Integration struct {
 	Backend IntegrationBackend
 	Clock   ingest.Clock
 	Log     *zap.Logger
-	// LoginPause is how long a wrong login takes; DefaultLoginPause if zero.
-	LoginPause time.Duration
 
 	checking chan struct{} // holds a token while a login is checked
 	renewed  time.Time     // of whoever has the token
@@ -76,7 +76,7 @@ type Integration struct {
 
 // NewIntegration returns the function.
 func NewIntegration(backend IntegrationBackend, clock ingest.Clock, log *zap.Logger) *Integration {
-	return &Integration{Backend: backend, Clock: clock, Log: log, LoginPause: DefaultLoginPause, checking: make(chan struct{}, 1), from: map[string]int{}}
+	return &Integration{Backend: backend, Clock: clock, Log: log, checking: make(chan struct{}, 1), from: map[string]int{}}
 }
 
 // Response codes of Qualys' qps/rest endpoints.
@@ -204,17 +204,17 @@ const (
 // call is one of the five.
 type call struct {
 	method string
-	// one tells that it concerns one integration, any that it may.
-	one, any bool
-	do       func(ctx context.Context, registry Registry, id int64, body []byte) ([]string, error)
+	// needsID tells that it concerns one integration, takesID that it may.
+	needsID, takesID bool
+	do               func(ctx context.Context, registry Registry, id int64, body []byte) ([]string, error)
 }
 
 func (a *Integration) verbs() map[string]call {
 	return map[string]call{
 		"add":    {method: http.MethodPost, do: a.add},
-		"update": {method: http.MethodPut, one: true, do: a.update},
-		"get":    {method: http.MethodGet, any: true, do: a.get},
-		"delete": {method: http.MethodDelete, one: true, do: a.delete},
+		"update": {method: http.MethodPut, needsID: true, do: a.update},
+		"get":    {method: http.MethodGet, takesID: true, do: a.get},
+		"delete": {method: http.MethodDelete, needsID: true, do: a.delete},
 	}
 }
 
@@ -233,9 +233,9 @@ func (a *Integration) serve(r *http.Request) ([]string, error) {
 	}
 	verb := r.PathValue("verb")
 	c, known := a.verbs()[verb]
-	id, one, ok := target(r.PathValue("rest"))
+	id, hasID, ok := target(r.PathValue("rest"))
 	switch {
-	case !known || !ok || one != c.one && !c.any:
+	case !known || !ok || hasID != c.needsID && !c.takesID:
 		return nil, &callError{http.StatusNotFound, codeNotFound, "there is no such call", fmt.Sprintf("Use POST %[1]sadd/%[2]s, PUT %[1]supdate/integration/azure/sentinel/{integrationId}/vm, GET %[1]sget/%[2]s, GET %[1]sget/integration/azure/sentinel/{integrationId}/vm or DELETE %[1]sdelete/integration/azure/sentinel/{integrationId}/vm.", basePath, product)}
 	case r.Method != c.method:
 		resolution := "Use " + c.method + "."
@@ -255,7 +255,7 @@ func (a *Integration) serve(r *http.Request) ([]string, error) {
 }
 
 // target reads what follows the product in a path: vm, or an id and vm.
-func target(rest string) (id int64, one, ok bool) {
+func target(rest string) (id int64, hasID, ok bool) {
 	parts := strings.Split(strings.Trim(rest, "/"), "/")
 	switch {
 	case len(parts) == 1:
@@ -315,7 +315,7 @@ func (a *Integration) login(r *http.Request, user, password string) error {
 		}
 	}
 	a.Log.Warn("wrong login at the integration API", zap.String("invocation", invocation(r)), zap.String("address", address(r)), zap.Bool("credentials", ok))
-	_ = a.Clock.Sleep(r.Context(), a.LoginPause) // it is refused in any case
+	_ = a.Clock.Sleep(r.Context(), loginPause) // it is refused in any case
 	return &callError{http.StatusUnauthorized, codeCredentials, "Authentication failed", "Use HTTP Basic with user and password of the connector's own Qualys account."}
 }
 
@@ -330,13 +330,17 @@ func equal(a, b string) int {
 func address(r *http.Request) string {
 	list := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
 	last := strings.TrimSpace(list[len(list)-1])
+	// With the port, which is another with each call.
+	if host, _, err := net.SplitHostPort(last); err == nil {
+		last = host
+	}
 	if len(last) > 64 {
 		return "unknown"
 	}
 	return last
 }
 
-func invocation(r *http.Request) string { return r.Header.Get("X-Azure-Functions-InvocationId") }
+func invocation(r *http.Request) string { return r.Header.Get(functions.HeaderInvocation) }
 
 func (a *Integration) add(ctx context.Context, registry Registry, _ int64, body []byte) ([]string, error) {
 	change, err := integration.Parse(body)

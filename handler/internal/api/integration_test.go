@@ -39,7 +39,7 @@ type pauses struct {
 func (p *pauses) Now() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
 func (p *pauses) Sleep(ctx context.Context, d time.Duration) error {
 	p.mu.Lock()
-	if d == DefaultLoginPause {
+	if d == loginPause {
 		p.n++
 	}
 	hold := p.hold
@@ -224,7 +224,7 @@ func TestWrongLogins(t *testing.T) {
 	d := newDesk(t)
 	for n := range 100 {
 		wrong := fmt.Sprintf("wrong-password-%d", n)
-		code, answer, _ := d.call("POST", "add/"+product, addBody, "Authorization", basic("guessed-user", wrong), "X-Forwarded-For", "198.51.100.7, 203.0.113.9")
+		code, answer, _ := d.call("POST", "add/"+product, addBody, "Authorization", basic("guessed-user", wrong), "X-Forwarded-For", "198.51.100.7, 203.0.113.9:52011")
 		if code != 401 || answer.ResponseCode != "INVALID_CREDENTIALS" {
 			t.Fatalf("%d %+v", code, answer)
 		}
@@ -259,9 +259,9 @@ func TestFloodOfLogins(t *testing.T) {
 	d := newDesk(t)
 	d.pauses.hold = make(chan struct{})
 	codes := make(chan int, 100)
-	for range 100 {
-		go func() {
-			code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic("u", "p"), "X-Forwarded-For", "198.51.100.7")
+	for n := range 100 {
+		go func() { // the platform tells the port, too
+			code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic("u", "p"), "X-Forwarded-For", fmt.Sprintf("198.51.100.7:%d", 50_000+n))
 			codes <- code
 		}()
 	}

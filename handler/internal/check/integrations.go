@@ -18,8 +18,6 @@ type Integration struct {
 	Table string
 	// ByRule tells that it is reached by a data collection rule.
 	ByRule bool
-	// Key of its workspace; nil where it has none.
-	Key func(ctx context.Context) error
 	// Destination of its rows, by this name in the state.
 	Destination ingest.Destination
 	State       string
@@ -62,11 +60,6 @@ func (s *State) integrations(ctx context.Context, b *bench) {
 }
 
 func (s *State) one(ctx context.Context, i Integration) verdict {
-	if i.Key != nil {
-		if err := timedOut(ctx, i.Key(ctx)); err != nil {
-			return failed(err.Error(), "set its primaryKey again, or mend what the text says of the vault")
-		}
-	}
 	_, err := i.Destination.Send(ctx, record.Batch{Body: []byte("[]")})
 	err = timedOut(ctx, err)
 	var e *loganalytics.Error
@@ -92,7 +85,7 @@ func (s *State) one(ctx context.Context, i Integration) verdict {
 // What to do about an integration whose workspace refuses.
 const (
 	adviceRule = "compare its logAnalyticsUri and dcrImmutableId with the rule, give this app's identity the role Monitoring Metrics Publisher on it, and deploy arm/tables.json there if it has no stream of the table's name"
-	adviceKey  = "compare its workspaceId and primaryKey with the workspace, and update the integration; the machine's clock is a part of the signature"
+	adviceKey  = "compare its workspaceId and primaryKey with the workspace, and set the key again, or mend what the text says of the vault; the machine's clock is a part of the signature"
 )
 
 // arrived tells what has arrived, so that an integration that gets nothing because

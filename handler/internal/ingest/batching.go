@@ -202,7 +202,8 @@ func (d *delivery) rollback() uint64 {
 // errSlow ends a page that others read as well: the destination takes no batch.
 var errSlow = errors.New("the destination takes no batch")
 
-// maxPatience is the most that others wait for one destination in a page.
+// maxPatience is what patience grows to, with a destination that is slow again and
+// again.
 const maxPatience = 2 * time.Minute
 
 // slot takes a slot for a batch. It waits until the page's patience is at an end, and
@@ -236,7 +237,7 @@ func (d *delivery) slot(patient bool) error {
 	case <-expired:
 		// It may take whatever it does, but others wait: longer next time, so that a
 		// parent of many batches gets through.
-		d.patience = min(2*d.patience, max(d.patience, maxPatience))
+		d.patience = min(2*d.patience, maxPatience)
 		return errSlow
 	}
 }
@@ -290,14 +291,16 @@ func (d *delivery) dispatch() {
 	d.wg.Add(1)
 	go func() {
 		defer d.wg.Done()
+		delivered := 0
 		defer func() {
 			if p := recover(); p != nil { // it must end this run alone
 				d.run.Log.Error("panic", zap.Any("panic", p), zap.Stack("stack"))
-				d.run.counts.abandoned.Add(int64(b.Rows()))
+				d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 				d.fail(fmt.Errorf("internal error: %v", p))
 			}
 		}()
-		if delivered, err := d.deliver(b, sequence, oneHost); err != nil {
+		var err error
+		if delivered, err = d.deliver(b, sequence, oneHost); err != nil {
 			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 			d.fail(err)
 			return

@@ -3,10 +3,7 @@ package ingest
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -320,13 +317,13 @@ func (c *Convoy) read(group []*asked) {
 		c.named.Store(nil) // hosts come and go
 	}
 	for _, a := range group {
-		c.settle(a, q, page, err, f.cause())
+		c.settle(a, q, page, err)
 	}
 }
 
 // settle tells one of a group what its page has come to, unless it is to wait for the
 // page that it asks for.
-func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err, stopped error) {
+func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c.mu.Lock()
@@ -338,9 +335,7 @@ func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err, stopped
 	switch all := page.Next == 0 && q.To == 0; {
 	case a.gone:
 	case err != nil && (a.q.From == q.From || a.touched):
-		if stopped == nil {
-			a.failed++
-		}
+		a.failed++
 		a.end(record.Page{}, a.again(err))
 	case err != nil, !all && behind < a.q.From:
 		a.passed++
@@ -372,171 +367,12 @@ func (e *together) Retry() (time.Duration, bool) {
 	return e.after, ok
 }
 
+// again is an error with the time after which all of a group ask again. Chance would
+// part them.
 func (a *asked) again(err error) error {
 	after, ok := retryAfter(err)
 	if !ok {
 		return err
 	}
-	return &together{err, sharedBackOff(after, a.failed)}
-}
-
-// sharedBackOff is backOff without chance, which would part those who wait.
-func sharedBackOff(after time.Duration, tries int) time.Duration {
-	if after > 0 {
-		return after
-	}
-	return min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
-}
-
-// fan hands the records of one page to a group.
-type fan struct {
-	group  []*asked
-	cancel context.CancelCauseFunc
-
-	idColumn int
-	inParent bool
-	id       uint64 // of the parent in work; 0: not known
-
-	mu      sync.Mutex
-	stopped error
-}
-
-var _ record.Sink = (*fan)(nil)
-
-// page reads it. A panic must leave nobody waiting.
-func (f *fan) page(ctx context.Context, source func() Source, q record.Query) (page record.Page, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("internal error: %v", p)
-		}
-	}()
-	return source().Page(ctx, q, f)
-}
-
-// errAlone ends a page that nobody waits for any more.
-var errAlone = errors.New("nobody waits for the page")
-
-// leave ends the page when the last of its group has gone.
-func (f *fan) leave() {
-	for _, a := range f.group {
-		if a.ctx.Err() == nil && !a.isGone() {
-			return
-		}
-	}
-	f.mu.Lock()
-	f.stopped = errAlone
-	f.mu.Unlock()
-	f.cancel(errAlone)
-}
-
-func (f *fan) cause() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.stopped
-}
-
-func (a *asked) isGone() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.gone
-}
-
-// each calls the sinks of those who are there. One whose sink fails has got its
-// answer, and the others go on.
-func (f *fan) each(call func(a *asked) error) error {
-	left := 0
-	for _, a := range f.group {
-		if f.one(a, call) {
-			left++
-		}
-	}
-	if left == 0 {
-		return errAlone
-	}
-	return nil
-}
-
-func (f *fan) one(a *asked, call func(a *asked) error) (stays bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.gone || a.ctx.Err() != nil {
-		return false
-	}
-	err := guarded(a, call)
-	if err == nil {
-		return true
-	}
-	c := a.convoy
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if errors.Is(err, errSlow) {
-		a.slow = true
-		c.Log.Warn("a destination is too slow for the others: its pages are its own from now on")
-	}
-	a.served = c.turns
-	a.end(record.Page{}, err)
-	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
-	return false
-}
-
-// guarded makes the panic of one run's sink that run's error.
-func guarded(a *asked, call func(a *asked) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.convoy.Log.Error("panic", zap.Any("panic", p), zap.Stack("stack"))
-			err = fmt.Errorf("internal error: %v", p)
-		}
-	}()
-	return call(a)
-}
-
-// Begin implements record.Sink.
-func (f *fan) Begin(at time.Time) error {
-	return f.each(func(a *asked) error { return a.sink.Begin(at) })
-}
-
-// Record implements record.Sink.
-func (f *fan) Record(r *record.Record) error {
-	if !f.inParent {
-		if f.idColumn < 0 {
-			f.idColumn = r.Schema.Index(r.Schema.ParentID)
-		}
-		f.inParent = true
-		f.id, _ = strconv.ParseUint(string(r.Field(f.idColumn).Head()), 10, 63) // 0: no number
-	}
-	return f.each(func(a *asked) error {
-		if a.ahead(f.id) {
-			return nil
-		}
-		a.touched = true
-		return a.sink.Record(r)
-	})
-}
-
-// Done implements record.Sink.
-func (f *fan) Done(id uint64) error {
-	f.inParent = false
-	return f.each(func(a *asked) error {
-		if a.ahead(id) {
-			return nil
-		}
-		a.touched = true
-		return a.sink.Done(id)
-	})
-}
-
-// ahead tells that a run has had the parent already.
-func (a *asked) ahead(id uint64) bool { return id != 0 && id < a.q.From }
-
-// Tally implements record.Sink: the page is everybody's.
-func (f *fan) Tally(t record.Tally) {
-	for _, a := range f.group {
-		func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			if !a.gone {
-				a.sink.Tally(t)
-			}
-		}()
-	}
+	return &together{err, cmp.Or(after, doubling(a.failed))}
 }

@@ -39,6 +39,24 @@ func asks(r *http.Request) (low, high uint64, size int) {
 // ill makes the pages that hold one of some hosts fail: at the host, where the
 // page breaks, or whole, as one that takes too long does.
 func (w *world) ill(breaks bool, ids ...uint64) {
+	w.spoil(func(doc string) (string, bool) {
+		for _, id := range ids {
+			i := strings.Index(doc, fmt.Sprintf("<ID>%d</ID>", id))
+			switch {
+			case i < 0:
+			case !breaks:
+				return "", false
+			default:
+				doc = doc[:i+20] + "</WRONG>" + doc[i+20:]
+			}
+		}
+		return doc, true
+	})
+}
+
+// spoil changes what Qualys answers to calls for detections; not ok: it does not in
+// time.
+func (w *world) spoil(change func(doc string) (changed string, ok bool)) {
 	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/detection/") {
 			return false
@@ -46,17 +64,10 @@ func (w *world) ill(breaks bool, ids ...uint64) {
 		answer := httptest.NewRecorder()
 		r.Header.Del("Accept-Encoding")
 		w.qualys.ServeHTTP(answer, r)
-		doc := answer.Body.String()
-		for _, id := range ids {
-			i := strings.Index(doc, fmt.Sprintf("<ID>%d</ID>", id))
-			switch {
-			case i < 0:
-			case !breaks:
-				rw.WriteHeader(http.StatusGatewayTimeout)
-				return true
-			default:
-				doc = doc[:i+20] + "</WRONG>" + doc[i+20:]
-			}
+		doc, ok := change(answer.Body.String())
+		if !ok {
+			rw.WriteHeader(http.StatusGatewayTimeout)
+			return true
 		}
 		io.WriteString(rw, doc)
 		return true

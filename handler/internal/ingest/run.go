@@ -576,6 +576,11 @@ func backOff(after time.Duration, tries int) time.Duration {
 	if after > 0 {
 		return after
 	}
-	after = min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
+	after = doubling(tries)
 	return after + rand.N(after/2) //nolint:gosec // spreads retries, guards nothing
+}
+
+// doubling is a second, and twice as long with each try, up to a minute.
+func doubling(tries int) time.Duration {
+	return min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
 }

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/robfig/cron/v3"
+
+	"qualys-sentinel/handler/internal/qualys"
 )
 
 // documentVersion is the version of the documents in the state.
@@ -30,6 +32,9 @@ const (
 	CategoryPotential = "Potential"
 	CategoryIG        = "IG"
 )
+
+// categories in the order of qualys.Types: each adds one of them.
+var categories = []string{CategoryConfirmed, CategoryPotential, CategoryIG}
 
 // Defaults of the guide.
 const (
@@ -88,20 +93,15 @@ type Fields struct {
 // ByRule tells that a data collection rule takes the rows, and no key is needed.
 func (f *Fields) ByRule() bool { return f.DCRImmutableID != "" }
 
-// Categories are the types of findings that are wanted, by the category's name.
-func (f *Fields) Categories() []string {
-	all := []string{CategoryConfirmed, CategoryPotential, CategoryIG}
-	return all[:slices.Index(all, f.BaseCategory)+1]
-}
-
-// WantedSeverities are those that are wanted, ascending.
-func (f *Fields) WantedSeverities() (list []string) {
-	for n := 1; n <= 5; n++ {
-		if len(f.Severities) == 0 && n >= f.MinSeverity || slices.Contains(f.Severities, n) {
-			list = append(list, strconv.Itoa(n))
+// Selection is what is wanted of Qualys' findings.
+func (f *Fields) Selection() *qualys.Selection {
+	s := &qualys.Selection{Types: qualys.Types[:slices.Index(categories, f.BaseCategory)+1], Statuses: f.Statuses, Tags: f.Tags}
+	for i, severity := range qualys.Severities {
+		if len(f.Severities) == 0 && i+1 >= f.MinSeverity || slices.Contains(f.Severities, i+1) {
+			s.Severities = append(s.Severities, severity)
 		}
 	}
-	return list
+	return s
 }
 
 // Destination is its destination's name in the state.
@@ -179,7 +179,7 @@ func (i *Integration) String() string {
 	text("dcrImmutableId", i.DCRImmutableID)
 	text("tags", strings.Join(i.Tags, ","))
 	if len(i.Severities) > 0 {
-		text("severities", strings.Join(i.WantedSeverities(), ","))
+		text("severities", strings.Join(i.Selection().Severities, ","))
 	}
 	text("statuses", strings.Join(i.Statuses, ","))
 	text("schedule", i.Schedule)

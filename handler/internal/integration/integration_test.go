@@ -313,7 +313,7 @@ func TestUpdate(t *testing.T) {
 	if u := update(`{"minSeverity":2}`); u.MinSeverity != 2 || len(u.Severities) != 0 || u.Name != "n" || len(u.Tags) != 1 || u.Generation != 0 || u.Destination() != "integration-1" {
 		t.Errorf("%+v", u)
 	}
-	if u := update(`{"tags":[],"schedule":"","name":"m","baseCategory":"IG","resultSectionNeeded":true,"apiVersion":"2016-04-01"}`); len(u.Tags) != 0 || u.Schedule != "" || u.Name != "m" || !slices.Equal(u.Categories(), []string{"Confirmed", "Potential", "IG"}) || !slices.Equal(u.WantedSeverities(), []string{"2", "3", "4", "5"}) {
+	if u := update(`{"tags":[],"schedule":"","name":"m","baseCategory":"IG","resultSectionNeeded":true,"apiVersion":"2016-04-01"}`); len(u.Tags) != 0 || u.Schedule != "" || u.Name != "m" || !slices.Equal(u.Selection().Types, []string{"Confirmed", "Potential", "Info"}) || !slices.Equal(u.Selection().Severities, []string{"2", "3", "4", "5"}) {
 		t.Errorf("%+v", u)
 	}
 	before := i.KeySecret

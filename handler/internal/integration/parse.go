@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"qualys-sentinel/handler/internal/jsonobject"
+	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/settings"
 )
 
@@ -54,7 +55,7 @@ type field struct {
 
 // fields in the order of the guide, and those that it does not have.
 var fields = []field{
-	{"workspaceId", readText(func(c *Change) *string { return &c.fields.WorkspaceID }, checkWorkspace), func(to, from *Fields) { to.WorkspaceID = from.WorkspaceID }},
+	{"workspaceId", readText(func(c *Change) *string { return &c.fields.WorkspaceID }, settings.CheckWorkspace), func(to, from *Fields) { to.WorkspaceID = from.WorkspaceID }},
 	{"primaryKey", readText(func(c *Change) *string { return &c.key }, checkKey), nil},
 	{"name", readText(func(c *Change) *string { return &c.fields.Name }, checkName), func(to, from *Fields) { to.Name = from.Name }},
 	{"baseCategory", readCategory, func(to, from *Fields) { to.BaseCategory = from.BaseCategory }},
@@ -63,41 +64,40 @@ var fields = []field{
 	{"resultSectionNeeded", readResults, func(to, from *Fields) { to.ResultSectionNeeded = from.ResultSectionNeeded }},
 	{"apiVersion", readText(func(c *Change) *string { return &c.fields.APIVersion }, checkAPIVersion), func(to, from *Fields) { to.APIVersion = from.APIVersion }},
 	{"logAnalyticsUri", readAddress, func(to, from *Fields) { to.LogAnalyticsURI = from.LogAnalyticsURI }},
-	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, settings.CheckRule), func(to, from *Fields) { to.DCRImmutableID = from.DCRImmutableID }},
+	{"dcrImmutableId", readText(func(c *Change) *string { return &c.fields.DCRImmutableID }, orNone(settings.CheckRule)), func(to, from *Fields) { to.DCRImmutableID = from.DCRImmutableID }},
 	{"tags", readTags, func(to, from *Fields) { to.Tags = from.Tags }},
 	{"severities", readSeverities, func(to, from *Fields) { to.Severities = from.Severities }},
 	{"statuses", readStatuses, func(to, from *Fields) { to.Statuses = from.Statuses }},
-	{"schedule", readText(func(c *Change) *string { return &c.fields.Schedule }, checkSchedule), func(to, from *Fields) { to.Schedule = from.Schedule }},
+	{"schedule", readText(func(c *Change) *string { return &c.fields.Schedule }, orNone(checkSchedule)), func(to, from *Fields) { to.Schedule = from.Schedule }},
 }
-
-// optional are the fields that an update takes away with an empty value.
-var optional = []string{"logAnalyticsUri", "dcrImmutableId", "tags", "severities", "statuses", "schedule"}
 
 // Parse reads the JSON object of a body. The error is an *InvalidError.
 func Parse(body []byte) (*Change, error) {
 	if len(body) > MaxBody {
 		return nil, &InvalidError{[]string{fmt.Sprintf("the body is too long: at most %d bytes are accepted", MaxBody)}}
 	}
-	body = bytes.TrimPrefix(body, []byte("\uFEFF")) // some editors put it in front
 	c := &Change{named: map[string]bool{}}
 	var faults []string
-	members, err := membersOf(body)
+	members, err := jsonobject.Members(body, maxMembers)
+	if errors.Is(err, jsonobject.ErrNoObject) {
+		err = fmt.Errorf(`%w. Accepted: such as {"workspaceId": "<id>", "primaryKey": "<key>", "name": "<name>"}`, err)
+	}
 	if err != nil {
 		return nil, &InvalidError{[]string{err.Error()}}
 	}
 	for _, m := range members {
-		n := slices.IndexFunc(fields, func(f field) bool { return f.name == m.name })
+		n := slices.IndexFunc(fields, func(f field) bool { return f.name == m.Name })
 		switch {
 		case n < 0:
-			faults = append(faults, fmt.Sprintf("%s: there is no such field. Accepted: %s", clip(m.name), strings.Join(names(), ", ")))
+			faults = append(faults, fmt.Sprintf("%s: there is no such field. Accepted: %s", clip(m.Name), strings.Join(names(), ", ")))
 			continue
-		case c.named[m.name]:
-			faults = append(faults, m.name+": it is there twice")
+		case c.named[m.Name]:
+			faults = append(faults, m.Name+": it is there twice")
 			continue
 		}
-		c.named[m.name] = true
-		if err := fields[n].read(c, m.value); err != nil {
-			faults = append(faults, m.name+": "+err.Error())
+		c.named[m.Name] = true
+		if err := fields[n].read(c, m.Value); err != nil {
+			faults = append(faults, m.Name+": "+err.Error())
 		}
 	}
 	if c.named["minSeverity"] && len(c.fields.Severities) > 0 {
@@ -119,43 +119,7 @@ func names() (list []string) {
 	return list
 }
 
-type member struct {
-	name  string
-	value json.RawMessage
-}
-
-var errNoObject = errors.New(`the body is no JSON object. Accepted: such as {"workspaceId": "<id>", "primaryKey": "<key>", "name": "<name>"}`)
-
-func membersOf(body []byte) (list []member, err error) {
-	if !utf8.Valid(body) {
-		return nil, errors.New("the body is no JSON object: it is not in UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
-		return nil, errNoObject
-	}
-	for dec.More() {
-		tok, err := dec.Token()
-		name, ok := tok.(string)
-		m := member{name: name}
-		if err != nil || !ok || dec.Decode(&m.value) != nil {
-			return nil, errNoObject
-		}
-		if list = append(list, m); len(list) > maxMembers {
-			return nil, fmt.Errorf("the object has more than %d members", maxMembers)
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errNoObject
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return list, nil
-}
-
-// readText reads a text that check has nothing against. Only an optional one may be
-// empty, to take it away.
+// readText reads a text that check has nothing against.
 func readText(at func(*Change) *string, check func(string) error) func(*Change, json.RawMessage) error {
 	return func(c *Change, value json.RawMessage) error {
 		var text string
@@ -163,19 +127,19 @@ func readText(at func(*Change) *string, check func(string) error) func(*Change, 
 			return errors.New("it must be a text")
 		}
 		*at(c) = strings.TrimSpace(text)
-		if *at(c) == "" && slices.ContainsFunc(optional, func(name string) bool { return at(c) == c.optionalText(name) }) {
-			return nil
-		}
 		return check(*at(c))
 	}
 }
 
-// optionalText is where an optional text is.
-func (c *Change) optionalText(name string) *string {
-	return map[string]*string{"logAnalyticsUri": &c.fields.LogAnalyticsURI, "dcrImmutableId": &c.fields.DCRImmutableID, "schedule": &c.fields.Schedule}[name]
+// orNone takes an empty text as well, which takes the field away.
+func orNone(check func(string) error) func(string) error {
+	return func(v string) error {
+		if v == "" {
+			return nil
+		}
+		return check(v)
+	}
 }
-
-func checkWorkspace(v string) error { return settings.CheckWorkspace(v) }
 
 // checkKey does not repeat the value.
 func checkKey(v string) error {
@@ -222,13 +186,13 @@ func checkAPIVersion(v string) error {
 // readAddress keeps what counts of an address: scheme and host.
 func readAddress(c *Change, value json.RawMessage) error {
 	at := func(c *Change) *string { return &c.fields.LogAnalyticsURI }
-	return readText(at, func(v string) error {
+	return readText(at, orNone(func(v string) error {
 		u, _, err := settings.ParseLogAnalytics(v)
 		if err == nil {
 			*at(c) = u.String()
 		}
 		return err
-	})(c, value)
+	}))(c, value)
 }
 
 func checkSchedule(v string) error {
@@ -242,7 +206,7 @@ func checkSchedule(v string) error {
 func readCategory(c *Change, value json.RawMessage) error {
 	var text string
 	if json.Unmarshal(value, &text) == nil {
-		for _, known := range []string{CategoryConfirmed, CategoryPotential, CategoryIG} {
+		for _, known := range categories {
 			if strings.EqualFold(strings.TrimSpace(text), known) {
 				c.fields.BaseCategory = known
 				return nil
@@ -329,11 +293,8 @@ func readSeverities(c *Change, value json.RawMessage) error {
 	return nil
 }
 
-// statuses as Qualys spells them.
-var statuses = []string{"New", "Active", "Re-Opened", "Fixed"}
-
 func readStatuses(c *Change, value json.RawMessage) error {
-	wrong := fmt.Errorf("%s is no list of statuses. Accepted: a list of %s", clip(string(value)), strings.Join(statuses, ", "))
+	wrong := fmt.Errorf("%s is no list of statuses. Accepted: a list of %s", clip(string(value)), strings.Join(qualys.Statuses, ", "))
 	list, ok := elements(value)
 	if !ok {
 		return wrong
@@ -343,12 +304,12 @@ func readStatuses(c *Change, value json.RawMessage) error {
 		if json.Unmarshal(raw, &text) != nil {
 			return wrong
 		}
-		n := slices.IndexFunc(statuses, func(s string) bool { return strings.EqualFold(s, strings.TrimSpace(text)) })
+		n := slices.IndexFunc(qualys.Statuses, func(s string) bool { return strings.EqualFold(s, strings.TrimSpace(text)) })
 		if n < 0 {
 			return wrong
 		}
-		if !slices.Contains(c.fields.Statuses, statuses[n]) {
-			c.fields.Statuses = append(c.fields.Statuses, statuses[n])
+		if status := qualys.Statuses[n]; !slices.Contains(c.fields.Statuses, status) {
+			c.fields.Statuses = append(c.fields.Statuses, status)
 		}
 	}
 	return nil

@@ -218,8 +218,10 @@ func (r *Registry) Update(ctx context.Context, id int64, c *Change) (updated *In
 		if err := r.allowed(&i.Fields); err != nil {
 			return err
 		}
-		if err := r.unique(ctx, i.Name, id); err != nil {
-			return err
+		if !strings.EqualFold(i.Name, old.Name) {
+			if err := r.unique(ctx, i.Name, id); err != nil {
+				return err
+			}
 		}
 		if !sameDestination(&old.Fields, &i.Fields) {
 			i.Generation++ // nothing has arrived there yet
@@ -310,19 +312,15 @@ type numbers struct {
 // take returns an id. It is not used again, whatever becomes of it.
 func (n *numbers) take(ctx context.Context, store checkpoint.Store) (int64, error) {
 	// Whoever has deleted this document has not deleted what the ids have left behind.
-	for _, prefix := range []string{folder, checkpoints} {
+	for prefix, idOf := range map[string]func(name string) (int64, bool){folder: idOf, checkpoints: idOfCheckpoint} {
 		names, err := store.List(ctx, prefix)
 		if err != nil {
 			return 0, fmt.Errorf("list the integrations: %w", err)
 		}
 		for _, name := range names {
-			text, _, _ := strings.Cut(strings.TrimPrefix(name, checkpoints), "/")
-			text, _, _ = strings.Cut(text, "-")
-			id, ok := ParseID(text)
-			if !ok {
-				id, _ = idOf(name)
+			if id, ok := idOf(name); ok {
+				n.Next = max(n.Next, id+1)
 			}
-			n.Next = max(n.Next, id+1)
 		}
 	}
 	id := n.Next
@@ -332,6 +330,13 @@ func (n *numbers) take(ctx context.Context, store checkpoint.Store) (int64, erro
 
 // checkpoints begins the names of checkpoints of integrations; see Destination.
 const checkpoints = "checkpoints/" + destination
+
+// idOfCheckpoint is the id of the integration that a checkpoint is of.
+func idOfCheckpoint(name string) (int64, bool) {
+	text, _, _ := strings.Cut(strings.TrimPrefix(name, checkpoints), "/")
+	text, _, _ = strings.Cut(text, "-")
+	return ParseID(text)
+}
 
 // confirm saves the document. It fails if the hold was lost meanwhile, as by a process
 // that was frozen: somebody else may have changed anything since.

@@ -11,9 +11,7 @@ package ondemand
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
 	"strconv"
@@ -21,6 +19,7 @@ import (
 	"time"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/jsonobject"
 )
 
 // documentVersion is the version of the request document.
@@ -111,55 +110,26 @@ func Parse(body []byte, now time.Time, checkFilter func(string) error) (Window, 
 		return Window{}, &InvalidError{[]string{fmt.Sprintf("the body is too long: at most %d bytes are accepted", maxBody)}}
 	}
 	p := &parser{now: now, checkFilter: checkFilter}
-	members, err := membersOf(body)
+	var members []jsonobject.Member
+	var err error
+	if len(bytes.TrimSpace(body)) > 0 {
+		members, err = jsonobject.Members(body, maxMembers)
+	}
 	if err != nil {
 		return Window{}, &InvalidError{[]string{err.Error() + `. Accepted: a JSON object such as {"since": "2026-11-01T00:00:00Z"}, {"full": true} or {"hostIds": [123, 456]}, or nothing`}}
 	}
-	for _, m := range members {
-		p.member(m.name, m.value)
+	for i, m := range members {
+		if slices.ContainsFunc(members[:i], func(o jsonobject.Member) bool { return o.Name == m.Name }) {
+			p.fault(clip(m.Name), "it is there twice")
+			continue
+		}
+		p.member(m.Name, m.Value)
 	}
 	p.combine()
 	if len(p.faults) > 0 {
 		return Window{}, &InvalidError{p.faults}
 	}
 	return p.window, nil
-}
-
-type member struct {
-	name  string
-	value json.RawMessage
-}
-
-// membersOf reads an object's members, of which none may be there twice.
-func membersOf(body []byte) (list []member, err error) {
-	if len(bytes.TrimSpace(body)) == 0 {
-		return nil, nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
-		return nil, errors.New("the body is no JSON object")
-	}
-	for dec.More() {
-		tok, err := dec.Token()
-		name, ok := tok.(string)
-		m := member{name: name}
-		if err != nil || !ok || dec.Decode(&m.value) != nil {
-			return nil, errors.New("the body is no JSON object")
-		}
-		if slices.ContainsFunc(list, func(o member) bool { return o.name == name }) {
-			return nil, fmt.Errorf("%q is there twice", clip(name))
-		}
-		if list = append(list, m); len(list) > maxMembers {
-			return nil, fmt.Errorf("the object has more than %d members", maxMembers)
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("the body is no JSON object")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the JSON object")
-	}
-	return list, nil
 }
 
 type parser struct {

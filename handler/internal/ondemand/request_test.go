@@ -43,7 +43,7 @@ func TestParse(t *testing.T) {
 		"a list":               {"[]", Window{}, []string{"no JSON object"}},
 		"a word":               {"full", Window{}, []string{"no JSON object"}},
 		"cut":                  {`{"full":true`, Window{}, []string{"no JSON object"}},
-		"twice":                {`{"full":true,"full":false}`, Window{}, []string{`"full" is there twice`}},
+		"twice":                {`{"full":true,"full":false}`, Window{}, []string{`full: it is there twice`}},
 		"two objects":          {`{}{}`, Window{}, []string{"something follows"}},
 		"all wrong at once":    {`{"since":5,"full":"yes","filterParameters":7,"hostIds":{},"Full":true}`, Window{}, []string{"since: it is no text", "full: it must be", "filterParameters: it must be", "hostIds: it must be", "Full: there is no such member"}},
 		"a null":               {`{"full":null,"hostIds":null}`, Window{}, []string{"full:", "hostIds:"}},

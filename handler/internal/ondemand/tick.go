@@ -18,9 +18,9 @@ import (
 type Tick struct {
 	Dataset *ingest.Dataset
 	Members []Member
-	// More, if not nil, lists members that have come since the tick began, whenever it
-	// begins runs again.
-	More func(ctx context.Context) []Member
+	// More, if not nil, is asked for those who have come and are not among the members,
+	// whenever the tick begins runs again.
+	More func(ctx context.Context, members []Member) []Member
 	// Convoy of the members' runs; nil: each reads its own pages.
 	Convoy *ingest.Convoy
 	Clock  ingest.Clock
@@ -110,7 +110,7 @@ func (r *running) grow(ctx context.Context) {
 	if r.More == nil {
 		return
 	}
-	for _, m := range r.More(ctx) {
+	for _, m := range r.More(ctx, r.Members) {
 		r.Members, r.busy = append(r.Members, m), append(r.busy, false)
 		r.mu.Lock()
 		r.reports = append(r.reports, MemberReport{})

@@ -71,7 +71,7 @@ func TestTickOfMany(t *testing.T) {
 		never,
 	}}
 	asked := 0
-	tick.More = func(context.Context) []ondemand.Member {
+	tick.More = func(context.Context, []ondemand.Member) []ondemand.Member {
 		if asked++; asked == 2 {
 			return []ondemand.Member{late}
 		}

@@ -210,7 +210,7 @@ func (k *KeyFile) Put(ctx context.Context, id int64, key string) (string, error)
 			// It may be there all the same, and nobody would know of it.
 			tidy, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.most())
 			defer cancel()
-			_, _ = client.DeleteSecret(tidy, name, nil) // the error is told
+			_, _ = client.DeleteSecret(tidy, name, nil) // the error below names what may be left
 		}
 		return "", fmt.Errorf("secret %s of %s: %w", name, k.Vault, inTime(ctx, limited, k.most(), explainVault(err, writerRole)))
 	}
@@ -218,13 +218,17 @@ func (k *KeyFile) Put(ctx context.Context, id int64, key string) (string, error)
 	if resp.ID != nil && resp.ID.Version() != "" {
 		address += "/" + resp.ID.Version()
 	}
+	k.remember(address, key)
+	return address, nil
+}
+
+func (k *KeyFile) remember(address, key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.known == nil {
 		k.known = map[string]string{}
 	}
 	k.known[address] = key
-	return address, nil
 }
 
 // Get returns a key, from memory where it has been read before.
@@ -242,12 +246,7 @@ func (k *KeyFile) Get(ctx context.Context, address string) (string, error) {
 	if key, err = read(ctx, &k.KeyVault, k.most(), r); err != nil {
 		return "", err
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.known == nil {
-		k.known = map[string]string{}
-	}
-	k.known[address] = key
+	k.remember(address, key)
 	return key, nil
 }
 

@@ -1,0 +1,155 @@
+package qualys
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"qualys-sentinel/handler/internal/qualys/xmlstream"
+)
+
+// envelope is what an answer says around its list, and whether that makes it a
+// whole answer. The rule is positive: RESPONSE with its DATETIME, the list or
+// nothing in its place, and warnings. Whatever else stands there, the answer may
+// mean something that is not understood here, and a window must not end on it.
+type envelope struct {
+	responses int
+	timed     bool   // DATETIME was there
+	stated    string // its text
+	listed    bool   // the list was there
+	warning   warning
+	warnings  int
+	told      []string // of all warnings, for people
+	next      uint64   // the smallest id that a warning's link goes on with
+	more      bool     // a warning says that more follows, or is not known to say otherwise
+	unsure    string   // the first warning that is not known
+}
+
+// A warning is one WARNING element. Answers may have several (one for the rest
+// of the list, one for the end of service of the API version), so each is judged
+// by itself.
+type warning struct{ code, text, url string }
+
+// open notes the start of an element of the envelope.
+func (e *envelope) open(name string) error {
+	switch name {
+	case "RESPONSE":
+		if e.responses++; e.responses > 1 {
+			return notUnderstood("it has a second RESPONSE")
+		}
+	case "DATETIME":
+		if e.timed {
+			return notUnderstood("it has a second DATETIME")
+		}
+		e.timed = true
+	case "WARNING":
+		e.warning = warning{}
+		// Enough for every warning that means something; the rest is a flood.
+		if e.warnings++; e.warnings > maxWarnings {
+			return notUnderstood(fmt.Sprintf("it has more than %d warnings", maxWarnings))
+		}
+	}
+	return nil
+}
+
+// maxWarnings bounds what is kept of an answer's warnings.
+const maxWarnings = 16
+
+// text takes the text of a leaf of the envelope, by the leaf's name. cut says that
+// it was longer than what is kept.
+func (e *envelope) text(name, text string, cut bool) {
+	switch name {
+	case "DATETIME":
+		e.stated = text
+	case "CODE":
+		e.warning.code = text
+	case "TEXT":
+		e.warning.text = text
+	case "URL":
+		if cut {
+			text = "" // perhaps inside the number that counts
+		}
+		e.warning.url = text
+	}
+}
+
+// endWarning judges the warning that was read.
+func (e *envelope) endWarning() {
+	w := e.warning
+	said := clip(w.code+" "+w.text, maxErrorText)
+	next, linked := idParam(w.url, "id_min")
+	switch {
+	case linked:
+		if e.next == 0 || next < e.next {
+			e.next = next
+		}
+		e.more = true
+	case w.code == "1980" || strings.Contains(w.text, "record limit exceeded"):
+		e.more = true
+	case harmless(w):
+		e.told = append(e.told, said)
+	default:
+		// It may say that the answer is not whole. What follows the last record is
+		// asked for, and says so or comes.
+		e.more = true
+		if said == "" {
+			said = "an empty WARNING"
+		}
+		if e.unsure == "" {
+			e.unsure = said
+		}
+		e.told = append(e.told, said)
+	}
+}
+
+var (
+	endOfService = regexp.MustCompile(`(?i)\bend[ -]of[ -](life|service|support)\b|\bEO[LS]\b|\bdeprecat|\bsupersed|\bno longer (be )?supported`)
+	notWhole     = regexp.MustCompile(`(?i)truncat|limit exceeded|incomplete|partial|not (all|complete|whole)|omitted|\bfirst \d|\bmore (records|hosts|results|data)`)
+)
+
+// harmless reports whether a warning is known to say nothing about its answer:
+// answers of a superseded API version warn of the end of their service.
+func harmless(w warning) bool {
+	return endOfService.MatchString(w.text) && !notWhole.MatchString(w.text)
+}
+
+// finish judges the envelope of a document that was read to its end. highest is
+// the highest id that was read; where says what to look for in a list, such as
+// HOST.
+func (e *envelope) finish(highest uint64, where string) (next uint64, told string, err error) {
+	told = strings.Join(e.told, "; ")
+	switch {
+	case e.responses == 0:
+		return 0, "", notUnderstood("it has no RESPONSE")
+	case !e.timed:
+		return 0, "", notUnderstood("its RESPONSE has no DATETIME")
+	case e.next != 0:
+		return e.next, told, nil
+	case e.more && highest > 0:
+		return highest + 1, told, nil
+	case e.unsure != "":
+		return 0, "", &Error{Kind: Broken, Text: "the answer brings nothing, and a warning that is not known to be harmless: " + e.unsure}
+	case e.more:
+		return 0, "", &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
+	}
+	return 0, told, nil
+}
+
+// notUnderstood is the error for a document with the right root that is not the
+// answer asked for.
+func notUnderstood(why string) *Error {
+	return &Error{Kind: Broken, Text: "the answer is not understood, so it does not count: " + why,
+		Advice: "if it stays so, Qualys or something in between answers in a form that this version does not know"}
+}
+
+// stray explains an element where only known ones may be, by what the rest of the
+// document says. path is of the element, whose start tag was read.
+func stray(scan *xmlstream.Scanner, path string) error {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	e := readLeaves(scan, []string{name})
+	if e.Code == "" && e.Text == "" {
+		return notUnderstood(fmt.Sprintf("%.100q is not a part of it", path))
+	}
+	e.Text = strings.TrimSuffix(fmt.Sprintf("%.100q in place of the list: %s", path, e.Text), ": ")
+	return e
+}
