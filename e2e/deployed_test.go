@@ -331,7 +331,7 @@ func recordedRows(t *testing.T) map[string][]map[string]any {
 var neverSent = map[string][]string{
 	"QualysHostDetectionV2_CL": strings.Fields(`AffectExploitableConfig_s AffectRunningService_s AssetCVE_s Cut_s DeadLetter_s LastVMAuthScannedDuration_s ResultInstance_s Results_10_s Results_11_s Results_12_s Results_13_s Results_14_s Results_15_s Results_2_s Results_3_s Results_4_s Results_5_s Results_6_s Results_7_s Results_8_s Results_9_s Source_s`),
 	"QualysKB_CL":              strings.Fields(`AdditionalFields Automatic_PCI_Fail_s CVSS3_Attack_Complexity_s CVSS3_Attack_Vector_s CVSS3_Base_Source_s CVSS3_Exploit_Code_Maturity_s CVSS3_Impact_Availability_s CVSS3_Impact_Confidentiality_s CVSS3_Impact_Integrity_s CVSS3_Privileges_Required_s CVSS3_Remediation_Level_s CVSS3_Report_Confidence_s CVSS3_Scope_s CVSS3_Temporal_s CVSS3_User_Interaction_s CVSS_Authentication_s CVSS_Exploitability_s CVSS_Impact_Availability_s CVSS_Impact_Confidentiality_s CVSS_Impact_Integrity_s CVSS_Remediation_Level_s CVSS_Report_Confidence_s Computer Consequence_Comment_s Cut_s DeadLetter_s Detection_Info_s Diagnosis_Comment_s MG ManagementGroupName RawData Removed_DateTime_t Solution_Comment_s SourceSystem`),
-	"QualysConnectorHealth_CL": strings.Fields(`Integration_s IsolatedIds_s NextId_s Reason_s Request_s`),
+	"QualysConnectorHealth_CL": strings.Fields(`Integration_s IsolatedIds_s NextId_s Reason_s Request_s Warnings_s`),
 }
 
 // The columns that Microsoft's parsers, rules and workbooks read of the tables of

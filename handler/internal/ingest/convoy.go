@@ -174,6 +174,14 @@ func (m *companion) IDs(ctx context.Context, q record.Query, n int, count func(r
 	return ids, err
 }
 
+// Witness is that of the run's own source, if it has one.
+func (m *companion) Witness(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error) {
+	if w, ok := m.Joint.(witness); ok {
+		return w.Witness(ctx, q, count)
+	}
+	return 0, nil
+}
+
 // serve reads pages until nobody asks for one.
 func (c *Convoy) serve() {
 	for {

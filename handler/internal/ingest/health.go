@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,9 +30,10 @@ var healthColumns = []healthColumn{
 	{record.Column{Name: "Dataset_s", Key: "Dataset", Doc: "What it carried: vm, kb."}, func(r *Report) string { return r.Dataset }},
 	{record.Column{Name: "Request_s", Key: "Request", Doc: "Id of what somebody asked for by hand, of an older window or chosen hosts; empty for the dataset's own windows."}, func(r *Report) string { return r.Request }},
 	{record.Column{Name: "Integration_s", Key: "Integration", Doc: "Id of the integration whose workspace the run was for; empty for this one."}, func(r *Report) string { return r.Integration }},
-	{record.Column{Name: "Level_s", Key: "Level", Doc: "info; warning: ended early for a limit, or left something behind that is kept; error: failed, or made no progress three times in a row."}, (*Report).level},
+	{record.Column{Name: "Level_s", Key: "Level", Doc: "info; warning: ended early for a limit, left something behind that is kept, or met something odd; error: failed, or made no progress three times in a row."}, (*Report).level},
 	{record.Column{Name: "Outcome_s", Key: "Outcome", Doc: "complete, paused, waiting or failed."}, func(r *Report) string { return string(r.Outcome) }},
 	{record.Column{Name: "Reason_s", Key: "Reason", Doc: "Why it did not complete."}, func(r *Report) string { return firstRunes(r.Reason, 8000) }},
+	{record.Column{Name: "Warnings_s", Key: "Warnings", Doc: "What Qualys warned of, and what looks odd although nothing failed."}, func(r *Report) string { return firstRunes(strings.Join(r.Warnings, "; "), 8000) }},
 	{record.Column{Name: "Stalled_d", Key: "Stalled", Kind: record.Number, Doc: "Runs in a row, this one included, that made no progress."}, func(r *Report) string { return strconv.Itoa(r.Stalled) }},
 	{record.Column{Name: "Started_t", Key: "Started", Kind: record.Time, Doc: "When it began, by the connector's clock."}, func(r *Report) string { return timeText(&r.Started) }},
 	{record.Column{Name: "Ended_t", Key: "Ended", Kind: record.Time, Doc: "When it ended."}, func(r *Report) string { return timeText(&r.Ended) }},
@@ -117,7 +119,7 @@ func (r *Report) level() string {
 	switch {
 	case r.Outcome == Failed, r.Stalled >= stalledRuns:
 		return levelError
-	case r.Outcome == Waiting, r.DeadLetters > 0, len(r.Isolated) > 0:
+	case r.Outcome == Waiting, r.DeadLetters > 0, len(r.Isolated) > 0, len(r.Warnings) > 0:
 		return levelWarning
 	}
 	return levelInfo

@@ -127,7 +127,7 @@ func (p *pager) succeeded(page record.Page) bool {
 	}
 	p.q.Size = min(r.Source.PageLimit(), 2*p.q.Size)
 	if page.Warning != "" {
-		r.Log.Warn("Qualys sent a warning", zap.String("warning", page.Warning))
+		r.warn("Qualys warns: " + page.Warning)
 	}
 	counts, _ := r.counts.snapshot()
 	r.Log.Info("page read", zap.Int64("page", counts.Pages), zap.Int64(r.Dataset.Parents, counts.Parents),

@@ -47,6 +47,8 @@ type Report struct {
 	Request string `json:"request,omitempty"`
 	// Limits are the source's, as it told last.
 	Limits *record.CallLimits `json:"limits,omitempty"`
+	// Warnings are what Qualys warned of, and what looks odd although nothing failed.
+	Warnings []string `json:"warnings,omitempty"`
 	// Isolated are the parents that fail by themselves; see Isolated.
 	Isolated []Isolated `json:"isolated,omitempty"`
 	Counts
@@ -73,7 +75,6 @@ type Counts struct {
 	WaitSeconds int64 `json:"waitSeconds"`        // before retries
 	Repairs     int64 `json:"repairs"`            // characters mended
 	Unknown     int64 `json:"unknown"`            // elements without a column
-	Stray       int64 `json:"stray"`              // pieces of text between elements
 	Late        int64 `json:"late"`               // host elements behind the first detection
 	Unjoined    int64 `json:"unjoined,omitempty"` // rows whose QID the KnowledgeBase's index does not know
 }
@@ -114,7 +115,7 @@ func (c *counters) snapshot() (Counts, string) {
 		BytesRows: c.bytesRows.Load(), BytesSent: c.bytesSent.Load(),
 		Requests: t.Requests, Retries: c.retries.Load(),
 		WaitSeconds: int64(time.Duration(c.waited.Load()).Seconds()),
-		Repairs:     t.Repairs, Unknown: t.Unknown, Stray: t.Stray, Late: t.Late,
+		Repairs:     t.Repairs, Unknown: t.Unknown, Late: t.Late,
 		Expected: t.Expected, Unjoined: c.unjoined.Load(),
 	}, waiting
 }

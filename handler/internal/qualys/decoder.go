@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,8 +46,9 @@ type Decoder struct {
 	escaped   []byte            // scratch: text as JSON
 	piece     []byte            // scratch: the beginning of a member
 	attr      []byte            // scratch: an attribute's name or path
-	warning   struct{ code, text, url string }
-	at        string
+	envelope  envelope
+	items     int    // of the parent in work
+	odd       string // in it: the path of the first unknown element that has elements in it
 	highest   uint64
 	parentID  int
 	tally     record.Tally
@@ -63,7 +65,6 @@ type node struct {
 	groups   []int // Objects columns that tell this element's text
 	begins   []int // those for which a group begins with this element
 	role     role
-	envelope string
 	plain    bool // a leaf that fills one column, and no more
 	exact    bool // whose blanks count: the continued field
 	date     bool // whose column holds datetimes only
@@ -82,7 +83,10 @@ const (
 	objectRole // one element of an Objects column
 	bagRole    // one value of a Bag column
 	leafRole
-	envelopeRole
+	strictRole   // a part of the envelope that holds nothing but known elements
+	envelopeRole // a leaf of it
+	ignoredRole  // a leaf of the echo of the request
+	itemListRole // the list of a parent's items
 )
 
 type frame struct {
@@ -129,16 +133,21 @@ type item struct {
 func NewDecoder(schema *record.Schema) *Decoder {
 	d := &Decoder{schema: schema, rec: record.New(schema), scan: xmlstream.New(nil), groups: map[int][]byte{}, names: map[string]string{}}
 	d.keys[0], d.keys[1] = map[string]int{}, map[string]int{}
-	d.root = &node{column: -1}
+	d.root = &node{column: -1, role: strictRole}
 	response := d.root.at("RESPONSE")
 	for _, path := range []string{"DATETIME", "WARNING/CODE", "WARNING/TEXT", "WARNING/URL"} {
-		n := response.at(path)
-		n.role, n.envelope = envelopeRole, path
+		response.at(path).role = envelopeRole
 	}
+	for _, path := range []string{"DATETIME", "USER_LOGIN", "RESOURCE", "PARAM_LIST/PARAM/KEY", "PARAM_LIST/PARAM/VALUE", "POST_DATA"} {
+		d.root.at("REQUEST/" + path).role = ignoredRole
+	}
+	response.at(schema.List)
+	d.root.markStrict()
 	parent := response.at(schema.List).at(schema.Parent)
 	parent.role = parentRole
 	var itemNode *node
 	if schema.Item != "" {
+		parent.at(schema.ItemList).role = itemListRole
 		itemNode = parent.at(schema.ItemList).at(schema.Item)
 		itemNode.role = itemRole
 	}
@@ -207,6 +216,16 @@ func (n *node) at(path string) *node {
 	return n
 }
 
+// markStrict makes every element of the envelope that is no leaf strict.
+func (n *node) markStrict() {
+	if n.role == container {
+		n.role = strictRole
+	}
+	for _, child := range n.children {
+		child.markStrict()
+	}
+}
+
 // markPlain marks the plain leaves below n.
 func (n *node) markPlain() {
 	n.plain = n.role == leafRole && n.column >= 0 && len(n.list) == 0 && len(n.groups) == 0 && len(n.begins) == 0
@@ -250,7 +269,7 @@ func (d *Decoder) Decode(r io.Reader, at time.Time, sink record.Sink) (record.Pa
 
 func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
 	d.scan.Reset(r)
-	d.sink, d.date, d.began, d.at = sink, at, false, ""
+	d.sink, d.date, d.began = sink, at, false
 	d.pending, d.inParent, d.inItem = false, false, false
 	d.frames, d.path = d.frames[:0], d.path[:0]
 	d.leaf = leaf{blanks: d.leaf.blanks[:0]}
@@ -258,7 +277,7 @@ func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
 	clear(d.keys[0])
 	clear(d.keys[1])
 	d.forgetGroups()
-	d.warning = struct{ code, text, url string }{}
+	d.envelope = envelope{}
 	d.highest, d.tally, d.counted, d.countedRe = 0, record.Tally{}, 0, 0
 }
 
@@ -304,24 +323,14 @@ func (d *Decoder) decode() (record.Page, error) {
 
 // page makes the result of a document that was read to its end.
 func (d *Decoder) page() (record.Page, error) {
-	if err := d.begin(); err != nil {
+	next, told, err := d.envelope.finish(d.highest, d.schema.Parent)
+	if err == nil {
+		err = d.begin()
+	}
+	if err != nil {
 		return record.Page{}, err
 	}
-	p := record.Page{}
-	w := d.warning
-	next, ok := idParam(w.url, "id_min")
-	more := w.code == "1980" || strings.Contains(w.text, "record limit exceeded")
-	switch {
-	case ok:
-		p.Next = next
-	case more && d.highest > 0:
-		p.Next = d.highest + 1
-	case more:
-		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + d.schema.Parent + " says where"}
-	case w.code != "" || w.text != "":
-		p.Warning = strings.TrimSpace(w.code + " " + w.text)
-	}
-	return p, nil
+	return record.Page{Next: next, Warning: told}, nil
 }
 
 // begin tells the sink the time of the answer, once.
@@ -329,7 +338,7 @@ func (d *Decoder) begin() error {
 	if d.began {
 		return nil
 	}
-	at, err := answerTime(d.at, d.date)
+	at, err := d.envelope.time(d.date)
 	if err != nil {
 		return err
 	}
@@ -348,6 +357,11 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 		if n = above.child(tok.Name); n == nil {
 			n = above.children["*"]
 			wild = n != nil
+		}
+	}
+	if (n == nil || !d.inParent) && !wild {
+		if err := d.place(above, n, tok); err != nil {
+			return err
 		}
 	}
 	if n != nil && n.plain && len(tok.Attrs) == 0 && d.item.node == nil && !d.rec.Field(n.column).Set() {
@@ -383,6 +397,74 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 		}
 	}
 	return d.setLeaf(n)
+}
+
+// place checks an element of the envelope, or one that is not known. above is the
+// element that it stands in, nil for an unknown one.
+func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
+	switch {
+	case n != nil && n.role == parentRole:
+	case n != nil && len(tok.Attrs) > 0: // an attribute of the envelope may say anything
+		return notUnderstood(fmt.Sprintf("%.40q has attributes: %.100q", n.name, tok.Attrs))
+	case n != nil:
+		if n.name == d.schema.List {
+			d.envelope.listed = true
+		}
+		if d.inEcho() {
+			return nil
+		}
+		return d.envelope.open(n.name)
+	case !d.inParent:
+		return stray(d.scan, d.envelopePath(string(tok.Name)))
+	case above == nil && d.odd == "":
+		d.odd = string(d.currentPath())
+		if d.known().role == itemListRole {
+			return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(d.odd, maxErrorCode), d.schema.Item))
+		}
+	case above == nil:
+	case above.role == itemListRole || above.role == parentRole || above.role == itemRole:
+		if i := slices.IndexFunc(selfReports, func(name string) bool { return name == string(tok.Name) }); i >= 0 {
+			return d.notWhole(selfReports[i])
+		}
+	}
+	return nil
+}
+
+// selfReports are the names of elements by which a parent or a record would say that
+// it is not whole. None of them is a part of those that are known.
+var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS"}
+
+// notWhole explains a parent that says of itself that something is wrong with it.
+// Whatever its code, it concerns this parent.
+func (d *Decoder) notWhole(name string) error {
+	e := readLeaves(d.scan, []string{name})
+	e.Kind, e.After = Broken, 0
+	e.Text = strings.TrimSuffix(fmt.Sprintf("a %s holds %s: %s", d.schema.Parent, name, e.Text), ": ")
+	return e
+}
+
+// inEcho tells that the open element is of the request that the answer repeats.
+func (d *Decoder) inEcho() bool {
+	return len(d.frames) > 1 && d.frames[1].node == d.root.children["REQUEST"]
+}
+
+// known is the innermost open element that is known.
+func (d *Decoder) known() *node {
+	for _, f := range slices.Backward(d.frames) {
+		if f.node != nil {
+			return f.node
+		}
+	}
+	return d.root
+}
+
+// envelopePath is the path of an element that stands in the envelope.
+func (d *Decoder) envelopePath(name string) string {
+	var path []string
+	for _, f := range d.frames[1:] {
+		path = append(path, f.node.name)
+	}
+	return strings.Join(append(path, name), "/")
 }
 
 // pushFrame opens an element. The frame's memory is that of one before.
@@ -444,6 +526,7 @@ func (d *Decoder) openElement(n *node) error {
 			return err
 		}
 		d.inItem = true
+		d.items++
 		d.pending = true
 		if len(d.keys[record.Item]) > 0 {
 			clear(d.keys[record.Item])
@@ -474,6 +557,7 @@ func (d *Decoder) startParent() error {
 		return err
 	}
 	d.inParent = true
+	d.items, d.odd = 0, ""
 	d.pending = d.isRecord()
 	d.path = d.path[:0]
 	clear(d.keys[record.Parent])
@@ -511,6 +595,10 @@ func (d *Decoder) end() error {
 			return d.endParent()
 		case envelopeRole:
 			d.endEnvelope(n)
+		case strictRole:
+			if n.name == "WARNING" {
+				d.envelope.endWarning()
+			}
 		}
 	}
 	if d.inParent {
@@ -564,6 +652,8 @@ func (d *Decoder) endParent() error {
 		if err := d.needID(""); err != nil {
 			return err
 		}
+	} else if d.items == 0 && d.odd != "" {
+		return notUnderstood(fmt.Sprintf("a %s has no %s, but %q, which is not known", d.schema.Parent, d.schema.Item, clip(d.odd, maxErrorCode)))
 	}
 	if err := d.emit(); err != nil {
 		return err

@@ -115,6 +115,9 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
+	if q.To != 0 && page.Next > q.To {
+		page.Next = 0 // all of the range is there
+	}
 	if page.Next != 0 && page.Next <= q.From {
 		return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with host %d, not after this page's %d: it would never end", page.Next, q.From)}
 	}
@@ -175,6 +178,19 @@ func (s *Detections) IDs(ctx context.Context, q record.Query, n int, count func(
 		return nil, fmt.Errorf("ask for the ids of hosts: %w", err)
 	}
 	return ids, nil
+}
+
+// Witness asks the host list whether a window has any host; zero: it names none, or
+// what it names says nothing about the window.
+func (s *Detections) Witness(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error) {
+	if s.By != ByHost {
+		return 0, nil // a host that was scanned need not have a finding that changed
+	}
+	ids, err := s.IDs(ctx, record.Query{After: q.After}, 1, count)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	return ids[0], nil
 }
 
 func (s *Detections) params(q record.Query) url.Values {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"qualys-sentinel/handler/internal/qualys/xmlstream"
 )
@@ -121,8 +122,6 @@ func (e *envelope) finish(highest uint64, where string) (next uint64, told strin
 	switch {
 	case e.responses == 0:
 		return 0, "", notUnderstood("it has no RESPONSE")
-	case !e.timed:
-		return 0, "", notUnderstood("its RESPONSE has no DATETIME")
 	case e.next != 0:
 		return e.next, told, nil
 	case e.more && highest > 0:
@@ -133,6 +132,20 @@ func (e *envelope) finish(highest uint64, where string) (next uint64, told strin
 		return 0, "", &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
 	}
 	return 0, told, nil
+}
+
+// time is the answer's by Qualys' clock, when its first record comes or its end. date
+// is that of the header.
+func (e *envelope) time(date time.Time) (time.Time, error) {
+	if !e.timed {
+		return time.Time{}, notUnderstood("its RESPONSE has no DATETIME in front of its list")
+	}
+	if !e.listed { // there is nothing else that shows that this is an answer
+		if _, err := time.Parse(time.RFC3339, e.stated); err != nil {
+			return time.Time{}, notUnderstood(fmt.Sprintf("it has no list, and DATETIME is %.40q", e.stated))
+		}
+	}
+	return answerTime(e.stated, date)
 }
 
 // notUnderstood is the error for a document with the right root that is not the

@@ -178,21 +178,38 @@ func errorAnswer(status int, header http.Header, body io.Reader) error {
 	return readError(scan, string(tok.Name), status, header)
 }
 
-// readError reads the rest of an error document by the names of its leaves:
-// the forms of Qualys (SIMPLE_RETURN, GENERIC_RETURN, ServiceResponse) share
-// them.
+// readError explains an error document, whose root's start tag was read.
 func readError(scan *xmlstream.Scanner, root string, status int, header http.Header) error {
-	e := &Error{Status: status}
 	if root == "HTML" {
-		e.Text = textHTML
-		return classify(e, header, nil)
+		return classify(&Error{Status: status, Text: textHTML}, header, nil)
 	}
-	items := map[string]string{}
-	var stack []string
+	e, items := leavesOf(scan, nil)
+	e.Status = status
+	if e.Code == "" && e.Text == "" {
+		e.Text = fmt.Sprintf("a document %.60q that was not asked for", root)
+	}
+	return classify(e, header, items)
+}
+
+// readLeaves explains what a document with status 200 says from an element on, whose
+// start tag was read.
+func readLeaves(scan *xmlstream.Scanner, open []string) *Error {
+	e, items := leavesOf(scan, open)
+	return classify(e, nil, items)
+}
+
+// leavesOf reads the rest of a document by the names of its leaves: the forms of
+// Qualys (SIMPLE_RETURN, GENERIC_RETURN, ServiceResponse) share them. open are the
+// elements whose start tags were read.
+func leavesOf(scan *xmlstream.Scanner, open []string) (e *Error, items map[string]string) {
+	e = &Error{}
+	items = map[string]string{}
+	stack := open
 	var text strings.Builder
 	var key string
 	number := ""
-	for scan.Offset() < maxErrorBody {
+	limit := scan.Offset() + maxErrorBody
+	for scan.Offset() < limit {
 		tok, err := scan.Next()
 		if err != nil {
 			break // what was read so far has to do
@@ -201,12 +218,12 @@ func readError(scan *xmlstream.Scanner, root string, status int, header http.Hea
 		case xmlstream.Start:
 			stack = append(stack, string(tok.Name))
 			text.Reset()
-			if err := xmlstream.ParseAttrs(tok.Attrs, func(name, value []byte) {
+			if xmlstream.ParseAttrs(tok.Attrs, func(name, value []byte) {
 				if strings.EqualFold(string(name), "number") {
 					number = string(value)
 				}
-			}); err != nil {
-				return documentError(err)
+			}) != nil {
+				number = "" // what stands in it is not known
 			}
 		case xmlstream.Text:
 			if text.Len() < maxErrorText {
@@ -219,9 +236,9 @@ func readError(scan *xmlstream.Scanner, root string, status int, header http.Hea
 			value := strings.Join(strings.Fields(text.String()), " ")
 			text.Reset()
 			switch stack[len(stack)-1] {
-			case "CODE", "RESPONSECODE":
+			case "CODE", "RESPONSECODE", "ERROR_CODE":
 				e.Code = value
-			case "TEXT", "ERRORMESSAGE", "RETURN", "ERROR":
+			case "TEXT", "ERRORMESSAGE", "ERROR_MESSAGE", "RETURN", "ERROR":
 				if value != "" { // the last two may hold the first
 					e.Text = value
 				}
@@ -236,12 +253,9 @@ func readError(scan *xmlstream.Scanner, root string, status int, header http.Hea
 	if e.Code == "" {
 		e.Code = number
 	}
-	if e.Code == "" && e.Text == "" {
-		e.Text = fmt.Sprintf("a document %.60q that was not asked for", root)
-	}
 	e.Text = clip(e.Text, maxErrorText)
 	e.Code = clip(e.Code, maxErrorCode)
-	return classify(e, header, items)
+	return e, items
 }
 
 func clip(s string, most int) string {
@@ -254,7 +268,7 @@ func clip(s string, most int) string {
 
 // classify decides by code first, then by status: Qualys sends errors with
 // 200, and 409 for more than limits (reference: API guide, error codes).
-func classify(e *Error, header http.Header, items map[string]string) error {
+func classify(e *Error, header http.Header, items map[string]string) *Error {
 	switch e.Code {
 	case "1960", "1920", "1965":
 		e.Kind = Limited
@@ -269,7 +283,7 @@ func classify(e *Error, header http.Header, items map[string]string) error {
 	default:
 		e.Kind = Refused // another code will not change by asking again,
 		switch kind := kindOfStatus(e, header); {
-		case e.Status == http.StatusOK, e.Status == http.StatusConflict:
+		case e.Status == 0, e.Status == http.StatusOK, e.Status == http.StatusConflict:
 		case kind != Refused:
 			e.Kind = kind // unless the status says so
 		}
@@ -292,7 +306,7 @@ func kindOfStatus(e *Error, header http.Header) Kind {
 		return Limited
 	case s >= 500 || s == http.StatusRequestTimeout:
 		return Unavailable
-	case s == http.StatusOK:
+	case s == http.StatusOK, s == 0:
 		return Broken // HTML, or a document of another kind
 	}
 	return Refused

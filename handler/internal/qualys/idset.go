@@ -24,11 +24,12 @@ type idRange struct{ low, high uint64 }
 
 // An idSet is ids in ascending ranges.
 type idSet struct {
-	stated string    // DATETIME of the answer
-	at     time.Time // of the answer, by Qualys' clock
-	ranges []idRange
-	below  []uint64 // ids in the ranges before each
-	count  uint64
+	envelope envelope
+	at       time.Time // of the answer, by Qualys' clock
+	ranges   []idRange
+	below    []uint64 // ids in the ranges before each
+	count    uint64
+	highest  uint64
 }
 
 // readIDSet reads a list document that holds ID_SET instead of records: ids
@@ -38,12 +39,13 @@ func readIDSet(r io.Reader, root string, date time.Time) (idSet, int64, error) {
 	scan := xmlstream.New(r)
 	s, err := scanIDSet(scan, root, false)
 	if err == nil {
-		s.at, err = answerTime(s.stated, date)
+		s.at, err = s.envelope.time(date)
 	}
 	return s, scan.Offset(), err
 }
 
-// scanIDSet reads the document; cut says that it may be one of several pages.
+// scanIDSet reads the document; cut says that it may be one of several pages. It
+// holds the answer to the same rule as the decoder: see envelope.
 func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	tok, err := scan.Next()
 	if err != nil {
@@ -53,7 +55,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 		return idSet{}, readError(scan, string(tok.Name), 200, nil)
 	}
 	var s idSet
-	var stack []string
+	var path []string
 	var text []byte
 	for {
 		tok, err := scan.Next()
@@ -65,26 +67,75 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 		}
 		switch tok.Kind {
 		case xmlstream.Start:
-			stack = append(stack, string(tok.Name))
+			path = append(path, string(tok.Name))
 			text = text[:0]
+			err = s.open(scan, strings.Join(path, "/"), tok.Attrs)
 		case xmlstream.Text:
 			text = appendEnvelope(text, tok.Text)
 		case xmlstream.End:
-			if len(stack) == 0 {
+			if len(path) == 0 {
 				continue // the root's
 			}
-			path := strings.Join(stack, "/")
-			stack = stack[:len(stack)-1]
-			if cut && strings.HasPrefix(path, "RESPONSE/WARNING") {
-				continue
-			}
-			if err := s.take(path, strings.TrimSpace(string(text))); err != nil {
-				return idSet{}, err
-			}
-			text = text[:0]
+			err = s.close(strings.Join(path, "/"), text)
+			path, text = path[:len(path)-1], text[:0]
+		}
+		if err != nil {
+			return idSet{}, err
 		}
 	}
+	next, _, err := s.envelope.finish(s.highest, "ID")
+	if err == nil && next != 0 && !cut {
+		err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
+	}
+	if err != nil {
+		return idSet{}, err
+	}
 	return s, s.normalise()
+}
+
+// idSetParts are the elements of a document of ids.
+var idSetParts = []string{
+	"RESPONSE", "RESPONSE/DATETIME", "RESPONSE/WARNING", "RESPONSE/WARNING/CODE", "RESPONSE/WARNING/TEXT", "RESPONSE/WARNING/URL",
+	"RESPONSE/ID_SET", "RESPONSE/ID_SET/ID", "RESPONSE/ID_SET/ID_RANGE",
+}
+
+// open takes the start of an element.
+func (s *idSet) open(scan *xmlstream.Scanner, path string, attrs []byte) error {
+	switch {
+	case strings.HasPrefix(path, "REQUEST"):
+		return nil // what was asked for; ids in it are none
+	case !slices.Contains(idSetParts, path):
+		return stray(scan, path)
+	case len(attrs) > 0:
+		return notUnderstood(fmt.Sprintf("%.100q has attributes: %.100q", path, attrs))
+	case path == "RESPONSE/ID_SET":
+		s.envelope.listed = true
+	}
+	return s.envelope.open(lastName(path))
+}
+
+// close takes an element's text.
+func (s *idSet) close(path string, raw []byte) error {
+	text := strings.TrimSpace(string(raw))
+	switch path {
+	case "RESPONSE/ID_SET/ID":
+		return s.add(text, text)
+	case "RESPONSE/ID_SET/ID_RANGE":
+		low, high, _ := strings.Cut(text, "-")
+		return s.add(strings.TrimSpace(low), strings.TrimSpace(high))
+	case "RESPONSE/WARNING":
+		s.envelope.endWarning()
+	case "RESPONSE", "RESPONSE/ID_SET":
+	default:
+		if strings.HasPrefix(path, "RESPONSE/") {
+			s.envelope.text(lastName(path), text, len(raw) == maxEnvelope)
+		}
+		return nil
+	}
+	if text != "" {
+		return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(text, maxErrorText)))
+	}
+	return nil
 }
 
 // lowestIDs reads up to n ids of a list document that is cut on purpose.
@@ -108,26 +159,6 @@ func (s *idSet) lowest(low, high uint64, n int) (ids []uint64) {
 	return ids
 }
 
-// take takes the text of an element.
-func (s *idSet) take(path, text string) error {
-	switch path {
-	case "RESPONSE/DATETIME":
-		s.stated = text
-	case "RESPONSE/ID_SET/ID":
-		return s.add(text, text)
-	case "RESPONSE/ID_SET/ID_RANGE":
-		low, high, _ := strings.Cut(text, "-")
-		return s.add(strings.TrimSpace(low), strings.TrimSpace(high))
-	case "RESPONSE/WARNING/CODE", "RESPONSE/WARNING/TEXT", "RESPONSE/WARNING/URL":
-		if text == "1980" || strings.Contains(text, "record limit exceeded") || strings.Contains(text, "id_min") {
-			return &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
-		}
-	case "RESPONSE/VULN_LIST/VULN":
-		return &Error{Kind: Broken, Text: "entries instead of a list of ids"}
-	}
-	return nil
-}
-
 func (s *idSet) add(low, high string) error {
 	a, errLow := strconv.ParseUint(low, 10, 63)
 	b, errHigh := strconv.ParseUint(high, 10, 63)
@@ -138,6 +169,7 @@ func (s *idSet) add(low, high string) error {
 		return &Error{Kind: Broken, Text: fmt.Sprintf("a list of more than %d ids", maxIDs)}
 	}
 	s.ranges = append(s.ranges, idRange{a, b})
+	s.highest = max(s.highest, b)
 	return nil
 }
 

@@ -467,7 +467,7 @@ func TestIDSetsThatAreNone(t *testing.T) {
 		"empty":         {"", "empty"},
 		"more, no code": {idSet("<ID_SET><ID>1</ID></ID_SET><WARNING><TEXT>1000 record limit exceeded.</TEXT></WARNING>"), "more follow"},
 		"more, by link": {idSet("<ID_SET><ID>1</ID></ID_SET><WARNING><URL>https://x.example/?id_min=2</URL></WARNING>"), "more follow"},
-		"entries":       {knowledge("<VULN><QID>1</QID></VULN>"), "entries instead"},
+		"entries":       {knowledge("<VULN><QID>1</QID></VULN>"), `"RESPONSE/VULN_LIST" is not a part of it`},
 		"more follow":   {idSet("<ID_SET><ID>1</ID></ID_SET><WARNING><CODE>1980</CODE><TEXT>limit</TEXT></WARNING>"), "more follow"},
 		"no time":       {strings.Replace(idSet("<ID_SET><ID>1</ID></ID_SET>"), "2026", "", 1), ""},
 		"html":          {"<html><body>login</body></html>", "HTML page"},

@@ -3,6 +3,7 @@ package qualys
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +33,7 @@ func (d *Decoder) setLeaf(n *node) error {
 		l.target = toEnvelope
 		d.text = d.text[:0]
 	case !d.inParent:
-		// Unknown parts of the envelope, such as an echo of the request.
+		// The echo of the request is for nobody.
 	case d.item.node != nil:
 		l.target = toMember
 		if n != nil {
@@ -64,9 +65,10 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 			return nil
 		}
 		switch f := d.frames[len(d.frames)-1].node; {
-		case !d.inParent:
-			d.tally.Stray++
+		case !d.inParent && f.role == ignoredRole:
 			return nil
+		case !d.inParent:
+			return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(string(text), maxErrorText)))
 		case d.item.node != nil:
 			l.target = toMember
 		case f != nil && f.role == leafRole: // it goes on after an unexpected child
@@ -427,21 +429,6 @@ func (d *Decoder) extraKey(path []byte) ([]byte, error) {
 const maxUnknown = 4096
 
 func (d *Decoder) endEnvelope(n *node) {
-	text := string(bytes.TrimSpace(d.text))
-	if len(d.text) == maxEnvelope && n.envelope == "WARNING/URL" {
-		text = "" // cut, perhaps inside the number that counts
-	}
-	switch n.envelope {
-	case "DATETIME":
-		if d.at == "" {
-			d.at = text
-		}
-	case "WARNING/CODE":
-		d.warning.code = text
-	case "WARNING/TEXT":
-		d.warning.text = text
-	case "WARNING/URL":
-		d.warning.url = text
-	}
+	d.envelope.text(n.name, string(bytes.TrimSpace(d.text)), len(d.text) == maxEnvelope)
 	d.text = d.text[:0]
 }

@@ -63,7 +63,6 @@ type Tally struct {
 	Bytes    int64 // of the document, after decompression
 	Repairs  int64 // characters replaced, entities kept as written
 	Unknown  int64 // elements without a column, kept in the Extra column
-	Stray    int64 // pieces of text between elements, dropped
 	Expected int64 // parents that the source says are to come; zero where it does not
 	Late     int64 // parent elements after the first record: on the last row only
 }
@@ -74,7 +73,6 @@ func (t *Tally) Add(o Tally) {
 	t.Bytes += o.Bytes
 	t.Repairs += o.Repairs
 	t.Unknown += o.Unknown
-	t.Stray += o.Stray
 	t.Expected += o.Expected
 	t.Late += o.Late
 }
