@@ -70,8 +70,8 @@ var (
 const MaxAppend = 4 << 20
 
 // MaxDocument bounds what Load and Read read, in bytes. A checkpoint has one
-// kilobyte.
-const MaxDocument = 1 << 20
+// kilobyte, and 4 MB where it names ten thousand isolated hosts.
+const MaxDocument = 8 << 20
 
 // Read reads a whole document, of which MaxDocument bytes at most. The error for
 // one that is not there is fs.ErrNotExist.

@@ -146,6 +146,7 @@ func (d *delivery) Done(id uint64) error {
 	}
 	d.mark = len(d.ends)
 	d.ledger.done()
+	d.watch.safe()
 	d.run.counts.parents.Add(1)
 	d.run.counts.repeated.Add(d.host.repeated)
 	d.run.counts.cut.Add(d.host.cut)
@@ -174,7 +175,16 @@ func (d *delivery) disorder(id uint64) {
 }
 
 // Tally implements record.Sink.
-func (d *delivery) Tally(t record.Tally) { d.run.counts.addTally(t) }
+func (d *delivery) Tally(t record.Tally) {
+	if t.Requests > 0 {
+		d.watch.request()
+	}
+	d.run.counts.addTally(t)
+}
+
+// Alive says that a page which others read as well comes to safe points, although it
+// has nothing for this run yet.
+func (d *delivery) Alive() { d.watch.safe() }
 
 // beginExtra says that records follow which belong to no page of the window:
 // their ids lie behind the cursor, which stays where the last page ended.
@@ -214,6 +224,7 @@ func (d *delivery) slot(patient bool) error {
 		return nil
 	default:
 	}
+	defer d.watch.hold()()
 	var expired chan struct{}
 	if !patient && d.patience > 0 {
 		began := d.run.Clock.Now()

@@ -43,11 +43,30 @@ type Checkpoint struct {
 	// PageSize is what the last run had got down to, if its pages failed; zero: the
 	// usual.
 	PageSize int `json:"pageSize,omitempty"`
+	// Trouble is what runs have found out about a page that does not come; null: none.
+	Trouble *Trouble `json:"trouble,omitempty"`
 	// LastRun is the id of the run that wrote this, Saved when, by its clock.
 	LastRun string     `json:"lastRun"`
 	Saved   *time.Time `json:"saved,omitempty"`
 	// Progress is what that run had done by then.
 	Progress *Progress `json:"progress,omitempty"`
+}
+
+// Trouble is what runs have found out about a page that does not come. It outlives
+// them: a process may end with every run.
+type Trouble struct {
+	// ID is the first parent that has not come.
+	ID uint64 `json:"id"`
+	// Search says that one parent is looked for, among those up to High; zero: that
+	// is not known.
+	Search bool   `json:"search,omitempty"`
+	High   uint64 `json:"high,omitempty"`
+	// Tries is how often a page of just one parent has failed.
+	Tries int `json:"tries,omitempty"`
+	// Suspects were passed, and no other parent has come since.
+	Suspects []uint64 `json:"suspects,omitempty"`
+	// Reason is the last failure.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Progress is how far a run has got. Other processes can see it only here.

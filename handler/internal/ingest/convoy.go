@@ -74,6 +74,8 @@ type asked struct {
 	q    record.Query
 	ctx  context.Context //nolint:containedctx // of the call that waits
 	sink record.Sink
+	// alive tells the run that its page goes on, although with nothing for it yet.
+	alive func()
 
 	mu      sync.Mutex
 	gone    bool // its call has returned: its sink is not to be touched
@@ -112,7 +114,10 @@ func (c *Convoy) tell() {
 // Page implements Source.
 func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) (record.Page, error) {
 	c := m.convoy
-	a := &asked{companion: m, q: q, ctx: ctx, sink: m.Only(sink), done: make(chan struct{})}
+	a := &asked{companion: m, q: q, ctx: ctx, sink: m.Only(sink), alive: func() {}, done: make(chan struct{})}
+	if s, ok := sink.(interface{ Alive() }); ok {
+		a.alive = s.Alive
+	}
 	c.mu.Lock()
 	c.asking = append(c.asking, a)
 	m.away = false

@@ -44,7 +44,8 @@ type delivery struct {
 	cutName  string                        // of the next one
 	sequence int
 	ledger   ledger
-	join     *join // nil: nothing is joined
+	watch    *watch // of the page in work
+	join     *join  // nil: nothing is joined
 	idColumn int
 	hosts    int // whole hosts with rows in buf
 	// patience is how long a page may wait, in all, for a destination that takes no
@@ -241,7 +242,7 @@ func (d *delivery) finish() error {
 		s.LastFull = &s.Window.Until
 	}
 	w := s.Window
-	s.Watermark, s.Clocks, s.Window, s.Stalled, s.LastAfter = &w.Until, w.Clocks, nil, 0, w.After
+	s.Watermark, s.Clocks, s.Window, s.Stalled, s.Trouble, s.LastAfter = &w.Until, w.Clocks, nil, 0, nil, w.After
 	if err := d.save(); err != nil {
 		return fmt.Errorf("save the checkpoint: %w", err)
 	}

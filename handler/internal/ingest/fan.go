@@ -131,6 +131,7 @@ func (f *fan) Done(id uint64) error {
 	f.inParent = false
 	return f.each(func(a *asked) error {
 		if a.ahead(id) {
+			a.alive()
 			return nil
 		}
 		a.touched = true

@@ -63,8 +63,8 @@ var healthColumns = []healthColumn{
 	count("Requests", "To Qualys.", func(c *Counts) int64 { return c.Requests }),
 	count("Retries", "Of either side.", func(c *Counts) int64 { return c.Retries }),
 	count("WaitSeconds", "Before retries.", func(c *Counts) int64 { return c.WaitSeconds }),
-	{record.Column{Name: "Isolated_d", Key: "Isolated", Kind: record.Number, Doc: "Hosts or QIDs whose answer fails by itself: passed, and tried again later."}, func(r *Report) string { return strconv.Itoa(len(r.Isolated)) }},
-	{record.Column{Name: "IsolatedIds_s", Key: "IsolatedIds", Doc: "They, as JSON array: id, after, since, again, tries, reason."}, func(r *Report) string {
+	{record.Column{Name: "Isolated_d", Key: "Isolated", Kind: record.Number, Doc: "Hosts or QIDs whose answer fails by itself: passed, and tried again later."}, func(r *Report) string { return strconv.Itoa(r.IsolatedTotal) }},
+	{record.Column{Name: "IsolatedIds_s", Key: "IsolatedIds", Doc: "They, the first hundred, as JSON array: id, after, since, again, tries, reason."}, func(r *Report) string {
 		if len(r.Isolated) == 0 {
 			return ""
 		}

@@ -14,16 +14,20 @@ import (
 )
 
 const (
-	// maxIsolated is how many parents may be isolated at once. More are no few
-	// bad ones, and every one costs a call now and then.
-	maxIsolated = 50
+	// maxIsolated is how many parents may be isolated at once: the checkpoint holds
+	// them all, at some 400 bytes each, and is written with every batch.
+	maxIsolated = 10_000
 	// isolatedFirst is how long after its isolation a parent is tried again;
 	// then it is twice as long each time, up to isolatedMost.
 	isolatedFirst = 15 * time.Minute
 	isolatedMost  = 24 * time.Hour
-	// maxRetried is how many of them a run tries again: the window stays open
-	// meanwhile, and each may take until its answer is given up.
-	maxRetried = 3
+	// maxRetried is how many of them may fail again in a run, or a part of retriedPart
+	// if that is more: the window stays open meanwhile, and each may take until its
+	// answer is given up.
+	maxRetried  = 3
+	retriedPart = 100
+	// maxReason is how much of a reason is kept, in characters.
+	maxReason = 200
 )
 
 // Isolated is a parent, such as a host, whose page fails by itself: it is
@@ -48,10 +52,10 @@ func (d *delivery) isolate(id uint64, after time.Time, reason error) error {
 	defer d.mu.Unlock()
 	s := d.run.state
 	if len(s.Isolated) >= maxIsolated {
-		return fmt.Errorf("%d %s are isolated already, so it is not a few bad ones: %w", len(s.Isolated), d.run.Dataset.Parents, reason)
+		return fmt.Errorf("%d %s are isolated already, and that is as many as the state keeps: %w", len(s.Isolated), d.run.Dataset.Parents, reason)
 	}
 	now := d.run.Clock.Now().UTC().Truncate(time.Second)
-	i := Isolated{ID: id, Since: now, Again: now.Add(isolatedFirst), Reason: firstRunes(reason.Error(), 500)}
+	i := Isolated{ID: id, Since: now, Again: now.Add(isolatedFirst), Reason: firstRunes(reason.Error(), maxReason)}
 	if !after.IsZero() {
 		i.After = &after
 	}
@@ -75,7 +79,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	var arrived []uint64
 	due := slices.Clone(r.state.Isolated)
 	slices.SortStableFunc(due, func(a, b Isolated) int { return a.Again.Compare(b.Again) })
-	tried := 0
+	failed := 0
 	for _, i := range due {
 		if wait := i.Again.Sub(r.Clock.Now()); wait > 0 && wait <= isolatedMost { // longer: this clock was wrong
 			continue
@@ -83,25 +87,31 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		if err := r.inTime(ctx); err != nil {
 			return err
 		}
-		if tried++; tried > maxRetried {
+		if failed == max(maxRetried, len(due)/retriedPart) {
 			break
 		}
 		q := record.Query{From: i.ID, To: i.ID, Size: 1}
 		if i.After != nil {
 			q.After = *i.After
 		}
-		err := r.extra(ctx, d, q)
+		// One that is slow, but comes, gets more time with each try.
+		limit := min(pageTime(r.Budget), aloneTime(r.Budget)<<min(i.Tries, 10))
+		err := r.extra(ctx, d, q, limit)
 		if err == nil {
 			r.counts.pages.Add(1)
 			arrived = append(arrived, i.ID)
 			continue
 		}
 		d.rollback()
-		if errors.Is(err, errPause) || errors.Is(err, errStop) || isLimit(err) || context.Cause(ctx) != nil {
+		if errors.Is(err, errPause) {
+			d.postpone(i.ID, err) // else it would be the first of the next run, too
 			return err
 		}
+		if errors.Is(err, errStop) || isLimit(err) || context.Cause(ctx) != nil {
+			return err
+		}
+		failed++
 		d.postpone(i.ID, err)
-		d.unsaved = true
 	}
 	// Even of those that have not arrived batches may be on their way.
 	if err := d.drain(); err != nil {
@@ -116,10 +126,10 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 
 // extra reads a page beside those of the window. That the destination is slow says
 // nothing of the page.
-func (r *Run) extra(ctx context.Context, d *delivery, q record.Query) error {
+func (r *Run) extra(ctx context.Context, d *delivery, q record.Query, limit time.Duration) error {
 	for {
 		d.beginExtra()
-		_, err := r.Source.Page(ctx, q, d)
+		_, _, err := r.read(ctx, d, q, limit)
 		if !errors.Is(err, errSlow) {
 			return err
 		}
@@ -128,6 +138,16 @@ func (r *Run) extra(ctx context.Context, d *delivery, q record.Query) error {
 			return err
 		}
 	}
+}
+
+// read reads a page, and gives it up if it comes to no safe point within limit. It
+// returns how long it had come to none.
+func (r *Run) read(ctx context.Context, d *delivery, q record.Query, limit time.Duration) (record.Page, time.Duration, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d.watch = newWatch(r.Clock, limit, func() { cancel(fmt.Errorf("%w: %s", errStuck, limit.Round(time.Second))) })
+	page, err := r.Source.Page(ctx, q, d)
+	return page, d.watch.end(), err //nolint:wrapcheck // the source has said what was asked for
 }
 
 // postpone notes that an isolated parent has failed again.
@@ -140,9 +160,10 @@ func (d *delivery) postpone(id uint64, reason error) {
 		if i := &s.Isolated[n]; i.ID == id {
 			i.Tries++
 			i.Again = d.run.Clock.Now().UTC().Truncate(time.Second).Add(min(isolatedMost, isolatedFirst<<min(i.Tries, 10)))
-			i.Reason = firstRunes(reason.Error(), 500)
+			i.Reason = firstRunes(reason.Error(), maxReason)
 		}
 	}
+	d.unsaved = true
 	d.run.Log.Warn("it fails again and stays isolated", zap.Uint64("id", id), zap.String("of", d.run.Dataset.Parents), zap.Error(reason))
 }
 

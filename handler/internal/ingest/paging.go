@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,6 +43,7 @@ type pager struct {
 	// suspects were passed, and no other parent has come since.
 	suspects []uint64
 	parents  int64 // that had come when the last of them was passed
+	reason   string
 }
 
 // pages reads page after page until the last, the end of the budget, or an
@@ -57,21 +59,24 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 	}
 	p.q.Size = max(1, size>>min(stalled, 30))
 	p.triesAlone, p.triesNamed = max(1, triesAlone-stalled), max(1, triesNamed-stalled)
-	defer p.keepSize()
+	defer p.keepTrouble()
+	if err := p.recall(ctx); err != nil {
+		return err
+	}
 	for {
 		if err := r.inTime(ctx); err != nil {
 			return err // who was passed stays isolated, and is tried again
 		}
 		p.bound()
 		d.beginPage(p.q)
-		page, err := r.Source.Page(ctx, p.q, d)
+		page, took, err := r.read(ctx, d, p.q, p.limit())
 		if err == nil {
 			if more := p.succeeded(page); !more {
 				return nil
 			}
 			continue
 		}
-		if err := p.failed(ctx, err); err != nil {
+		if err := p.failed(ctx, err, took); err != nil {
 			if errors.Is(err, errNobody) {
 				p.forgive()
 			}
@@ -80,16 +85,57 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 	}
 }
 
-// keepSize notes the page size for the next run.
-func (p *pager) keepSize() {
+// limit is how long the page may be without a safe point. Where one is looked for,
+// time was lost already.
+func (p *pager) limit() time.Duration {
+	if p.search != nil {
+		return aloneTime(p.run.Budget)
+	}
+	return pageTime(p.run.Budget)
+}
+
+// recall takes up what the run before has found out.
+func (p *pager) recall(ctx context.Context) error {
+	t := p.run.state.Trouble
+	if t == nil {
+		return nil
+	}
+	p.suspects, p.reason = slices.Clone(t.Suspects), t.Reason
+	if t.ID != p.q.From || p.run.state.Window == nil && t.ID != 0 {
+		return nil
+	}
+	p.alone = t.Tries
+	if !t.Search {
+		return nil
+	}
+	p.run.Log.Info("going on to look for the one that does not come", zap.Uint64("from", t.ID), zap.Uint64("to", t.High), zap.String("reason", t.Reason))
+	if err := p.look(ctx, errors.New(t.Reason)); err != nil {
+		return err
+	}
+	if p.search != nil {
+		p.search.high, p.alone = t.High, t.Tries
+	}
+	return nil
+}
+
+// keepTrouble notes, for the next run, the page size and what was found out.
+func (p *pager) keepTrouble() {
+	s := p.run.state
 	size := p.q.Size
 	if size >= p.run.Source.PageLimit() {
 		size = 0
 	}
+	t := &Trouble{ID: p.q.From, Tries: p.alone, Suspects: p.suspects, Reason: p.reason}
+	if p.search != nil {
+		t.Search, t.High = !p.search.again, p.search.high
+	}
+	if !t.Search && t.Tries == 0 && len(t.Suspects) == 0 {
+		t = nil
+	}
 	p.d.mu.Lock() // batches under way save the state
 	defer p.d.mu.Unlock()
-	if size != p.run.state.PageSize {
-		p.run.state.PageSize, p.d.unsaved = size, true
+	if size != s.PageSize || t != nil || s.Trouble != nil {
+		s.PageSize, s.Trouble, p.d.unsaved = size, t, true
 	}
 }
 
@@ -121,7 +167,7 @@ func (p *pager) bound() {
 func (p *pager) succeeded(page record.Page) bool {
 	r := p.run
 	r.counts.pages.Add(1)
-	p.away, p.alone = 0, 0
+	p.away, p.alone, p.reason = 0, 0, ""
 	if r.counts.parents.Load() > p.parents {
 		p.suspects = nil // others do come
 	}
@@ -147,8 +193,9 @@ func (p *pager) succeeded(page record.Page) bool {
 	return true
 }
 
-// failed decides what follows a page that failed; nil is to go on.
-func (p *pager) failed(ctx context.Context, err error) error {
+// failed decides what follows a page that failed, after it had come to no safe point
+// for so long; nil is to go on.
+func (p *pager) failed(ctx context.Context, err error, took time.Duration) error {
 	r := p.run
 	from := p.d.rollback()
 	var again *againError
@@ -157,24 +204,32 @@ func (p *pager) failed(ctx context.Context, err error) error {
 		p.q.After = again.after
 		return nil
 	}
-	if errors.Is(err, errPause) || errors.Is(err, errStop) {
-		return err
-	}
 	if errors.Is(err, errSlow) { // no failure of the page's
 		p.q.From = max(p.q.From, from)
 		return p.d.settleAll(ctx)
-	}
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	after, ok := retryAfter(err)
-	if !ok {
-		return err
 	}
 	if from > p.q.From {
 		// Others have arrived: those that were passed are to blame themselves.
 		p.away, p.alone, p.suspects = 0, 0, nil
 		p.q.From = from
+	}
+	slow := took >= aloneTime(r.Budget)
+	if errors.Is(err, errPause) && slow {
+		p.tookTheRest()
+	}
+	if errors.Is(err, errPause) || errors.Is(err, errStop) {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	p.reason = firstRunes(err.Error(), maxReason)
+	if errors.Is(err, errStuck) {
+		return p.tooSlow(ctx, err)
+	}
+	after, ok := retryAfter(err)
+	if !ok {
+		return err
 	}
 	switch heavy := isHeavy(err); {
 	case isLimit(err): // no failure: a limit being kept
@@ -184,6 +239,8 @@ func (p *pager) failed(ctx context.Context, err error) error {
 	case !heavy:
 		p.away++
 		return r.wait(ctx, r.deadline, err, after, p.away)
+	case slow:
+		return p.tooSlow(ctx, err)
 	}
 	p.away = 0
 	switch {
@@ -206,11 +263,41 @@ func (p *pager) failed(ctx context.Context, err error) error {
 	return r.wait(ctx, r.deadline, err, after, p.alone)
 }
 
+// tooSlow looks at once for the parent that makes a page take so long: another page
+// like it would take the rest of the budget.
+func (p *pager) tooSlow(ctx context.Context, reason error) error {
+	p.run.Log.Warn("the page takes too long: looking for the one that makes it so", zap.Uint64("from", p.q.From), zap.Error(reason))
+	p.away = 0
+	switch {
+	case p.search == nil:
+		return p.look(ctx, reason)
+	case p.q.To > p.q.From:
+		p.search.failed(p.q.To)
+		return nil
+	}
+	return p.isolate(ctx, reason)
+}
+
+// tookTheRest notes that the page has used up the budget without coming to a safe
+// point: the next run looks for the parent that makes it so.
+func (p *pager) tookTheRest() {
+	p.reason = errStuck.Error()
+	switch {
+	case p.search == nil:
+		p.search = &search{}
+	case p.q.To > p.q.From:
+		p.search.failed(p.q.To)
+	default:
+		p.search.again = false
+		p.alone = max(p.alone, p.triesNamed-1)
+	}
+}
+
 // look begins to look for the parent that makes a page of one fail. Where the
 // ids cannot be listed it goes on without them.
 func (p *pager) look(ctx context.Context, reason error) error {
 	r := p.run
-	ids, err := r.Source.IDs(ctx, p.q, maxListed, r.counts.addTally)
+	ids, err := p.list(ctx, p.q)
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
@@ -227,6 +314,14 @@ func (p *pager) look(ctx context.Context, reason error) error {
 	p.search = &search{ids: ids}
 	p.alone, p.unlisted = 0, 0
 	return nil
+}
+
+// list lists ids, for as long as one parent may take.
+func (p *pager) list(ctx context.Context, q record.Query) ([]uint64, error) {
+	limit := aloneTime(p.run.Budget)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: %s", errStuck, limit.Round(time.Second)))
+	defer cancel()
+	return p.run.Source.IDs(ctx, q, maxListed, p.run.counts.addTally) //nolint:wrapcheck // the source has said what was asked for
 }
 
 // isolate passes the parent that fails by itself: just this one was asked for.
@@ -246,13 +341,14 @@ func (p *pager) isolate(ctx context.Context, reason error) error {
 	}
 	p.suspects = append(p.suspects, id)
 	p.parents = r.counts.parents.Load()
-	p.search, p.alone, p.away = nil, 0, 0
+	p.alone, p.away = 0, 0
+	p.search = &search{ids: p.search.ids, again: true} // bad ones are often neighbours
 	p.q.From = id + 1
 	return nil
 }
 
 // errNobody is the end of a run in which every parent fails by itself.
-var errNobody = errors.New("no other comes, so it is not them")
+var errNobody = errors.New("and of others")
 
 // askForAnother asks for other parents, when several in a row have failed: if one
 // comes, it is they. Those further on are asked for first, then one of those
@@ -260,7 +356,7 @@ var errNobody = errors.New("no other comes, so it is not them")
 func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	r := p.run
 	// An error leaves those that have come before.
-	ids, err := r.Source.IDs(ctx, record.Query{After: p.q.After, From: p.q.From + 1}, maxListed, r.counts.addTally)
+	ids, err := p.list(ctx, record.Query{After: p.q.After, From: p.q.From + 1})
 	if err != nil {
 		r.Log.Warn("no list of others to ask for", zap.String("of", r.Dataset.Parents), zap.Error(err))
 	}
@@ -273,7 +369,7 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	}
 	for _, q := range others {
 		before := r.counts.parents.Load()
-		err := r.extra(ctx, p.d, q)
+		err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
 		if err == nil && r.counts.parents.Load() > before {
 			p.suspects = nil
 			return nil
@@ -286,7 +382,8 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%d %s in a row fail by themselves, and %w: %w", maxSuspects, r.Dataset.Parents, errNobody, reason)
+	// The cause is what a person needs; that it was asked for one by one is not.
+	return fmt.Errorf("%w: the same of %d %s that were asked for one by one, %w, so none of them is the cause", reason, maxSuspects, r.Dataset.Parents, errNobody)
 }
 
 // forgive takes back what was passed although nothing has shown that it was to
@@ -304,4 +401,6 @@ func (p *pager) forgive() {
 	for _, id := range p.suspects {
 		p.d.release(id)
 	}
+	p.q.From = p.suspects[0]
+	p.suspects, p.search, p.alone = nil, nil, 0
 }

@@ -49,10 +49,16 @@ type Report struct {
 	Limits *record.CallLimits `json:"limits,omitempty"`
 	// Warnings are what Qualys warned of, and what looks odd although nothing failed.
 	Warnings []string `json:"warnings,omitempty"`
-	// Isolated are the parents that fail by themselves; see Isolated.
-	Isolated []Isolated `json:"isolated,omitempty"`
+	// Isolated are the parents that fail by themselves, the first of them, and
+	// IsolatedTotal how many they are; see Isolated.
+	Isolated      []Isolated `json:"isolated,omitempty"`
+	IsolatedTotal int        `json:"isolatedTotal,omitempty"`
 	Counts
 }
+
+// maxReported is how many isolated parents a report names. The checkpoint, and with
+// it the status, name all.
+const maxReported = 100
 
 // Counts is everything a run counts. Decoded = Accepted + DeadLetters +
 // Abandoned, always, and nothing is abandoned in a window that arrived whole.

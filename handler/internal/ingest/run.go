@@ -209,7 +209,8 @@ func (r *Run) end(ctx context.Context, report Report, outcome Outcome, err error
 		} else if r.whole != nil {
 			report.After, report.Until = r.whole.After, &r.whole.Until
 		}
-		report.Isolated, report.Stalled = r.state.Isolated, r.state.Stalled
+		report.Isolated, report.IsolatedTotal, report.Stalled = r.state.Isolated, len(r.state.Isolated), r.state.Stalled
+		report.Isolated = report.Isolated[:min(maxReported, len(report.Isolated))]
 	}
 	if err != nil {
 		report.Reason = err.Error()

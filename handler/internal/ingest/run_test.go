@@ -212,7 +212,7 @@ func TestPageThatAlwaysBreaks(t *testing.T) {
 		return true
 	}
 	report, err := w.do()
-	if err == nil || report.Outcome != ingest.Failed || !strings.Contains(err.Error(), "so it is not them") {
+	if err == nil || report.Outcome != ingest.Failed || !strings.Contains(err.Error(), "none of them is the cause") {
 		t.Fatalf("%s: %v", report.Outcome, err)
 	}
 	// What arrived is kept: the next run goes on behind the first page.

@@ -18,7 +18,13 @@ type search struct {
 	// leap is how far the next page reaches where no ids are left, as a power of
 	// two.
 	leap int
+	// again says that one was found: the next is looked for among the ids only, and
+	// not for long.
+	again bool
 }
+
+// maxStep is how many ids a page takes in at most while another is looked for.
+const maxStep = 64
 
 // maxLeap is beyond any id.
 const maxLeap = 48
@@ -28,17 +34,19 @@ const maxLeap = 48
 func (s *search) bound(from uint64) uint64 {
 	first, _ := slices.BinarySearch(s.ids, from)
 	if s.high != 0 {
-		end, _ := slices.BinarySearch(s.ids, s.high)
+		end, listed := slices.BinarySearch(s.ids, s.high)
 		switch {
 		case from >= s.high:
 			return from // what is left of it
 		case first < end:
 			return s.ids[first+(end-first-1)/2]
+		case listed:
+			return s.high - 1 // there should be nobody
 		}
 		return from + (s.high-from)/2 // a gap between the ids
 	}
 	switch {
-	case first == len(s.ids) && s.leap > maxLeap:
+	case first == len(s.ids) && (s.again || s.leap > maxLeap), s.again && s.step > maxStep:
 		return 0
 	case first == len(s.ids):
 		return from + 1<<s.leap - 1

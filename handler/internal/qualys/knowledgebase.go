@@ -113,8 +113,12 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 		return record.Page{}, err
 	}
 	s.taken = nil
-	if taken.next != 0 {
-		s.taken = &arrivals{low: taken.next, listed: s.listed, came: taken.behind(taken.next)}
+	next = taken.next
+	if next == 0 && q.To > 0 {
+		next = q.To + 1 // a larger range may have brought what is behind this one
+	}
+	if next != 0 {
+		s.taken = &arrivals{low: next, listed: s.listed, came: taken.behind(next)}
 	}
 	return record.Page{Next: taken.next, Warning: strings.TrimSpace(warning + " " + taken.warning())}, nil
 }
