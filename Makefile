@@ -61,8 +61,8 @@ faults: e2e/node_modules/.installed ## every way in which Qualys, Log Analytics,
 	@echo
 	@echo "| fault | met | outcome | runs | retries | lost | twice | reason |"
 	@echo "|---|---|---|---|---|---|---|---|"
-	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'TestFaults$$' -v | awk \
-	  '/faults_test.go:[0-9]+: \|/ { sub(/^ *faults_test.go:[0-9]+: /, ""); print; n++; split($$0, c, "|"); lost += c[7]; next } \
+	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'Test(Slow)?Faults$$' -v | awk \
+	  '/faults[a-z_]*_test.go:[0-9]+: \|/ { sub(/^ *faults[a-z_]*_test.go:[0-9]+: /, ""); print; n++; split($$0, c, "|"); lost += c[7]; next } \
 	   /^ *--- FAIL|_test.go:[0-9]+:/ { print; bad = 1 } \
 	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
 

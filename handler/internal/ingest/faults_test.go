@@ -120,7 +120,7 @@ func (w *world) lost() (n int) {
 		arrived[strings.Join(strings.SplitN(key, "@", 3)[:2], "@")] = true
 	}
 	for index := range w.knowledge().Entries() {
-		if e, ok := w.knowledge().Entry(index, w.clock.Now()); ok && !arrived[entryKey(e)] {
+		if e, ok := w.knowledge().Entry(index, w.now()); ok && !arrived[entryKey(e)] {
 			n++
 		}
 	}
@@ -317,6 +317,11 @@ func TestFaults(t *testing.T) {
 			m.judge(t, w, "a fake state: "+name+" fails", "a run", report, err, end{report.Outcome, "503"}, heal, (ingest.DefaultInFlight+1)*40)
 		})
 	}
+	m.log(t)
+}
+
+// log prints the table.
+func (m *matrix) log(t *testing.T) {
 	slices.SortFunc(m.lines, func(a, b line) int { return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.how, b.how)) })
 	for _, l := range m.lines {
 		t.Logf("| %s | %s | %s | %d | %d | %d | %d | %s |", l.name, l.how, l.outcome, l.runs, l.retries, l.lost, l.twice, strings.Join(strings.Fields(l.reason), " "))

@@ -91,20 +91,48 @@ type world struct {
 	timeout  time.Duration // of an answer's header and silence; zero: the product's
 	// dial, if not nil, decides about a connection to Qualys.
 	dial func() error
+	// virtual says that the world is one of a bubble's time, without a network.
+	virtual bool
 }
 
 func newWorld(t *testing.T, hosts, detections int) *world {
 	t.Helper()
+	w := newWorldApart(t, hosts, detections)
+	w.server = httptest.NewServer(w)
+	t.Cleanup(w.server.Close)
+	return w
+}
+
+// newVirtualWorld returns a world for a bubble of testing/synctest.
+func newVirtualWorld(t *testing.T, hosts, detections int) *world {
+	t.Helper()
+	w := newWorldApart(t, hosts, detections)
+	w.virtual, w.qualys.Now = true, time.Now
+	time.Sleep(time.Until(w.clock.Now()))
+	return w
+}
+
+// now is the world's time.
+func (w *world) now() time.Time {
+	if w.virtual {
+		return time.Now()
+	}
+	return w.clock.Now()
+}
+
+// ServeHTTP implements http.Handler.
+func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	if w.before != nil && w.before(rw, r) {
+		return
+	}
+	w.qualys.ServeHTTP(rw, r)
+}
+
+func newWorldApart(t *testing.T, hosts, detections int) *world {
+	t.Helper()
 	w := &world{t: t, clock: &clock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, state: t.TempDir(), page: 10, policy: record.KeepAll, dataset: ingest.VM}
 	w.qualys = simulator.NewQualys(simulator.NewSubscription(5, hosts, detections), "u", "p")
 	w.qualys.Now = w.clock.Now
-	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if w.before != nil && w.before(rw, r) {
-			return
-		}
-		w.qualys.ServeHTTP(rw, r)
-	}))
-	t.Cleanup(w.server.Close)
 	w.dest = &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000}
 	w.health = &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000}
 	w.store = &faultStore{Store: folder.New(w.state)}
@@ -115,9 +143,13 @@ func newWorld(t *testing.T, hosts, detections int) *world {
 func (w *world) run() *ingest.Run {
 	w.t.Helper()
 	w.runs++
-	origin, err := url.Parse(w.server.URL)
-	if err != nil {
-		w.t.Fatal(err)
+	origin, clock := &url.URL{Scheme: "https", Host: "qualysapi.qualys.example"}, ingest.Clock(ingest.SystemClock{})
+	if !w.virtual {
+		var err error
+		if origin, err = url.Parse(w.server.URL); err != nil {
+			w.t.Fatal(err)
+		}
+		clock = w.clock
 	}
 	transport := &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: w.timeout}
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -128,7 +160,11 @@ func (w *world) run() *ingest.Run {
 		}
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
-	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: transport, CheckRedirect: qualys.NewHTTPClient().CheckRedirect}, UserAgent: "test", Now: w.clock.Now, IdleTimeout: w.timeout}
+	var road http.RoundTripper = transport
+	if w.virtual {
+		road = simulator.Transport{Handler: w}
+	}
+	client := &qualys.Client{Origin: origin, Credentials: login{}, HTTP: &http.Client{Transport: road, CheckRedirect: qualys.NewHTTPClient().CheckRedirect}, UserAgent: "test", Now: clock.Now, IdleTimeout: w.timeout}
 	detections := qualys.NewDetections(client, ingest.VM.Schema)
 	detections.PageSize, detections.Filter = w.page, w.filter
 	knowledge := qualys.NewKnowledgeBase(client, ingest.KB.Schema)
@@ -137,7 +173,7 @@ func (w *world) run() *ingest.Run {
 	w.logs = logs
 	r := &ingest.Run{
 		ID: fmt.Sprintf("run%d", w.runs), Dataset: w.dataset, Source: detections, Destination: w.dest, DestinationName: "default", Target: w.target,
-		Store: w.store, Health: w.health, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, InFlight: w.inFlight, Clock: w.clock, Log: zap.New(core),
+		Store: w.store, Health: w.health, Policy: w.policy, Lookback: w.lookback, Refresh: w.refresh, Budget: w.budget, InFlight: w.inFlight, Clock: clock, Log: zap.New(core),
 	}
 	r.Joined, r.JoinedIdentity = w.joined, ingest.Identity(knowledge, w.target)
 	if w.dataset == ingest.KB {
@@ -176,7 +212,7 @@ func (w *world) checkpoint() ingest.Checkpoint {
 // expected is the key of every detection, as the simulator tells it.
 func (w *world) expected(after time.Time) map[string]simulator.Detection {
 	m := map[string]simulator.Detection{}
-	w.qualys.Subscription.Expected(after, w.clock.Now(), func(_ simulator.Host, d simulator.Detection) {
+	w.qualys.Subscription.Expected(after, w.now(), func(_ simulator.Host, d simulator.Detection) {
 		m[fmt.Sprintf("%d@%s", d.UniqueID, d.Processed.Format(time.RFC3339))] = d
 	})
 	return m

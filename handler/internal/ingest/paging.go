@@ -208,14 +208,15 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 		p.q.From = max(p.q.From, from)
 		return p.d.settleAll(ctx)
 	}
-	if from > p.q.From {
+	moved := from > p.q.From
+	if moved {
 		// Others have arrived: those that were passed are to blame themselves.
 		p.away, p.alone, p.suspects = 0, 0, nil
 		p.q.From = from
 	}
 	slow := took >= aloneTime(r.Budget)
 	if errors.Is(err, errPause) && slow {
-		p.tookTheRest()
+		p.tookTheRest(moved)
 	}
 	if errors.Is(err, errPause) || errors.Is(err, errStop) {
 		return err
@@ -225,7 +226,7 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	}
 	p.reason = firstRunes(err.Error(), maxReason)
 	if errors.Is(err, errStuck) {
-		return p.tooSlow(ctx, err)
+		return p.tooSlow(ctx, err, moved)
 	}
 	after, ok := retryAfter(err)
 	if !ok {
@@ -240,12 +241,12 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 		p.away++
 		return r.wait(ctx, r.deadline, err, after, p.away)
 	case slow:
-		return p.tooSlow(ctx, err)
+		return p.tooSlow(ctx, err, moved)
 	}
 	p.away = 0
 	switch {
 	case p.search != nil && p.q.To > p.q.From:
-		p.search.failed(p.q.To) // it is in here
+		p.search.failed(p.q.To, moved) // it is in here
 		return r.wait(ctx, r.deadline, err, after, 1)
 	case p.search != nil:
 		if p.alone++; p.alone >= p.triesNamed {
@@ -265,14 +266,14 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 
 // tooSlow looks at once for the parent that makes a page take so long: another page
 // like it would take the rest of the budget.
-func (p *pager) tooSlow(ctx context.Context, reason error) error {
+func (p *pager) tooSlow(ctx context.Context, reason error, moved bool) error {
 	p.run.Log.Warn("the page takes too long: looking for the one that makes it so", zap.Uint64("from", p.q.From), zap.Error(reason))
 	p.away = 0
 	switch {
 	case p.search == nil:
 		return p.look(ctx, reason)
 	case p.q.To > p.q.From:
-		p.search.failed(p.q.To)
+		p.search.failed(p.q.To, moved)
 		return nil
 	}
 	return p.isolate(ctx, reason)
@@ -280,13 +281,13 @@ func (p *pager) tooSlow(ctx context.Context, reason error) error {
 
 // tookTheRest notes that the page has used up the budget without coming to a safe
 // point: the next run looks for the parent that makes it so.
-func (p *pager) tookTheRest() {
+func (p *pager) tookTheRest(moved bool) {
 	p.reason = errStuck.Error()
 	switch {
 	case p.search == nil:
 		p.search = &search{}
 	case p.q.To > p.q.From:
-		p.search.failed(p.q.To)
+		p.search.failed(p.q.To, moved)
 	default:
 		p.search.again = false
 		p.alone = max(p.alone, p.triesNamed-1)

@@ -13,6 +13,8 @@ type search struct {
 	ids []uint64 // ascending
 	// high is the end of a range that is known to fail; zero: none is.
 	high uint64
+	// next says that the page came as far as to the next of the ids, and failed there.
+	next bool
 	// step is how many of the ids the next page takes in, while all goes well.
 	step int
 	// leap is how far the next page reaches where no ids are left, as a power of
@@ -38,6 +40,8 @@ func (s *search) bound(from uint64) uint64 {
 		switch {
 		case from >= s.high:
 			return from // what is left of it
+		case s.next && first < len(s.ids) && s.ids[first] <= s.high:
+			return s.ids[first]
 		case first < end:
 			return s.ids[first+(end-first-1)/2]
 		case listed:
@@ -58,11 +62,13 @@ func (s *search) bound(from uint64) uint64 {
 	return from
 }
 
-// failed notes that a page up to to has failed.
-func (s *search) failed(to uint64) { s.high = to }
+// failed notes that a page up to to has failed; moved says that it had come as far as
+// to where the next begins.
+func (s *search) failed(to uint64, moved bool) { s.high, s.next = to, moved }
 
 // passed notes that a page up to to has come whole.
 func (s *search) passed(to uint64) {
+	s.next = false
 	if s.high != 0 && to >= s.high {
 		s.high = 0 // it does not fail any more
 	}
