@@ -25,8 +25,10 @@ import (
 type Decoder struct {
 	schema *record.Schema
 	root   *node
-	rec    *record.Record
-	scan   *xmlstream.Scanner
+	// itemNode is of an item; nil where the parent is the record.
+	itemNode *node
+	rec      *record.Record
+	scan     *xmlstream.Scanner
 
 	// State of one document.
 	sink      record.Sink
@@ -48,9 +50,10 @@ type Decoder struct {
 	attr      []byte            // scratch: an attribute's name or path
 	envelope  envelope
 	items     int    // of the parent in work
-	odd       string // in it: the path of the first unknown element that has elements in it
+	odd       string // in it: the first thing that may be a record which is not known as one
 	highest   uint64
 	parentID  int
+	itemIDs   []int // columns of which one at least identifies an item
 	tally     record.Tally
 	counted   int64 // bytes and repairs already tallied
 	countedRe int64
@@ -150,6 +153,7 @@ func NewDecoder(schema *record.Schema) *Decoder {
 		parent.at(schema.ItemList).role = itemListRole
 		itemNode = parent.at(schema.ItemList).at(schema.Item)
 		itemNode.role = itemRole
+		d.itemNode = itemNode
 	}
 	for i := range schema.Columns {
 		c := &schema.Columns[i]
@@ -188,6 +192,11 @@ func NewDecoder(schema *record.Schema) *Decoder {
 	}
 	parent.markPlain()
 	d.parentID = schema.Index(schema.ParentID)
+	for _, path := range append([]string{schema.UniqueKey}, schema.NaturalKey...) {
+		if strings.HasPrefix(path, schema.Item+"/") && len(d.itemIDs) < 2 { // its own key, and the first of what identifies it else
+			d.itemIDs = append(d.itemIDs, schema.Index(path))
+		}
+	}
 	return d
 }
 
@@ -295,6 +304,9 @@ func (d *Decoder) decode() (record.Page, error) {
 	if string(tok.Name) != d.schema.Root {
 		return record.Page{}, d.otherDocument(string(tok.Name))
 	}
+	if err := rootAttributes(d.schema.Root, tok.Attrs); err != nil {
+		return record.Page{}, err
+	}
 	d.pushFrame(d.root)
 	for {
 		if d.leaf.target == nowhere {
@@ -323,14 +335,14 @@ func (d *Decoder) decode() (record.Page, error) {
 
 // page makes the result of a document that was read to its end.
 func (d *Decoder) page() (record.Page, error) {
-	next, told, err := d.envelope.finish(d.highest, d.schema.Parent)
+	page, err := d.envelope.finish(d.highest, d.schema.Parent)
 	if err == nil {
 		err = d.begin()
 	}
 	if err != nil {
 		return record.Page{}, err
 	}
-	return record.Page{Next: next, Warning: told}, nil
+	return page, nil
 }
 
 // begin tells the sink the time of the answer, once.
@@ -391,6 +403,9 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 	if err := d.openElement(n); err != nil {
 		return err
 	}
+	if len(tok.Attrs) > 0 && n != nil && n.role == itemListRole {
+		return attributesOf(n.name, tok.Attrs)
+	}
 	if len(tok.Attrs) > 0 && d.inParent {
 		if err := d.attributes(n, tok.Attrs); err != nil {
 			return err
@@ -404,34 +419,56 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 	switch {
 	case n != nil && n.role == parentRole:
-	case n != nil && len(tok.Attrs) > 0: // an attribute of the envelope may say anything
-		return notUnderstood(fmt.Sprintf("%.40q has attributes: %.100q", n.name, tok.Attrs))
+	case n != nil && len(tok.Attrs) > 0:
+		return attributesOf(n.name, tok.Attrs)
 	case n != nil:
-		if n.name == d.schema.List {
-			d.envelope.listed = true
-		}
 		if d.inEcho() {
 			return nil
 		}
 		return d.envelope.open(n.name)
 	case !d.inParent:
 		return stray(d.scan, d.envelopePath(string(tok.Name)))
+	case d.isRecord(), d.inItem:
+		// Whatever it is, it goes into the record's row.
 	case above == nil && d.odd == "":
 		d.odd = string(d.currentPath())
 		if d.known().role == itemListRole {
 			return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(d.odd, maxErrorCode), d.schema.Item))
 		}
-	case above == nil:
-	case above.role == itemListRole || above.role == parentRole || above.role == itemRole:
-		if i := slices.IndexFunc(selfReports, func(name string) bool { return name == string(tok.Name) }); i >= 0 {
-			return d.notWhole(selfReports[i])
+	case above != nil && (above.role == itemListRole || above.role == parentRole):
+		name := string(tok.Name)
+		if slices.Contains(selfReports, name) {
+			return d.notWhole(name)
+		}
+		if d.odd == "" && (strings.Contains(name, d.schema.Item) || d.itemNode.children[name] != nil) {
+			d.odd = name // a part of a record, outside of one
 		}
 	}
 	return nil
 }
 
-// selfReports are the names of elements by which a parent or a record would say that
-// it is not whole. None of them is a part of those that are known.
+// attributesOf refuses attributes where only known elements may be: they may say
+// anything of what is in them.
+func attributesOf(name string, attrs []byte) error {
+	return notUnderstood(fmt.Sprintf("%.40q has attributes: %.100q", name, attrs))
+}
+
+// rootAttributes refuses attributes of the root but those of XML itself.
+func rootAttributes(name string, attrs []byte) error {
+	var err error
+	parseErr := xmlstream.ParseAttrs(attrs, func(attr, _ []byte) {
+		if !bytes.HasPrefix(attr, []byte("xml")) && !bytes.HasPrefix(attr, []byte("xsi:")) {
+			err = attributesOf(name, attrs)
+		}
+	})
+	if parseErr != nil {
+		return documentError(parseErr)
+	}
+	return err
+}
+
+// selfReports are the names of elements by which a parent would say that it is not
+// whole. None of them is a part of those that are known.
 var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS"}
 
 // notWhole explains a parent that says of itself that something is wrong with it.
@@ -648,12 +685,11 @@ func (d *Decoder) needID(when string) error {
 
 // endParent hands over the last record and closes the parent.
 func (d *Decoder) endParent() error {
-	if d.isRecord() {
-		if err := d.needID(""); err != nil {
-			return err
-		}
-	} else if d.items == 0 && d.odd != "" {
-		return notUnderstood(fmt.Sprintf("a %s has no %s, but %q, which is not known", d.schema.Parent, d.schema.Item, clip(d.odd, maxErrorCode)))
+	if err := d.needID(""); err != nil {
+		return err
+	}
+	if d.items == 0 && d.odd != "" {
+		return notUnderstood(fmt.Sprintf("a %s has no %s, but %q", d.schema.Parent, d.schema.Item, clip(d.odd, maxErrorCode)))
 	}
 	if err := d.emit(); err != nil {
 		return err
@@ -674,6 +710,9 @@ func (d *Decoder) emit() error {
 		return nil
 	}
 	d.pending = false
+	if !d.isRecord() && !slices.ContainsFunc(d.itemIDs, func(column int) bool { return d.rec.Field(column).Size() > 0 }) {
+		return notUnderstood(fmt.Sprintf("a %s tells neither %s nor %s", d.schema.Item, d.schema.Columns[d.itemIDs[0]].Path, d.schema.Columns[d.itemIDs[1]].Path))
+	}
 	return d.sink.Record(d.rec)
 }
 

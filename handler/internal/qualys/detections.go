@@ -116,6 +116,9 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	if q.To != 0 && page.Next > q.To {
+		if page.Doubt != "" {
+			return record.Page{}, inDoubt(page.Doubt)
+		}
 		page.Next = 0 // all of the range is there
 	}
 	if page.Next != 0 && page.Next <= q.From {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"qualys-sentinel/handler/internal/qualys/xmlstream"
+	"qualys-sentinel/handler/internal/record"
 )
 
 // envelope is what an answer says around its list, and whether that makes it a
@@ -17,7 +18,6 @@ type envelope struct {
 	responses int
 	timed     bool   // DATETIME was there
 	stated    string // its text
-	listed    bool   // the list was there
 	warning   warning
 	warnings  int
 	told      []string // of all warnings, for people
@@ -29,7 +29,10 @@ type envelope struct {
 // A warning is one WARNING element. Answers may have several (one for the rest
 // of the list, one for the end of service of the API version), so each is judged
 // by itself.
-type warning struct{ code, text, url string }
+type warning struct {
+	code, text, url string
+	has             map[string]bool // its elements
+}
 
 // open notes the start of an element of the envelope.
 func (e *envelope) open(name string) error {
@@ -44,11 +47,16 @@ func (e *envelope) open(name string) error {
 		}
 		e.timed = true
 	case "WARNING":
-		e.warning = warning{}
+		e.warning = warning{has: map[string]bool{}}
 		// Enough for every warning that means something; the rest is a flood.
 		if e.warnings++; e.warnings > maxWarnings {
 			return notUnderstood(fmt.Sprintf("it has more than %d warnings", maxWarnings))
 		}
+	case "CODE", "TEXT", "URL":
+		if e.warning.has[name] { // which of them counts is not known
+			return notUnderstood("a WARNING has a second " + name)
+		}
+		e.warning.has[name] = true
 	}
 	return nil
 }
@@ -104,34 +112,46 @@ func (e *envelope) endWarning() {
 }
 
 var (
-	endOfService = regexp.MustCompile(`(?i)\bend[ -]of[ -](life|service|support)\b|\bEO[LS]\b|\bdeprecat|\bsupersed|\bno longer (be )?supported`)
-	notWhole     = regexp.MustCompile(`(?i)truncat|limit exceeded|incomplete|partial|not (all|complete|whole)|omitted|\bfirst \d|\bmore (records|hosts|results|data)`)
+	endOfService = regexp.MustCompile(`(?i)\bend[ -]of[ -](life|service|support)\b|\bEO[LS]\b|\bdeprecat|\bsupersed|\bno longer (be )?supported|\b(be|is|was|been) (retired|decommissioned|discontinued)|\bsunset|\bobsolete`)
+	notWhole     = regexp.MustCompile(`(?i)truncat|\blimits?\b|incomplete|partial|\bnot (all|complete|every|whole)\b.{0,20}(host|record|result|entr|ids?\b|data)|omit|\bfirst (\d|ids?|hosts?|records?|results?|page)|missing|could not|cannot|unable|fail|error|\btimed? ?out|skip|exclud|exceed|unexpected|abort|withheld|remaining|\bmore (records|hosts|results|data|ids)`)
+	willFail     = regexp.MustCompile(`(?i)\b(will|would|may) (fail|return errors?|result in errors?)\b`)
+	errorCode    = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 )
 
 // harmless reports whether a warning is known to say nothing about its answer:
-// answers of a superseded API version warn of the end of their service.
+// answers of a superseded API version warn of the end of their service. A code of
+// Qualys' errors, a link into the API, or a word of something that is not there say
+// otherwise.
 func harmless(w warning) bool {
-	return endOfService.MatchString(w.text) && !notWhole.MatchString(w.text)
+	text := willFail.ReplaceAllString(strings.Join(strings.Fields(w.text), " "), "")
+	return endOfService.MatchString(text) && !notWhole.MatchString(text) && !errorCode.MatchString(w.code) &&
+		!strings.Contains(w.url, "/fo/") && !strings.Contains(w.url, "action=list")
 }
 
 // finish judges the envelope of a document that was read to its end. highest is
 // the highest id that was read; where says what to look for in a list, such as
 // HOST.
-func (e *envelope) finish(highest uint64, where string) (next uint64, told string, err error) {
-	told = strings.Join(e.told, "; ")
+func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
+	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure}
 	switch {
 	case e.responses == 0:
-		return 0, "", notUnderstood("it has no RESPONSE")
+		return p, notUnderstood("it has no RESPONSE")
 	case e.next != 0:
-		return e.next, told, nil
+		p.Next = e.next
 	case e.more && highest > 0:
-		return highest + 1, told, nil
+		p.Next = highest + 1
 	case e.unsure != "":
-		return 0, "", &Error{Kind: Broken, Text: "the answer brings nothing, and a warning that is not known to be harmless: " + e.unsure}
+		return p, inDoubt(e.unsure)
 	case e.more:
-		return 0, "", &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
+		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
 	}
-	return 0, told, nil
+	return p, nil
+}
+
+// inDoubt is the error for an answer with a warning that may say that it is not whole,
+// where the rest cannot be asked for.
+func inDoubt(warning string) *Error {
+	return &Error{Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
 }
 
 // time is the answer's by Qualys' clock, when its first record comes or its end. date
@@ -139,11 +159,6 @@ func (e *envelope) finish(highest uint64, where string) (next uint64, told strin
 func (e *envelope) time(date time.Time) (time.Time, error) {
 	if !e.timed {
 		return time.Time{}, notUnderstood("its RESPONSE has no DATETIME in front of its list")
-	}
-	if !e.listed { // there is nothing else that shows that this is an answer
-		if _, err := time.Parse(time.RFC3339, e.stated); err != nil {
-			return time.Time{}, notUnderstood(fmt.Sprintf("it has no list, and DATETIME is %.40q", e.stated))
-		}
 	}
 	return answerTime(e.stated, date)
 }

@@ -132,7 +132,7 @@ func FuzzDetectionValues(f *testing.F) {
 			s.elements(hostNames, insides)
 			s.out.WriteString("<DETECTION_LIST>")
 			for range 1 + s.next()%3 { // the DTD wants one, and the decoder where there is anything unknown
-				s.out.WriteString("<DETECTION>")
+				s.out.WriteString("<DETECTION><UNIQUE_VULN_ID>1</UNIQUE_VULN_ID>")
 				s.elements(detectionNames, insides)
 				s.out.WriteString("</DETECTION>")
 			}

@@ -54,6 +54,9 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	if string(tok.Name) != root {
 		return idSet{}, readError(scan, string(tok.Name), 200, nil)
 	}
+	if err := rootAttributes(root, tok.Attrs); err != nil {
+		return idSet{}, err
+	}
 	var s idSet
 	var path []string
 	var text []byte
@@ -83,8 +86,8 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 			return idSet{}, err
 		}
 	}
-	next, _, err := s.envelope.finish(s.highest, "ID")
-	if err == nil && next != 0 && !cut {
+	page, err := s.envelope.finish(s.highest, "ID")
+	if err == nil && page.Next != 0 && !cut {
 		err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
 	}
 	if err != nil {
@@ -99,17 +102,18 @@ var idSetParts = []string{
 	"RESPONSE/ID_SET", "RESPONSE/ID_SET/ID", "RESPONSE/ID_SET/ID_RANGE",
 }
 
+// glossary may follow a list of hosts (its DTD of 2022).
+const glossary = "RESPONSE/GLOSSARY"
+
 // open takes the start of an element.
 func (s *idSet) open(scan *xmlstream.Scanner, path string, attrs []byte) error {
 	switch {
-	case strings.HasPrefix(path, "REQUEST"):
-		return nil // what was asked for; ids in it are none
+	case path == "REQUEST", strings.HasPrefix(path, "REQUEST/"), path == glossary, strings.HasPrefix(path, glossary+"/"):
+		return nil // what was asked for, and words; ids in them are none
 	case !slices.Contains(idSetParts, path):
 		return stray(scan, path)
 	case len(attrs) > 0:
 		return notUnderstood(fmt.Sprintf("%.100q has attributes: %.100q", path, attrs))
-	case path == "RESPONSE/ID_SET":
-		s.envelope.listed = true
 	}
 	return s.envelope.open(lastName(path))
 }
@@ -127,7 +131,7 @@ func (s *idSet) close(path string, raw []byte) error {
 		s.envelope.endWarning()
 	case "RESPONSE", "RESPONSE/ID_SET":
 	default:
-		if strings.HasPrefix(path, "RESPONSE/") {
+		if slices.Contains(idSetParts, path) {
 			s.envelope.text(lastName(path), text, len(raw) == maxEnvelope)
 		}
 		return nil

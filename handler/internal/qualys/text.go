@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"qualys-sentinel/handler/internal/qualys/xmlstream"
 	"qualys-sentinel/handler/internal/record"
@@ -69,6 +70,11 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 			return nil
 		case !d.inParent:
 			return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(string(text), maxErrorText)))
+		case f != nil && f.role == itemListRole && bytes.ContainsFunc(text, unicode.IsLetter):
+			return notUnderstood(fmt.Sprintf("text in %s: %q", f.name, clip(string(text), maxErrorText)))
+		case f != nil && f.role == parentRole && d.odd == "":
+			d.odd = clip(string(text), maxErrorCode)
+			l.target = toExtra
 		case d.item.node != nil:
 			l.target = toMember
 		case f != nil && f.role == leafRole: // it goes on after an unexpected child
@@ -387,6 +393,9 @@ func (d *Decoder) attribute(n *node, name, text []byte) error {
 		}
 		d.escaped = append(record.AppendEscaped(d.escaped[:0], text), '"')
 		return d.rec.Append(d.item.node.column, d.level(), d.escaped)
+	}
+	if n != nil && n.role == parentRole && d.odd == "" {
+		d.odd = "@" + clip(string(name), maxErrorCode)
 	}
 	d.attr = append(append(append(d.attr[:0], d.currentPath()...), "/@"...), name...)
 	key, err := d.extraKey(d.attr)

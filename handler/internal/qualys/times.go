@@ -16,12 +16,9 @@ const maxAhead = time.Hour
 // ended there would make the next one miss all that comes before.
 func answerTime(text string, date time.Time) (time.Time, error) {
 	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
-	if err != nil {
-		at = date
-	}
 	switch {
-	case at.IsZero():
-		return time.Time{}, &Error{Kind: Broken, Text: fmt.Sprintf("the answer does not tell its time: DATETIME is %.40q and there is no Date header", text)}
+	case err != nil:
+		return time.Time{}, notUnderstood(fmt.Sprintf("DATETIME is %.40q", text))
 	case !date.IsZero() && at.Sub(date) > maxAhead:
 		return time.Time{}, &Error{Kind: Refused, Text: fmt.Sprintf("the answer states %s as its time and %s in its Date header", at.UTC().Format(timeForm), date.UTC().Format(timeForm)),
 			Advice: "the clock of Qualys, or of a proxy, is wrong: nothing is read until they agree, and nothing is lost"}

@@ -26,6 +26,9 @@ type Page struct {
 	Next uint64
 	// Warning is the text of a warning other than that of more records.
 	Warning string
+	// Doubt is a warning that may say that the answer is not whole. Next asks for the
+	// rest then; where a range leaves no room for that, the page is not whole.
+	Doubt string
 }
 
 // CallLimits are those of one of a service's endpoints, as it told last. A field
