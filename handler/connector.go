@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -124,10 +125,12 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		HTTP:        qualys.NewHTTPClient(),
 		UserAgent:   "qualys-sentinel/" + version,
 		Reserve:     s.CallReserve,
+		Proxy:       http.ProxyFromEnvironment,
 	}
 	if c.store, err = c.openStore(); err != nil {
 		return nil, err
 	}
+	c.client.Memory = c.memory()
 	c.gzips = loganalytics.NewCompressor(loganalytics.DefaultWriters)
 	c.integrations = c.newRegistry()
 	c.desk = &ondemand.Desk{
@@ -135,6 +138,11 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		NewRun: c.run, NewID: newRunID,
 	}
 	return c, nil
+}
+
+// memory keeps what Qualys has refused or asked for.
+func (c *connector) memory() checkpoint.Document {
+	return checkpoint.Document{Store: c.store, Name: "limits.json"}
 }
 
 // newRunID makes the id of a run.

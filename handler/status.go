@@ -9,17 +9,27 @@ import (
 	"github.com/spf13/cobra"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/status"
 )
 
 // statusSource reads the status of what this connector works with.
 func (c *connector) statusSource() *status.Source {
 	return &status.Source{
-		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: time.Now, Others: c.others,
+		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: time.Now, Others: c.others, Rests: c.rests,
 		Program: status.Program{Version: version, APIs: map[string]string{
 			ingest.VM.Name: c.settings.DetectionAPIVersion, ingest.KB.Name: c.settings.KBAPIVersion,
 		}},
 	}
+}
+
+// rests are the times without calls to Qualys.
+func (c *connector) rests(ctx context.Context, now time.Time) ([]qualys.Rest, error) {
+	doc, err := c.memory().Load(ctx)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it says of what
+	}
+	return qualys.Rests(doc, now) //nolint:wrapcheck // likewise
 }
 
 // others are the integrations.
@@ -81,6 +91,9 @@ func (f *settingsFlags) status(ctx context.Context, id string) error {
 		}
 		for _, i := range doc.Integrations {
 			out.integration(&i, doc.At)
+		}
+		for _, r := range doc.Rests {
+			fmt.Fprintf(out, "no calls: %s until %s: %s\n", r.Of, r.Until.Format(time.RFC3339), out.paint(yellow, firstLine(r.Reason)))
 		}
 		for _, text := range doc.Problems {
 			fmt.Fprintln(out, "problem: "+out.paint(red, text))

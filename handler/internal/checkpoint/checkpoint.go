@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 )
 
 // A Store keeps named documents. Names are paths with "/", without "." and
@@ -86,6 +87,29 @@ func Read(ctx context.Context, store Store, name string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return doc, nil
+}
+
+// A Document is one object that is read and replaced as a whole.
+type Document struct {
+	Store Store
+	Name  string
+}
+
+// Load returns the document; nil if there is none.
+func (d Document) Load(ctx context.Context) ([]byte, error) {
+	doc, err := Read(ctx, d.Store, d.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return doc, err
+}
+
+// Save replaces it.
+func (d Document) Save(ctx context.Context, doc []byte) error {
+	return Write(ctx, d.Store, d.Name, func(w io.Writer) error {
+		_, err := w.Write(doc)
+		return err //nolint:wrapcheck // Write says of what
+	})
 }
 
 // Write creates an object and fills it. Behind an error it is not there, or is as

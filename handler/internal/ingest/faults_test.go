@@ -38,7 +38,7 @@ var lasting = map[string]end{
 	"redirect elsewhere": {ingest.Failed, "follow no redirect"}, "401": {ingest.Failed, "check apiUsername and apiPassword"},
 	"404": {ingest.Failed, "end of life"}, "409 code 2003": {ingest.Failed, "accept the terms"}, "414": {ingest.Failed, "414"},
 	"409 code 1960": {ingest.Waiting, "1960"}, "409 code 1960 without headers": {ingest.Waiting, "1960"}, "409 without a code": {ingest.Waiting, "409"}, "409 code 1965, seconds": {ingest.Waiting, "1965"},
-	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "19h0m0s"}, "429": {ingest.Waiting, "429"},
+	"409 code 1965, in words": {ingest.Waiting, "1965"}, "409 code 1965, 19 hours": {ingest.Waiting, "1h5m0s"}, "429": {ingest.Waiting, "429"},
 	"503":                     {ingest.Failed, "no progress in 6 tries"},
 	"clock three hours ahead": {ingest.Complete, ""}, "DATETIME a year ahead": {ingest.Failed, "in its Date header"},
 }

@@ -242,7 +242,7 @@ func TestLongLimit(t *testing.T) {
 		return true
 	}
 	report, err := w.do()
-	if err != nil || report.Outcome != ingest.Waiting || len(w.clock.slept) != 0 || !strings.Contains(report.Reason, "19h0m0s") {
+	if err != nil || report.Outcome != ingest.Waiting || len(w.clock.slept) != 0 || !strings.Contains(report.Reason, "1h5m0s") {
 		t.Fatalf("%s: %v, slept %v, %s", report.Outcome, err, w.clock.slept, report.Reason)
 	}
 	if c := w.checkpoint(); c.Window == nil || c.Watermark != nil {

@@ -10,6 +10,7 @@
 package qualys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"qualys-sentinel/handler/internal/record"
@@ -65,10 +65,15 @@ type Client struct {
 
 	// Reserve is the share of calls to leave to others, in percent.
 	Reserve int
+	// Memory is shared by all processes that ask with this account; nil: what is met is
+	// known to this process only.
+	Memory Memory
+	// Proxy tells what a request goes through, as that of HTTP's transport does; nil:
+	// nothing.
+	Proxy func(*http.Request) (*url.URL, error)
 
 	limits   limits
-	mu       sync.Mutex
-	rejected rejection
+	standing standing
 }
 
 // NewHTTPClient returns a client for the Qualys API: proxy from the
@@ -83,6 +88,8 @@ func NewHTTPClient() *http.Client {
 			IdleConnTimeout:       90 * time.Second,
 			TLSHandshakeTimeout:   30 * time.Second,
 			ResponseHeaderTimeout: DefaultFirstByteTimeout,
+
+			OnProxyConnectResponse: refuseProxy,
 		},
 		// Following one would send the credentials elsewhere, or in clear.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -93,9 +100,20 @@ func NewHTTPClient() *http.Client {
 // status was 200. It waits for its turn. sent counts the requests that left; at
 // is the answer's Date, zero if it had none.
 func (c *Client) ask(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
-	if err := c.checkLogin(ctx); err != nil {
-		return err
+	memoryErr := c.recall(ctx)
+	err := c.checkLogin(ctx)
+	if err == nil {
+		err = c.inTurn(ctx, path, params, sent, read)
+		memoryErr = cmp.Or(c.keep(ctx), memoryErr)
 	}
+	if err != nil && memoryErr != nil {
+		err = fmt.Errorf("%w; %w", err, memoryErr)
+	}
+	return err
+}
+
+// inTurn is ask in the turn of the call.
+func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
 	leave, err := c.limits.enter(ctx, path, c.now)
 	if err != nil {
 		return err
@@ -109,7 +127,7 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 		case reloadErr != nil:
 			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
 		case changed:
-			if _, refused := c.isRejected(); !refused {
+			if c.rejected() == nil {
 				used = c.login()
 				err = c.once(ctx, path, params, used, sent, read)
 			}
@@ -119,10 +137,7 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 		return cause // an end from outside shows as a broken answer
 	}
 	if e := asError(err); e != nil {
-		if e.Kind == BadLogin {
-			c.reject(used)
-		}
-		c.limits.failed(path, e, c.now())
+		c.reject(used, path, e)
 	}
 	return err
 }
@@ -167,62 +182,89 @@ func (c *Client) login() login {
 	return login{user, password}
 }
 
-// rejection is the login that Qualys has refused last.
-type rejection struct {
-	login login
-	times int
-	until time.Time // not tried again before
-}
-
 const (
 	// loginRest is how long a login that was refused is left alone; twice as
 	// long each time, up to loginRestMost. Qualys locks an account after some
-	// bad logins, but one odd refusal must not stop a process for good.
+	// bad logins, but one odd refusal must not stop the connector for good.
 	loginRest     = time.Hour
 	loginRestMost = 24 * time.Hour
 )
 
+// secret is a login as one text.
+func (l login) secret() string { return l.user + "\x00" + l.password }
+
 // checkLogin refuses a login that Qualys has refused before, unless it can be
-// read anew.
+// read anew, and a road that a proxy has closed.
 func (c *Client) checkLogin(ctx context.Context) error {
-	if _, is := c.isRejected(); !is {
+	if err := c.closedRoad(); err != nil {
+		return err
+	}
+	if c.rejected() == nil {
 		return nil
 	}
 	if _, err := c.Credentials.Reload(ctx); err != nil {
 		return fmt.Errorf("read the credentials again: %w", err)
 	}
-	if until, is := c.isRejected(); is {
-		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before; they are tried again in " + until.Sub(c.now()).Round(time.Second).String()}
+	if r := c.rejected(); r != nil {
+		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before; they are tried again in " + r.Until.Sub(c.now()).Round(time.Second).String()}
 	}
 	return nil
 }
 
-// isRejected tells whether the login was refused, and until when it rests.
-func (c *Client) isRejected() (until time.Time, is bool) {
+// rejected is the refusal of the current login, while it rests.
+func (c *Client) rejected() *refused {
 	current := c.login()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rejected.until, c.rejected.login == current && c.now().Before(c.rejected.until)
-}
-
-// reject notes that Qualys has refused a login.
-func (c *Client) reject(used login) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := &c.rejected
-	if r.login != used {
-		*r = rejection{login: used}
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.login != nil && c.now().Before(s.login.Until) && s.login.is(current.secret()) {
+		return s.login
 	}
-	r.until = c.now().Add(min(loginRestMost, loginRest<<min(r.times, 10)))
-	r.times++
+	return nil
 }
 
-// accept forgets that a login was refused: it was good.
+// closedRoad refuses a call through a proxy that has refused one before, as long as it
+// is the same proxy, with the same login.
+func (c *Client) closedRoad() error {
+	proxy := c.proxy(c.toOrigin())
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if proxy == nil || s.proxy == nil || !c.now().Before(s.proxy.Until) || !s.proxy.is(proxy.String()) {
+		return nil
+	}
+	return &Error{Kind: BadProxy, Text: s.proxy.Text + "; it is tried again in " + s.proxy.Until.Sub(c.now()).Round(time.Second).String()}
+}
+
+// toOrigin is a request as far as the choice of a proxy needs it.
+func (c *Client) toOrigin() *http.Request { return &http.Request{URL: c.Origin} }
+
+// reject notes what a failure says of calls to come: a refused login or proxy, a limit.
+func (c *Client) reject(used login, path string, e *Error) {
+	s := &c.standing
+	s.mu.Lock()
+	switch e.Kind {
+	case BadLogin:
+		s.login, s.dirty = s.login.again(used.secret(), e.Error(), c.now()), true
+	case BadProxy:
+		if proxy := c.proxy(c.toOrigin()); proxy != nil {
+			s.proxy, s.dirty = s.proxy.again(proxy.String(), e.Text, c.now()), true
+		}
+	}
+	s.mu.Unlock()
+	c.limits.failed(path, e, c.now())
+}
+
+// accept forgets that a login, or the road, was refused: they were good.
 func (c *Client) accept(used login) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.rejected.login == used {
-		c.rejected = rejection{}
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.login.is(used.secret()) {
+		s.login, s.dirty = nil, true
+	}
+	if s.proxy != nil {
+		s.proxy, s.dirty = nil, true
 	}
 }
 
@@ -234,6 +276,7 @@ func (c *Client) now() time.Time {
 }
 
 func (c *Client) try(ctx context.Context, path string, params url.Values, as login, sent func()) (*answer, error) {
+	ctx, stands := traceRoad(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := c.request(ctx, path, params, as)
 	if err != nil {
@@ -247,6 +290,9 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 		cancel(nil)
 		if cause != nil {
 			return nil, cause
+		}
+		if !stands.Load() {
+			return nil, c.roadError(req, err)
 		}
 		return nil, &Error{Kind: Unavailable, Err: withoutURL(err)}
 	}

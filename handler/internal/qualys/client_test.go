@@ -83,7 +83,8 @@ func TestErrorAnswers(t *testing.T) {
 		after  time.Duration
 		text   string
 	}{
-		"rate, only text":          {status: 409, body: simple("<CODE>1965</CODE>", "This API cannot be run again for another 2 hours, 1 minute and 5 seconds."), kind: qualys.Limited, after: 2*time.Hour + 65*time.Second},
+		"rate, only text":          {status: 409, body: simple("<CODE>1965</CODE>", "This API cannot be run again for another 2 hours, 1 minute and 5 seconds."), kind: qualys.Limited, after: 65 * time.Minute},
+		"rate, short text":         {status: 409, body: simple("<CODE>1965</CODE>", "This API cannot be run again for another 0 hours, 31 minutes and 5 seconds."), kind: qualys.Limited, after: 31*time.Minute + 5*time.Second},
 		"rate, header":             {status: 409, header: header("X-RateLimit-ToWait-Sec", "90"), body: simple("<CODE>1965</CODE>", "for another 5 hours"), kind: qualys.Limited, after: 90 * time.Second},
 		"no code, text of a limit": {status: 409, body: simple("", "This API cannot be run again until 1 currently running API instance has finished."), kind: qualys.Limited, after: qualys.DefaultLimitWait},
 		"no body, header":          {status: 409, header: header("x-ratelimit-towait-sec", "7"), kind: qualys.Limited, after: 7 * time.Second},
@@ -93,9 +94,10 @@ func TestErrorAnswers(t *testing.T) {
 		"unknown code of a limit":  {status: 429, header: header("Retry-After", "30"), body: simple("<CODE>TOO_MANY_REQUESTS</CODE>", "x"), kind: qualys.Limited, after: 30 * time.Second},
 		"unknown code of a login":  {status: 401, body: simple("<CODE>401</CODE>", "x"), kind: qualys.BadLogin},
 		"unknown code of a fault":  {status: 503, body: simple("<CODE>503</CODE>", "x"), kind: qualys.Unavailable, after: time.Second},
-		"endless wait":             {status: 409, body: strings.Replace(simple("<CODE>1965</CODE>", "x"), "</TEXT>", "</TEXT><ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>10000000000</VALUE></ITEM></ITEM_LIST>", 1), kind: qualys.Limited, after: 7 * 24 * time.Hour},
+		"endless wait":             {status: 409, body: strings.Replace(simple("<CODE>1965</CODE>", "x"), "</TEXT>", "</TEXT><ITEM_LIST><ITEM><KEY>SECONDS_TO_WAIT</KEY><VALUE>10000000000</VALUE></ITEM></ITEM_LIST>", 1), kind: qualys.Limited, after: 65 * time.Minute},
 		"internal error":           {status: 501, body: simple("<CODE>999</CODE>", "Internal error"), kind: qualys.Unavailable},
 		"maintenance":              {status: 503, body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable, after: time.Second},
+		"maintenance, for long":    {status: 503, header: header("Retry-After", "600"), body: simple("<CODE>1999</CODE>", "Maintenance"), kind: qualys.Unavailable, after: 10 * time.Minute},
 		"gateway timeout":          {status: 504, body: "<html>", kind: qualys.Unavailable},
 		"forbidden":                {status: 403, body: simple("<CODE>2012</CODE>", "User license is not authorized"), kind: qualys.Forbidden, text: "role Reader"},
 		"gone version":             {status: 404, body: "nope", kind: qualys.Refused, text: "detectionApiVersion"},
@@ -131,7 +133,7 @@ func checkError(t *testing.T, err error, kind qualys.Kind, after time.Duration, 
 	if e.Kind != kind || gotAfter != after || !strings.Contains(err.Error(), text) {
 		t.Errorf("kind %d, after %s: %v\nwant kind %d, after %s, text %q", e.Kind, gotAfter, err, kind, after, text)
 	}
-	if want := kind == qualys.Broken || kind == qualys.Unavailable || kind == qualys.Limited; retry != want {
+	if want := kind == qualys.Broken || kind == qualys.Unavailable || kind == qualys.Limited || kind == qualys.Unreachable; retry != want {
 		t.Errorf("to be tried again: %v, want %v", retry, want)
 	}
 }
@@ -151,7 +153,7 @@ func TestRecordedErrors(t *testing.T) {
 		"401_2000_bad_login.xml":                     {qualys.BadLogin, 0, "lock the account"},
 		"401_gateway_gav_not_authenticated.json":     {qualys.BadLogin, 0, "401"},
 		"409_1960_concurrency.xml":                   {qualys.Limited, qualys.DefaultLimitWait, "code 1960"},
-		"409_1965_ratelimit.xml":                     {qualys.Limited, 68928 * time.Second, "code 1965"},
+		"409_1965_ratelimit.xml":                     {qualys.Limited, 65 * time.Minute, "code 1965"},
 		"409_2003_registration.xml":                  {qualys.Refused, 0, "accept the terms"},
 		"409_2011_secureid.xml":                      {qualys.Refused, 0, "SecurID"},
 		"414_uri_too_long.html":                      {qualys.Refused, 0, "HTML"},
@@ -340,7 +342,7 @@ func TestConnectionFailures(t *testing.T) {
 	checkError(t, err, qualys.Unavailable, 0, "broke off")
 	cl.Origin = &url.URL{Scheme: "http", Host: "127.0.0.1:1"}
 	_, _, err = ask(cl)
-	checkError(t, err, qualys.Unavailable, time.Second, "refused")
+	checkError(t, err, qualys.Unreachable, time.Second, "refused")
 	if strings.Contains(err.Error(), "action=list") {
 		t.Errorf("the query is in the error: %v", err)
 	}
@@ -404,10 +406,10 @@ func TestUsedUpWindowByItsText(t *testing.T) {
 	})
 	cl.Now = func() time.Time { return now }
 	_, _, err := ask(cl)
-	checkError(t, err, qualys.Limited, 19*time.Hour, "1965")
+	checkError(t, err, qualys.Limited, 65*time.Minute, "1965")
 	now = now.Add(time.Hour)
 	_, _, err = ask(cl)
-	checkError(t, err, qualys.Limited, 18*time.Hour, "said to a call just before: for another 19 hours")
+	checkError(t, err, qualys.Limited, 5*time.Minute, "said to a call just before: for another 19 hours")
 	if calls != 1 {
 		t.Errorf("%d calls in a window that is used up", calls)
 	}

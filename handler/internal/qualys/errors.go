@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -21,7 +20,7 @@ type Kind uint8
 const (
 	// Broken is an answer that is no whole document: ask again.
 	Broken Kind = iota + 1
-	// Unavailable is a failing network or server: ask again later.
+	// Unavailable is a failing server, or a connection that fails: ask again later.
 	Unavailable
 	// Limited is a limit of the subscription: ask again After.
 	Limited
@@ -31,6 +30,11 @@ const (
 	Forbidden
 	// Refused is a request that Qualys will refuse every time.
 	Refused
+	// Unreachable is a road on which no connection to Qualys stands: ask again later.
+	Unreachable
+	// BadProxy is a proxy that refuses to let connections to Qualys pass. Repeating it
+	// may lock the account of the proxy's login.
+	BadProxy
 )
 
 // An Error is an answer of Qualys other than the document asked for, or none.
@@ -74,7 +78,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // zero leaves that to the caller.
 func (e *Error) Retry() (after time.Duration, ok bool) {
 	switch e.Kind {
-	case Broken, Unavailable, Limited:
+	case Broken, Unavailable, Limited, Unreachable:
 		return e.After, true
 	}
 	return 0, false
@@ -84,15 +88,7 @@ func (e *Error) Retry() (after time.Duration, ok bool) {
 // long, or what stands in it breaks it. A server that cannot be reached, or is
 // in maintenance, is not helped by that.
 func (e *Error) Heavy() bool {
-	switch e.Kind {
-	case Broken:
-		return true
-	case Unavailable:
-		var dial *net.OpError
-		refused := errors.As(e.Err, &dial) && dial.Op == "dial"
-		return !refused && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
-	}
-	return false
+	return e.Kind == Broken || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
 }
 
 // Empty tells that there was no document at all: so an account without API access
@@ -130,8 +126,6 @@ func (e *Error) advice() string {
 		return "the API version may have reached its end of life, or uri is not an API server: see uri, detectionApiVersion and kbApiVersion"
 	case e.Kind == Refused && strings.HasPrefix(e.Code, "19"):
 		return "check filterParameters; the account or the API version may not know a parameter or its value"
-	case e.Status == http.StatusProxyAuthRequired:
-		return "the proxy wants a login: put it into HTTPS_PROXY"
 	}
 	return ""
 }
@@ -288,8 +282,11 @@ func classify(e *Error, header http.Header, items map[string]string) *Error {
 			e.Kind = kind // unless the status says so
 		}
 	}
-	if e.Kind == Limited {
+	switch e.Kind {
+	case Limited:
 		e.After = wait(header, items, e.Text)
+	case Unavailable: // in maintenance, with luck it says for how long
+		e.After = retryAfter(header)
 	}
 	return e
 }
@@ -345,9 +342,10 @@ func wait(header http.Header, items map[string]string, text string) time.Duratio
 	return DefaultLimitWait
 }
 
-// maxWait is the longest wait that is believed; the longest window known is a
-// day.
-const maxWait = 7 * 24 * time.Hour
+// maxWait is the longest wait that is believed: Qualys counts calls by the hour, and a
+// longer wait may be one odd answer. Where it is not, asking once more an hour later
+// costs one call, and is told to wait again.
+const maxWait = 65 * time.Minute
 
 // seconds is n seconds, and no overflow.
 func seconds(n int) time.Duration {

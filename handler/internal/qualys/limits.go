@@ -27,6 +27,7 @@ const (
 // own; a server that is down, or answers 429, is down for all.
 type limits struct {
 	mu        sync.Mutex
+	fresh     bool // there is a rest that is not kept yet
 	endpoints map[string]*endpoint
 	rest      rest // of all
 	strikes   int  // failures in a row of the server as a whole
@@ -145,8 +146,10 @@ func (l *limits) note(path string, header http.Header, reserve int, now time.Tim
 	case now.Before(e.rest.until):
 		// It is known already, from an answer that knew better.
 	case told.Remaining == 0 && toWait > 0:
+		l.fresh = true
 		e.rest = rest{now.Add(seconds(toWait)), Error{Kind: Limited, Text: "the calls of this window are used up"}}
 	case told.Remaining >= 0 && told.Calls > 0 && told.WindowSec > 0 && told.Remaining <= told.Calls*reserve/100:
+		l.fresh = true
 		e.rest = rest{now.Add(seconds(told.WindowSec) / looks), Error{Kind: Limited, Text: fmt.Sprintf("%d of %d calls of this window are left, and kept for the customer's other tools", told.Remaining, told.Calls)}}
 	}
 }
@@ -162,7 +165,7 @@ func (l *limits) failed(path string, e *Error, now time.Time) {
 	case e.Kind == Limited && e.Status != http.StatusTooManyRequests:
 		at = &l.endpoint(path).rest
 	case e.Kind == Limited:
-	case e.Kind == Unavailable && !e.Heavy():
+	case e.Kind == Unreachable, e.Kind == Unavailable && !e.Heavy():
 		if e.After == 0 {
 			e.After = min(maxRest, time.Second<<min(l.strikes, 6))
 		}
@@ -171,8 +174,72 @@ func (l *limits) failed(path string, e *Error, now time.Time) {
 		return
 	}
 	if until := now.Add(e.After); until.After(at.until) {
+		l.fresh = l.fresh || e.After >= leastKept
 		*at = rest{until, Error{Kind: e.Kind, Status: e.Status, Code: e.Code, Text: strings.TrimSpace("said to a call just before: " + e.Text), Err: e.Err}}
 	}
+}
+
+// adopt takes over rests that other processes have met. None is believed for longer
+// than one that is told by Qualys.
+func (l *limits) adopt(rests map[string]kept, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for path, k := range rests {
+		at := &l.rest
+		if path != allEndpoints {
+			if len(path) > maxPath || !now.Before(k.Until) {
+				continue
+			}
+			at = &l.endpoint(path).rest
+		}
+		if until := earlier(k.Until, now.Add(maxWait)); until.After(at.until) {
+			*at = rest{until, Error{Kind: k.Kind, Status: k.Status, Code: k.Code, Text: k.Text}}
+		}
+	}
+}
+
+// maxPath bounds the path of an endpoint that is read from the state.
+const maxPath = 200
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// kept is what other processes are to know.
+func (l *limits) kept(now time.Time) map[string]kept {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := map[string]kept{}
+	add := func(path string, r rest) {
+		if r.until.Sub(now) >= leastKept {
+			text := r.why.Text
+			if r.why.Err != nil {
+				text += ": " + r.why.Err.Error()
+			}
+			m[path] = kept{r.until.UTC().Truncate(time.Second), r.why.Kind, r.why.Status, r.why.Code, clip(text, maxErrorText)}
+		}
+	}
+	add(allEndpoints, l.rest)
+	for path, e := range l.endpoints {
+		add(path, e.rest)
+	}
+	return m
+}
+
+// unkept reports whether there is anything to keep.
+func (l *limits) unkept() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fresh
+}
+
+func (l *limits) wasKept() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh = false
 }
 
 // answered ends the failures in a row.

@@ -24,6 +24,7 @@ import (
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -55,6 +56,8 @@ type Document struct {
 	Datasets []Dataset `json:"datasets"`
 	// Integrations are the destinations beside the default one, by their ids.
 	Integrations []Integration `json:"integrations"`
+	// Rests are times without calls: what Qualys, or a proxy, has refused or asked for.
+	Rests []qualys.Rest `json:"rests"`
 	// Problems are what could not be read of no one of them.
 	Problems []string `json:"problems"`
 }
@@ -177,6 +180,8 @@ type Source struct {
 	Live    func(*ingest.Dataset) []ondemand.Live
 	Program Program
 	Now     func() time.Time
+	// Rests lists the times without calls; nil: nobody keeps them.
+	Rests func(ctx context.Context, now time.Time) ([]qualys.Rest, error)
 	// Others lists the destinations beside the default one, with what is known of
 	// them by their registration, and where their status is read; nil: there are none.
 	// Those that it lists are there even behind an error.
@@ -206,8 +211,15 @@ const gatherTime = 20 * time.Second
 func (s *Source) Gather(ctx context.Context) Document {
 	ctx, cancel := context.WithTimeout(ctx, gatherTime)
 	defer cancel()
-	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program, Integrations: []Integration{}, Problems: []string{}}
+	doc := Document{Version: Version, At: s.Now().UTC(), Program: s.Program, Integrations: []Integration{}, Rests: []qualys.Rest{}, Problems: []string{}}
 	doc.Program.Go = runtime.Version()
+	if s.Rests != nil {
+		rests, err := s.Rests(ctx, doc.At)
+		if err != nil {
+			doc.Problems = append(doc.Problems, err.Error())
+		}
+		doc.Rests = append(doc.Rests, rests...)
+	}
 	datasets := ingest.Datasets()
 	doc.Datasets = make([]Dataset, len(datasets))
 	var wg sync.WaitGroup

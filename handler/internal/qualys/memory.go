@@ -1,0 +1,259 @@
+package qualys
+
+import (
+	"context"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Memory keeps one document for all processes that ask with the same account. A
+// process may live for one run only: what Qualys has refused or asked for must outlive
+// it.
+type Memory interface {
+	// Load returns the document; nil if there is none.
+	Load(ctx context.Context) ([]byte, error)
+	// Save replaces it.
+	Save(ctx context.Context, doc []byte) error
+}
+
+const (
+	memoryVersion = 1
+	// recallEvery is how long a process trusts what it has read of what others have met.
+	recallEvery = 30 * time.Second
+	// leastKept is the shortest rest that is kept: a shorter one is over before another
+	// process could read of it.
+	leastKept = 5 * time.Second
+)
+
+// A memory is the document. People may read it, and delete it to let all rests end.
+type memory struct {
+	Version int `json:"version"`
+	// Login and Proxy were refused, and rest.
+	Login *refused `json:"login,omitempty"`
+	Proxy *refused `json:"proxy,omitempty"`
+	// Rests are times without calls, by the path of an endpoint; "all" for every one.
+	Rests map[string]kept `json:"rests,omitempty"`
+}
+
+// kept is a rest as it is kept.
+type kept struct {
+	Until  time.Time `json:"until"`
+	Kind   Kind      `json:"kind"`
+	Status int       `json:"status,omitempty"`
+	Code   string    `json:"code,omitempty"`
+	Text   string    `json:"text,omitempty"`
+}
+
+// allEndpoints names, among kept rests, the one of all endpoints.
+const allEndpoints = "all"
+
+// refused is a secret that was refused, by a mark that does not tell it.
+type refused struct {
+	// Mark is 16 bits of a slow hash of the secret, with a salt. So few tell whether
+	// the secret is another now, but for one change in 65,536, and cannot confirm a
+	// guess to somebody who reads the state.
+	Mark  string    `json:"mark"`
+	Salt  string    `json:"salt"`
+	Times int       `json:"times"`
+	Until time.Time `json:"until"`
+	Text  string    `json:"text,omitempty"` // what was said
+
+	known map[string]bool // answers of is, by the hash of the secret
+}
+
+// markRounds make a guess cost some tens of milliseconds.
+const markRounds = 100_000
+
+func newRefused(secret string) *refused {
+	r := &refused{Salt: rand.Text()}
+	r.Mark = r.mark(secret)
+	return r
+}
+
+func (r *refused) mark(secret string) string {
+	key, err := pbkdf2.Key(sha256.New, secret, []byte(r.Salt), markRounds, 2)
+	if err != nil {
+		return "" // only for key lengths that are none
+	}
+	return hex.EncodeToString(key)
+}
+
+// is reports whether it is this secret that was refused.
+func (r *refused) is(secret string) bool {
+	if r == nil {
+		return false
+	}
+	sum := sha256.Sum256([]byte(secret))
+	id := string(sum[:])
+	same, ok := r.known[id]
+	if !ok {
+		same = r.mark(secret) == r.Mark
+		if r.known == nil {
+			r.known = map[string]bool{}
+		}
+		r.known[id] = same // for as long as the process lives
+	}
+	return same
+}
+
+// again returns what is known of a secret that was refused once more.
+func (r *refused) again(secret, text string, now time.Time) *refused {
+	if !r.is(secret) {
+		r = newRefused(secret)
+	}
+	next := *r
+	next.Until = now.Add(min(loginRestMost, loginRest<<min(r.Times, 10)))
+	next.Times++
+	next.Text = clip(text, maxErrorText)
+	return &next
+}
+
+// standing is what is known of refusals and rests, here and, by the memory, elsewhere.
+type standing struct {
+	mu    sync.Mutex
+	login *refused
+	proxy *refused
+	read  time.Time
+	dirty bool // there is something that is not kept yet
+}
+
+// recall reads what other processes have met. Where the memory cannot be read, what is
+// known here has to do: a run that holds its checkpoint in the same place has just
+// read there.
+func (c *Client) recall(ctx context.Context) error {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := c.now()
+	if c.Memory == nil || !s.read.IsZero() && now.Sub(s.read) < recallEvery && !now.Before(s.read) {
+		return nil
+	}
+	m, err := c.loadMemory(ctx)
+	if err != nil {
+		return err
+	}
+	s.read = now
+	if !s.dirty {
+		s.login, s.proxy = keepKnown(s.login, m.Login), keepKnown(s.proxy, m.Proxy)
+	}
+	c.limits.adopt(m.Rests, now)
+	return nil
+}
+
+// keepKnown returns next, with what was worked out of it before.
+func keepKnown(before, next *refused) *refused {
+	if before != nil && next != nil && before.Mark == next.Mark && before.Salt == next.Salt {
+		next.known = before.known
+	}
+	return next
+}
+
+func (c *Client) loadMemory(ctx context.Context) (memory, error) {
+	var m memory
+	doc, err := c.Memory.Load(ctx)
+	if err != nil {
+		return m, fmt.Errorf("read what Qualys has asked for before: %w", err)
+	}
+	if len(doc) == 0 {
+		return m, nil
+	}
+	if err := json.Unmarshal(doc, &m); err != nil || m.Version != memoryVersion {
+		return memory{}, nil //nolint:nilerr // a damaged document, or that of another version, is written anew
+	}
+	return m, nil
+}
+
+// keep writes down what other processes are to know.
+func (c *Client) keep(ctx context.Context) error {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Memory == nil || !s.dirty && !c.limits.unkept() {
+		return nil
+	}
+	// The call may have ended with its time.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
+	defer cancel()
+	m, err := c.loadMemory(ctx)
+	if err != nil {
+		return err
+	}
+	now := c.now()
+	c.limits.adopt(m.Rests, now)
+	if s.dirty {
+		m.Login, m.Proxy = s.login, s.proxy
+	}
+	m.Version, m.Rests = memoryVersion, c.limits.kept(now)
+	doc, err := json.MarshalIndent(m, "", "  ")
+	if err == nil {
+		err = c.Memory.Save(ctx, append(doc, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("keep what Qualys has asked for: %w", err)
+	}
+	s.dirty = false
+	c.limits.wasKept()
+	return nil
+}
+
+// keepTime is how long that may take.
+const keepTime = 15 * time.Second
+
+// kindNames are the kinds as the memory has them.
+var kindNames = map[Kind]string{Broken: "broken", Unavailable: "unavailable", Limited: "limit", BadLogin: "login", Forbidden: "forbidden", Refused: "refused", Unreachable: "unreachable", BadProxy: "proxy"}
+
+// MarshalText implements encoding.TextMarshaler.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(kindNames[k]), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. A kind that is not known is one to
+// wait for.
+func (k *Kind) UnmarshalText(text []byte) error {
+	*k = Unavailable
+	for kind, name := range kindNames {
+		if name == string(text) {
+			*k = kind
+		}
+	}
+	return nil
+}
+
+// A Rest is a time without calls, for people.
+type Rest struct {
+	// Of is what rests: login, proxy, all calls, or the path of an endpoint.
+	Of     string    `json:"of"`
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason"`
+}
+
+// Rests lists what a memory says rests now, by what it is of.
+func Rests(doc []byte, now time.Time) (list []Rest, err error) {
+	if len(doc) == 0 {
+		return nil, nil
+	}
+	var m memory
+	if err := json.Unmarshal(doc, &m); err != nil {
+		return nil, fmt.Errorf("what Qualys has asked for is damaged: %w", err)
+	}
+	for of, r := range map[string]*refused{"login": m.Login, "proxy": m.Proxy} {
+		if r != nil && now.Before(r.Until) {
+			list = append(list, Rest{of, r.Until, r.Text})
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(m.Rests)) {
+		if r := m.Rests[path]; now.Before(r.Until) {
+			e := &Error{Kind: r.Kind, Status: r.Status, Code: r.Code, Text: r.Text}
+			list = append(list, Rest{strings.ReplaceAll(path, allEndpoints, "all calls"), r.Until, e.Error()})
+		}
+	}
+	slices.SortFunc(list, func(a, b Rest) int { return strings.Compare(a.Of, b.Of) })
+	return list, nil
+}

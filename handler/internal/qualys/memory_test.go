@@ -1,0 +1,231 @@
+package qualys_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"qualys-sentinel/handler/internal/qualys"
+)
+
+// shared is a memory that processes share.
+type shared struct {
+	doc   []byte
+	err   error
+	saves int
+}
+
+func (m *shared) Load(context.Context) ([]byte, error) { return m.doc, m.err }
+
+func (m *shared) Save(_ context.Context, doc []byte) error {
+	m.saves++
+	m.doc = doc
+	return m.err
+}
+
+// accountWorld is a Qualys server, its clock, and what processes share.
+type accountWorld struct {
+	t      *testing.T
+	now    time.Time
+	memory *shared
+	server *httptest.Server
+	calls  int
+}
+
+func newAccountWorld(t *testing.T, answer http.HandlerFunc) *accountWorld {
+	w := &accountWorld{t: t, now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), memory: &shared{}}
+	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.calls++
+		answer(rw, r)
+	}))
+	t.Cleanup(w.server.Close)
+	return w
+}
+
+// process asks once, as a new process would.
+func (w *accountWorld) process(password string) error {
+	w.t.Helper()
+	origin, err := url.Parse(w.server.URL)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cl := &qualys.Client{Origin: origin, Credentials: &login{user: "user", pass: password}, HTTP: qualys.NewHTTPClient(), UserAgent: "test", Now: func() time.Time { return w.now }, Memory: w.memory}
+	_, _, err = ask(cl)
+	return err
+}
+
+// wantPassword answers as Qualys does.
+func wantPassword(password string) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		if _, got, _ := r.BasicAuth(); got != password {
+			rw.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(rw, "<SIMPLE_RETURN><RESPONSE><CODE>2000</CODE><TEXT>Bad Login/Password</TEXT></RESPONSE></SIMPLE_RETURN>")
+			return
+		}
+		io.WriteString(rw, hosts(""))
+	}
+}
+
+// Twelve processes in a row with a wrong password are one login; a new secret is one
+// more, at once.
+func TestWrongPasswordOverProcesses(t *testing.T) {
+	w := newAccountWorld(t, wantPassword("right-canary"))
+	for n := range 12 {
+		err := w.process("wrong-canary")
+		var e *qualys.Error
+		if !errors.As(err, &e) || e.Kind != qualys.BadLogin {
+			t.Fatalf("process %d: %v, want a bad login", n+1, err)
+		}
+		w.now = w.now.Add(4 * time.Minute)
+	}
+	if w.calls != 1 {
+		t.Errorf("logins = %d, want 1", w.calls)
+	}
+	if doc := string(w.memory.doc); strings.Contains(doc, "canary") {
+		t.Errorf("the state tells a password: %s", doc)
+	}
+	rests, err := qualys.Rests(w.memory.doc, w.now.Add(-time.Hour))
+	if err != nil || len(rests) != 1 || rests[0].Of != "login" || !strings.Contains(rests[0].Reason, "2000") {
+		t.Errorf("rests = %+v, %v, want one of the login", rests, err)
+	}
+	if err := w.process("right-canary"); err != nil || w.calls != 2 {
+		t.Errorf("the new secret: %v, logins = %d, want 2", err, w.calls)
+	}
+	if err := w.process("wrong-canary"); err == nil || w.calls != 2 {
+		t.Errorf("the old secret again: %v, logins = %d, want 2: it still rests", err, w.calls)
+	}
+}
+
+// A refused login is tried after an hour, then after two, and so on.
+func TestRefusedLoginRestsLonger(t *testing.T) {
+	w := newAccountWorld(t, wantPassword("right"))
+	var tried []time.Duration
+	began := w.now
+	for w.now.Sub(began) < 48*time.Hour {
+		before := w.calls
+		if err := w.process("wrong"); err == nil {
+			t.Fatal("no error")
+		}
+		if w.calls > before {
+			tried = append(tried, w.now.Sub(began).Round(time.Hour))
+		}
+		w.now = w.now.Add(time.Hour)
+	}
+	if len(tried) != 6 { // after 0, 1, 3, 7, 15 and 31 hours
+		t.Errorf("tried after %v, want six tries in two days", tried)
+	}
+	w.server.Config.Handler = wantPassword("wrong") // it is the right one now
+	w.now = w.now.Add(48 * time.Hour)
+	if err := w.process("wrong"); err != nil {
+		t.Fatal(err)
+	}
+	if rests, err := qualys.Rests(w.memory.doc, w.now); err != nil || len(rests) != 0 || strings.Contains(string(w.memory.doc), "mark") {
+		t.Errorf("rests = %+v, %v, want none: %s", rests, err, w.memory.doc)
+	}
+}
+
+// A limit that one process has met holds for the next, and none for more than an hour
+// and five minutes, whatever is said.
+func TestWaitsOverProcesses(t *testing.T) {
+	const rate = "<SIMPLE_RETURN><RESPONSE><CODE>1965</CODE><TEXT>wait</TEXT></RESPONSE></SIMPLE_RETURN>"
+	for name, c := range map[string]struct {
+		status int
+		header [2]string
+		body   string
+		rest   time.Duration
+	}{
+		"rate, by header":           {409, [2]string{"X-RateLimit-ToWait-Sec", "1800"}, rate, 30 * time.Minute},
+		"rate, 600,000 seconds":     {409, [2]string{"X-RateLimit-ToWait-Sec", "600000"}, rate, 65 * time.Minute},
+		"429 for a day":             {429, [2]string{"Retry-After", "86400"}, "", 65 * time.Minute},
+		"429 until the next year":   {429, [2]string{"Retry-After", "Fri, 01 Jan 2027 00:00:00 GMT"}, "", 65 * time.Minute},
+		"maintenance of 40 minutes": {503, [2]string{"Retry-After", "2400"}, "", 40 * time.Minute},
+		"maintenance of a month":    {503, [2]string{"Retry-After", "2592000"}, "", 65 * time.Minute},
+		"the last call of a window": {200, [2]string{"X-RateLimit-ToWait-Sec", "1200"}, hosts(""), 20 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newAccountWorld(t, nil)
+			w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				if w.calls++; w.calls > 1 {
+					io.WriteString(rw, hosts(""))
+					return
+				}
+				rw.Header().Set("Date", w.now.Format(http.TimeFormat))
+				rw.Header().Set(c.header[0], c.header[1])
+				rw.Header().Set("X-RateLimit-Remaining", "0")
+				rw.WriteHeader(c.status)
+				io.WriteString(rw, c.body)
+			})
+			if err := w.process("p"); (err == nil) != (c.status == 200) {
+				t.Fatalf("first process: %v", err)
+			}
+			w.now = w.now.Add(c.rest - time.Minute)
+			if err := w.process("p"); err == nil || w.calls != 1 {
+				t.Errorf("a minute early: %v, calls = %d, want 1", err, w.calls)
+			}
+			w.now = w.now.Add(2 * time.Minute)
+			if err := w.process("p"); err != nil || w.calls != 2 {
+				t.Errorf("a minute late: %v, calls = %d, want 2", err, w.calls)
+			}
+		})
+	}
+}
+
+// What stands in the state cannot silence the connector for longer, and a state that
+// cannot be read does not stop it.
+func TestMemoryThatIsWrong(t *testing.T) {
+	for name, c := range map[string]struct {
+		memory shared
+		calls  int
+	}{
+		"for a year":      {shared{doc: []byte(`{"version":1,"rests":{"all":{"until":"2027-11-01T12:00:00Z","kind":"limit"}}}`)}, 0},
+		"damaged":         {shared{doc: []byte(`{"version":1,"rests":`)}, 1},
+		"of a newer one":  {shared{doc: []byte(`{"version":9,"rests":[]}`)}, 1},
+		"an unknown kind": {shared{doc: []byte(`{"version":1,"rests":{"all":{"until":"2026-11-01T12:30:00Z","kind":"moon"}}}`)}, 0},
+		"not readable":    {shared{err: errors.New("storage is down")}, 1},
+		"over":            {shared{doc: []byte(`{"version":1,"rests":{"all":{"until":"2026-11-01T11:30:00Z","kind":"limit"}}}`)}, 1},
+		"another's login": {shared{doc: []byte(`{"version":1,"login":{"mark":"0000","salt":"x","times":3,"until":"2026-11-02T12:00:00Z"}}`)}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newAccountWorld(t, wantPassword("p"))
+			w.memory = &c.memory
+			err := w.process("p")
+			if w.calls != c.calls || (err == nil) != (c.calls == 1) {
+				t.Errorf("calls = %d, error %v, want %d calls", w.calls, err, c.calls)
+			}
+			w.now = w.now.Add(66 * time.Minute)
+			w.memory.err = nil
+			if name == "for a year" { // it is believed anew by each process, but by none for long
+				var e *qualys.Error
+				if err := w.process("p"); !errors.As(err, &e) || e.After > 65*time.Minute {
+					t.Errorf("%v, want a wait of 65 minutes at most", err)
+				}
+			}
+		})
+	}
+}
+
+// Nothing is written where nothing was met.
+func TestMemoryIsWrittenSeldom(t *testing.T) {
+	w := newAccountWorld(t, wantPassword("p"))
+	for range 5 {
+		if err := w.process("p"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.memory.saves != 0 {
+		t.Errorf("saves = %d, want none", w.memory.saves)
+	}
+	for range 5 {
+		_ = w.process("wrong")
+	}
+	if w.memory.saves != 1 || !json.Valid(w.memory.doc) {
+		t.Errorf("saves = %d, want 1: %s", w.memory.saves, w.memory.doc)
+	}
+}
