@@ -212,7 +212,24 @@ func (f *settingsFlags) environ() ([]string, error) {
 	if f.state != "" {
 		environ = override(environ, "stateFolder", f.state)
 	}
-	return environ, nil
+	return environ, obey(environ)
+}
+
+// obey lets Go itself see what it reads of the environment, such as a proxy that is in
+// a settings file: under the Functions host that is in the environment, too.
+func obey(environ []string) error {
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		for _, known := range []string{"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE"} {
+			if !strings.EqualFold(name, known) || os.Getenv(name) == value {
+				continue
+			}
+			if err := os.Setenv(name, value); err != nil {
+				return fmt.Errorf("set %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // checkSet refuses names that mean nothing, and secrets.

@@ -21,6 +21,7 @@ import (
 	"github.com/robfig/cron/v3"
 
 	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/settings"
 )
 
 // documentVersion is the version of the documents in the state.
@@ -141,25 +142,14 @@ func (i *Integration) Due(last, now time.Time) bool {
 	return err != nil || !s.Next(last.UTC()).After(now.UTC())
 }
 
-// schedules reads NCRONTAB: six fields, of which the first is seconds.
-var schedules = cron.NewParser(cron.Second | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
-
 func parseSchedule(v string) (cron.Schedule, error) {
-	const accepted = "Accepted: NCRONTAB with six fields {second} {minute} {hour} {day} {month} {weekday}, such as 0 0 6 * * *"
-	fields := strings.Fields(v)
-	if len(fields) != 6 || strings.Contains(v, "=") {
-		return nil, fmt.Errorf("%q is no schedule. %s", clip(v), accepted)
-	}
-	if fields[3] != "*" && fields[5] != "*" {
-		// Days that are both, by NCRONTAB; that are either, by what reads it here.
-		return nil, fmt.Errorf("%q chooses days both by month and by week: leave one of the two *. %s", clip(v), accepted)
-	}
-	s, err := schedules.Parse(strings.Join(fields, " "))
+	s, err := settings.ParseSchedule(v)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no schedule: %w. %s", clip(v), err, accepted)
+		return nil, err //nolint:wrapcheck // it says of what
 	}
-	if s.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
-		return nil, fmt.Errorf("%q never comes. %s", clip(v), accepted)
+	if fields := strings.Fields(v); fields[3] != "*" && fields[5] != "*" {
+		// Days that are both, by NCRONTAB; that are either, by what reads it here.
+		return nil, fmt.Errorf("%q chooses days both by month and by week: leave one of the two *", clip(v))
 	}
 	return s, nil
 }

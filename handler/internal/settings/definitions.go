@@ -21,7 +21,9 @@ type Definition struct {
 	Example  string // for the example file; the default if empty
 	Required bool
 	Secret   bool
-	// Platform marks a setting of Azure Functions itself.
+	// Exact marks a value in which blanks count: it may neither begin nor end with one.
+	Exact bool
+	// Platform marks a setting of Azure Functions, or of Go, itself.
 	Platform bool
 	// Source marks a setting of the Qualys account, Destination one of Log
 	// Analytics.
@@ -58,8 +60,8 @@ var (
 )
 
 var definitions = []Definition{
-	{Name: "apiUsername", Source: true, Doc: "User name of the Qualys account. Role Reader or above, with API access.", Example: "acme_ab1", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.username })},
-	{Name: "apiPassword", Source: true, Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, set: text(func(s *Settings) *string { return &s.password })},
+	{Name: "apiUsername", Source: true, Doc: "User name of the Qualys account. Role Reader or above, with API access.", Example: "acme_ab1", Required: true, Secret: true, Exact: true, set: setUser},
+	{Name: "apiPassword", Source: true, Doc: "Its password.", Example: "@Microsoft.KeyVault(SecretUri=https://<vault>.vault.azure.net/secrets/<name>)", Required: true, Secret: true, Exact: true, set: text(func(s *Settings) *string { return &s.password })},
 	{Name: "uri", Source: true, Doc: "Qualys API server, such as `https://qualysapi.qg2.apps.qualys.com`. The longer forms that old guides told people to paste are taken too; only the host counts.", Example: "https://qualysapi.qg2.apps.qualys.com", Required: true, set: setURI},
 	{Name: "filterParameters", Source: true, Doc: "Further request parameters, `&a=b&c=d`, such as `&severities=3-5&use_tags=1&tag_set_by=name&tag_set_include=Servers`. `truncation_limit` sets the hosts a page holds. Those that decide what a window holds are refused by name.", set: setFilter},
 	{Name: "logAnalyticsUri", Destination: true, Doc: "Where to send. `https://<name>.<region>.ingest.monitor.azure.com` selects the Logs Ingestion API, `https://<workspace id>.ods.opinsights.azure.com`, or empty with `workspaceID` set, the HTTP Data Collector API; both also with `.us` and `.cn`.", Example: "https://<rule>.<region>.ingest.monitor.azure.com", set: setLogAnalytics},
@@ -93,6 +95,12 @@ var definitions = []Definition{
 	{Name: "AzureWebJobsStorage__blobServiceUri", Platform: true, Doc: "The same by address, for the managed identity and sovereign clouds.", set: setService},
 	{Name: "AzureWebJobsStorage__clientId", Platform: true, Doc: "Client id of a user-assigned identity.", set: setClientID},
 	{Name: "AzureFunctionsJobHost__functionTimeout", Platform: true, Doc: "Overrides host.json's functionTimeout.", Default: hostTimeout, set: setTimeout},
+	{Name: "AzureFunctionsJobHost__customHandler__enableForwardingHttpRequest", Platform: true, Doc: "Overrides host.json, and must not.", set: checkOff},
+	{Name: "AzureFunctionsJobHost__customHandler__enableProxyingHttpRequest", Platform: true, Doc: "Overrides host.json, and must not.", set: checkOff},
+	{Name: "HTTPS_PROXY", Platform: true, Secret: true, Exact: true, Doc: "Proxy for calls to Qualys and Azure, as `http://user:password@host:port`; in the login, `#` is written as `%23`, `/` as `%2F`, `@` as `%40`.", set: checkProxy},
+	{Name: "HTTP_PROXY", Platform: true, Secret: true, Exact: true, Doc: "The same for calls without encryption. There are none but to this machine, which need no proxy.", set: checkProxy},
+	{Name: "NO_PROXY", Platform: true, Doc: "Hosts, domains and networks that are reached without a proxy, separated by comma.", set: checkNoProxy},
+	{Name: "SSL_CERT_FILE", Platform: true, Doc: "File of certificates to trust, in place of the system's: for a proxy that opens the encryption.", set: checkCertificates},
 }
 
 func text(field func(*Settings) *string) func(*Settings, string) error {
@@ -245,9 +253,8 @@ func setWorkspace(s *Settings, v string) error {
 
 func schedule(on func(*Settings) *bool) func(*Settings, string) error {
 	return func(s *Settings, v string) error {
-		// The host reads it; a wrong one would disable the function without a word.
-		if n := len(strings.Fields(v)); n != 6 {
-			return fmt.Errorf("%q has %d fields. Accepted: NCRONTAB with six fields {second} {minute} {hour} {day} {month} {weekday}, such as 0 */5 * * * *", clip(v), n)
+		if _, err := ParseSchedule(v); err != nil {
+			return err
 		}
 		*on(s) = true
 		return nil
@@ -416,19 +423,6 @@ func setService(s *Settings, v string) error {
 		return errors.New("it is no address of a blob service. Accepted: such as https://<account>.blob.core.windows.net, without a signature")
 	}
 	s.StorageService = strings.TrimRight(v, "/")
-	return nil
-}
-
-func setTimeout(s *Settings, v string) error {
-	if v == "-1" {
-		s.functionMax = 1 << 62
-		return nil
-	}
-	var h, m, sec int
-	if _, err := fmt.Sscanf(v, "%d:%d:%d", &h, &m, &sec); err != nil || h < 0 || m < 0 || m > 59 || sec < 0 || sec > 59 {
-		return fmt.Errorf("%q is no functionTimeout. Accepted: hh:mm:ss, or -1", clip(v))
-	}
-	s.functionMax = time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(sec)*time.Second
 	return nil
 }
 

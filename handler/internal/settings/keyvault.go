@@ -334,6 +334,9 @@ func (c *Credentials) Reload(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("setting %s: %w", name, err)
 		}
+		if err := exact(v); err != nil {
+			return false, fmt.Errorf("setting %s: %w", name, err)
+		}
 		*value = v
 	}
 	c.mu.Lock()

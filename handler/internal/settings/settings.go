@@ -159,9 +159,9 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 		if d.Destination && o.WithoutDestination || d.Source && o.WithoutSource {
 			continue
 		}
-		value := strings.TrimSpace(raw[strings.ToLower(d.Name)])
-		if IsReference(value) {
-			ref, err := ParseReference(value, vaultSuffix(raw))
+		value := d.trim(raw[strings.ToLower(d.Name)])
+		if IsReference(strings.TrimSpace(value)) {
+			ref, err := ParseReference(strings.TrimSpace(value), vaultSuffix(raw))
 			if err != nil {
 				fault(d.Name, err)
 				continue
@@ -169,6 +169,13 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 			refs[d.Name] = ref
 			if value, err = read(ctx, o.Vault, o.VaultTime, ref); err != nil {
 				faults = append(faults, Fault{Setting: d.Name, Problem: err.Error(), Vault: true})
+				continue
+			}
+			value = d.trim(value) // the same as on the road by the platform
+		}
+		if d.Exact {
+			if err := exact(value); err != nil {
+				fault(d.Name, err)
 				continue
 			}
 		}
@@ -203,6 +210,14 @@ func Load(ctx context.Context, o Options) (*Settings, error) {
 	}
 	s.credentials = &Credentials{user: s.username, password: s.password, vault: o.Vault, vaultTime: o.VaultTime, refs: refs}
 	return s, nil
+}
+
+// trim takes blanks at the ends away, where they do not count.
+func (d *Definition) trim(v string) string {
+	if d.Exact && strings.TrimSpace(v) != "" {
+		return v
+	}
+	return strings.TrimSpace(v)
 }
 
 // ClientID is the client id of a user-assigned identity, or empty for the
