@@ -106,6 +106,9 @@ func (d *delivery) Record(rec *record.Record) error {
 		}
 		d.sealWhole()
 	}
+	if len(d.ends) == 0 {
+		d.first = d.parent
+	}
 	d.ends = append(d.ends, len(d.buf))
 	r.counts.decoded.Add(1)
 	return nil
@@ -129,7 +132,7 @@ func (d *delivery) sealWhole() {
 	restBuf, restEnds := d.buf, d.ends
 	d.buf, d.ends = buf[:end], ends[:rows]
 	d.dispatch()
-	d.buf, d.ends = restBuf, restEnds
+	d.buf, d.ends, d.first = restBuf, restEnds, d.parent
 }
 
 // Done implements record.Sink: a host's records are all there.
@@ -142,7 +145,7 @@ func (d *delivery) Done(id uint64) error {
 	d.inHost = false
 	d.lastID, d.skip = id, 0
 	if len(d.ends) > d.mark {
-		d.hosts++
+		d.whole++
 	}
 	d.mark = len(d.ends)
 	d.ledger.done()
@@ -160,7 +163,7 @@ func (d *delivery) Done(id uint64) error {
 // checkOrder looks at the id of a host at its first record.
 func (d *delivery) checkOrder(rec *record.Record) {
 	id, err := strconv.ParseUint(string(rec.Field(d.idColumn).Head()), 10, 63)
-	if err != nil || id <= d.lastDone {
+	if d.parent = id; err != nil || id <= d.lastDone {
 		d.disorder(id)
 	}
 }
@@ -294,8 +297,8 @@ func (d *delivery) dispatch() {
 	}
 	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
 	arrived := arrival{cursor: cursor, rows: d.ledger.take()}
-	oneHost := d.hosts < 2
-	d.hosts = 0
+	s := shipment{parent: d.first, mixed: d.whole > 1}
+	d.whole = 0
 	sequence := d.sequence
 	d.sequence++
 	d.buf, d.ends, d.mark = nil, nil, 0
@@ -311,7 +314,7 @@ func (d *delivery) dispatch() {
 			}
 		}()
 		var err error
-		if delivered, err = d.deliver(b, sequence, oneHost); err != nil {
+		if delivered, err = d.deliver(b, sequence, s); err != nil {
 			d.run.counts.abandoned.Add(int64(b.Rows() - delivered))
 			d.fail(err)
 			return

@@ -47,7 +47,9 @@ type delivery struct {
 	watch    *watch // of the page in work
 	join     *join  // nil: nothing is joined
 	idColumn int
-	hosts    int // whole hosts with rows in buf
+	parent   uint64 // in work; 0: its id is no number
+	first    uint64 // parent of the first row in buf
+	whole    int    // whole parents with rows in buf
 	// patience is how long a page may wait, in all, for a destination that takes no
 	// batch, and waited how long it has; zero: for ever.
 	patience, waited time.Duration
@@ -61,7 +63,7 @@ type delivery struct {
 	saving   bool
 	err      error
 	accepted bool // any row ever was
-	refused  int
+	refused  refusals
 }
 
 // arrival is what an accepted batch moves.

@@ -70,6 +70,29 @@ func TestEveryRowRefused(t *testing.T) {
 	}
 }
 
+// Nor where each host fills a batch of its own.
+func TestEveryRowOfLargeHostsRefused(t *testing.T) {
+	for _, batch := range []int{8_000, 20_000, 60_000} {
+		t.Run(fmt.Sprint(batch), func(t *testing.T) {
+			w := newWorld(t, 6, 60)
+			w.dest.batch = batch
+			w.dest.before = func(int, record.Batch) error { return &problem{refused: true} }
+			report, err := w.do()
+			if err == nil || !strings.Contains(err.Error(), "accepted none") || report.Outcome != ingest.Failed {
+				t.Fatalf("outcome = %s, error = %v, %d dead letters; want a failure", report.Outcome, err, report.DeadLetters)
+			}
+			if c := w.checkpoint(); c.Watermark != nil || report.DeadLetters > 120 {
+				t.Errorf("watermark = %v, dead letters = %d; want none, and those of one host or two", c.Watermark, report.DeadLetters)
+			}
+			w.dest.before = nil
+			w.mustComplete()
+			if got := len(w.dest.keys) + int(report.DeadLetters); got < len(w.expected(time.Time{})) {
+				t.Errorf("rows = %d, want %d", got, len(w.expected(time.Time{})))
+			}
+		})
+	}
+}
+
 // One host whose many rows are all bad must not stop the others, whether they
 // share its batch or not.
 func TestManyBadRowsFirst(t *testing.T) {

@@ -463,6 +463,10 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 		d.pause()
 		return endOf(readErr), readErr
 	}
+	if err := d.nothingTaken(); err != nil {
+		d.pause()
+		return Failed, err
+	}
 	r.askWitness(readCtx)
 	if err := d.finish(); err != nil {
 		return Failed, err

@@ -21,20 +21,19 @@ const maxRefusedOnly = 20
 
 // shipment is what has become of a batch's rows so far.
 type shipment struct {
-	// oneHost tells that all rows are of one host. They may all be bad, and
-	// that says nothing of the destination.
-	oneHost  bool
+	// parent is that of all rows, such as a host, unless they are mixed.
+	parent   uint64
+	mixed    bool
 	accepted int
 	letters  []letter
 }
 
 // deliver returns nil when every row of b was accepted or kept as a dead
 // letter, and in any case how many were.
-func (d *delivery) deliver(b record.Batch, sequence int, oneHost bool) (int, error) {
-	s := shipment{oneHost: oneHost}
+func (d *delivery) deliver(b record.Batch, sequence int, s shipment) (int, error) {
 	err := d.sendAll(b, &s)
 	if errors.Is(err, errNothingTaken) && d.probe(b) {
-		s = shipment{} // it is the rows after all: part them to the last
+		s.accepted, s.letters = 0, nil // it is the rows after all: part them to the last
 		err = d.sendAll(b, &s)
 	}
 	if err != nil {
@@ -71,10 +70,10 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 		d.run.counts.batches.Add(1)
 		d.run.counts.bytesRows.Add(int64(len(b.Body)))
 		d.run.counts.bytesSent.Add(sent)
-		d.note(true)
+		d.taken()
 		return nil
 	}, func(l letter, reason error) error {
-		if d.note(false) && !s.oneHost {
+		if d.refuse(s) {
 			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
 		}
 		s.letters = append(s.letters, l)
@@ -125,7 +124,7 @@ func (d *delivery) probe(b record.Batch) bool {
 		}
 		row := append(append([]byte{'['}, b.Body[begin:b.Ends[i]]...), ']')
 		if _, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}}); err == nil {
-			d.note(true)
+			d.taken()
 			return true
 		}
 	}
@@ -141,17 +140,45 @@ func (d *delivery) restore(b record.Batch) {
 	b.Body[len(b.Body)-1] = ']'
 }
 
-// note counts refusals until the first row is accepted, and tells whether
-// there were too many.
-func (d *delivery) note(accepted bool) bool {
+// refusals are counted until the first row is accepted.
+type refusals struct {
+	rows   int
+	parent uint64 // of the first of them
+	others bool   // there are some of others
+}
+
+// taken notes that a row was accepted.
+func (d *delivery) taken() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if accepted {
-		d.accepted = true
-		return false
+	d.accepted = true
+}
+
+// refuse notes that a row of a batch was refused, and reports whether there were too
+// many, and none accepted: then it is the destination. All rows of one parent may be
+// bad, and that says nothing of it; but two such parents do.
+func (d *delivery) refuse(s *shipment) (tooMany bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := &d.refused
+	if r.rows == 0 {
+		r.parent = s.parent
 	}
-	d.refused++
-	return !d.accepted && d.refused > maxRefusedOnly
+	r.rows++
+	r.others = r.others || s.mixed || s.parent != r.parent
+	return !d.accepted && r.rows > maxRefusedOnly && r.others
+}
+
+// nothingTaken is the error of a window whose rows were all of one parent, and all
+// refused. They are kept, and the next run goes on behind them; but it may be the
+// destination.
+func (d *delivery) nothingTaken() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accepted || d.refused.rows <= maxRefusedOnly {
+		return nil
+	}
+	return fmt.Errorf("all %d rows of the window are of one of the %s, and were refused: they are kept as dead letters; if others are refused, too, check that table and data collection rule fit this version", d.refused.rows, d.run.Dataset.Parents)
 }
 
 // send sends b until it is accepted or refused for good.
