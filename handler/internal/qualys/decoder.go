@@ -650,6 +650,12 @@ func (d *Decoder) endDate(n *node) error {
 	if f.Size() == 0 || f.Size() == int64(len(f.Head())) && validTime(f.Head()) {
 		return nil
 	}
+	if at, ok := parseTime(string(f.Head())); ok && f.Size() == int64(len(f.Head())) {
+		if err := d.rec.Drop(n.column); err != nil {
+			return err
+		}
+		return d.rec.Append(n.column, d.level(), []byte(normalTime(at)))
+	}
 	// A column of dates would lose this text: it goes where any text goes.
 	key, err := d.extraKey(d.currentPath())
 	if err != nil {

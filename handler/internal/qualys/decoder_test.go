@@ -575,3 +575,44 @@ func FuzzDetections(f *testing.F) {
 		}
 	})
 }
+
+// A datetime in another form that says which moment it means is read; what is none is
+// kept as text.
+func TestDateForms(t *testing.T) {
+	for in, want := range map[string]string{
+		"2026-11-26T10:00:00Z":                "2026-11-26T10:00:00Z",
+		" 2026-11-26T10:00:00Z\n":             "2026-11-26T10:00:00Z",
+		"2026-11-26T10:00:00.000Z":            "2026-11-26T10:00:00Z",
+		"2026-11-26T10:00:00.5Z":              "2026-11-26T10:00:00.5Z",
+		"2026-11-26T10:00:00.123456789Z":      "2026-11-26T10:00:00.1234567Z",
+		"2026-11-26T10:00:00+00:00":           "2026-11-26T10:00:00Z",
+		"2026-11-26T01:00:00+02:00":           "2026-11-25T23:00:00Z",
+		"2026-11-26T23:30:00.25-0800":         "2026-11-27T07:30:00.25Z",
+		"2026-11-26t10:00:00z":                "2026-11-26T10:00:00Z",
+		"2026-11-26 10:00:00Z":                "2026-11-26T10:00:00Z",
+		"2026-11-26":                          "",
+		"2026-11-26T10:00:00":                 "", // of which zone?
+		"2026-02-30T10:00:00.5Z":              "",
+		"2026-11-26T24:00:00.5Z":              "",
+		"26 Nov 2026 10:00:00 GMT":            "",
+		"1795687200":                          "",
+		"0000-01-01T00:00:00.5Z":              "",
+		"9999-12-31T23:59:59.5-01:00":         "",
+		"2026-11-26T10:00:00Z and some words": "",
+	} {
+		r, _, err := decode(t, hosts("<HOST><ID>7</ID><DETECTION_LIST><DETECTION><UNIQUE_VULN_ID>9</UNIQUE_VULN_ID><QID>1</QID><LAST_PROCESSED_DATETIME>"+in+"</LAST_PROCESSED_DATETIME></DETECTION></DETECTION_LIST></HOST>"))
+		if err != nil {
+			t.Fatalf("%q: %v", in, err)
+		}
+		got, key := field(t, r.lines[0], "LastProcessed_t"), field(t, r.lines[0], "RowKey_s")
+		if want == "" {
+			if got != nil || key != "9" || !strings.Contains(r.lines[0], strings.TrimSpace(in)) {
+				t.Errorf("%q: %v, key %v, want the text among AdditionalFields: %s", in, got, key, r.lines[0])
+			}
+			continue
+		}
+		if got != want || key != "9@"+want {
+			t.Errorf("%q: %v, key %v, want %s", in, got, key, want)
+		}
+	}
+}

@@ -15,9 +15,9 @@ const maxAhead = time.Hour
 // and its Date header. A DATETIME far ahead of that is refused: a window that
 // ended there would make the next one miss all that comes before.
 func answerTime(text string, date time.Time) (time.Time, error) {
-	at, err := time.Parse(time.RFC3339, strings.TrimSpace(text))
+	at, ok := parseTime(strings.TrimSpace(text))
 	switch {
-	case err != nil:
+	case !ok:
 		return time.Time{}, notUnderstood(fmt.Sprintf("DATETIME is %.40q", text))
 	case !date.IsZero() && at.Sub(date) > maxAhead:
 		return time.Time{}, &Error{Kind: Refused, Text: fmt.Sprintf("the answer states %s as its time and %s in its Date header", at.UTC().Format(timeForm), date.UTC().Format(timeForm)),
@@ -26,6 +26,34 @@ func answerTime(text string, date time.Time) (time.Time, error) {
 		return date.UTC(), nil
 	}
 	return at.UTC(), nil
+}
+
+// timeForms are the forms of a datetime that say which moment they mean. Qualys' FO API
+// writes the first, without a fraction; its other APIs the others.
+var timeForms = []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05Z0700"}
+
+// maxTime is longer than any datetime.
+const maxTime = 48
+
+// parseTime reads a datetime in any of these forms, with a fraction or without.
+func parseTime(text string) (at time.Time, ok bool) {
+	if len(text) > maxTime {
+		return at, false
+	}
+	text = strings.ToUpper(text) // t and z, which RFC 3339 allows
+	for _, form := range timeForms {
+		if at, err := time.Parse(form, text); err == nil {
+			at = at.UTC()
+			return at, at.Year() > 0 && at.Year() < 10_000
+		}
+	}
+	return at, false
+}
+
+// normalTime is the form in which a column has a datetime: in UTC, with a fraction if
+// there is one, as fine as the column takes, 100 nanoseconds.
+func normalTime(at time.Time) string {
+	return at.Truncate(100 * time.Nanosecond).Format("2006-01-02T15:04:05.9999999Z")
 }
 
 // The form of a datetime, in words of 8, 8 and 4 bytes: what stands between the

@@ -130,7 +130,7 @@ func setURI(s *Settings, v string) error {
 		v = "https://" + v
 	}
 	u, err := url.Parse(v)
-	if err != nil || u.Hostname() == "" {
+	if err != nil || !validHost(u) {
 		return errors.New("it is no address. " + acceptedURI) // not repeated: it may hold a password
 	}
 	if u.User != nil {
@@ -173,6 +173,19 @@ func firstPlatform(rest string) string {
 	return rest
 }
 
+// hostName is a name as DNS has it.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$`)
+
+// validHost reports whether an address has a host that can be compared with names: a
+// name, or an IP address without a zone, behind which any text may stand.
+func validHost(u *url.URL) bool {
+	host := u.Hostname()
+	if port := u.Port(); port == "" && strings.HasSuffix(u.Host, ":") {
+		return false
+	}
+	return hostName.MatchString(host) && len(host) <= 253 || net.ParseIP(host) != nil
+}
+
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -207,7 +220,7 @@ func ParseFilter(v string) (values url.Values, pageSize int, err error) {
 
 func setLogAnalytics(s *Settings, v string) error {
 	u, err := url.Parse(v)
-	if err != nil || u.Hostname() == "" || u.User != nil {
+	if err != nil || !validHost(u) || u.User != nil {
 		return errors.New("it is no address. " + acceptedLogAnalytics)
 	}
 	local := loopback(u.Hostname())
@@ -381,7 +394,7 @@ func truth(field func(*Settings) *bool) func(*Settings, string) error {
 
 func setIntegrationVault(s *Settings, v string) error {
 	u, err := url.Parse(v)
-	if err != nil || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" || !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {
+	if err != nil || !validHost(u) || u.Scheme != "https" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" || !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {
 		return errors.New("it is no address of a Key Vault. Accepted: such as https://<vault>.vault.azure.net")
 	}
 	s.IntegrationVault = "https://" + strings.ToLower(u.Host) // it is compared with addresses of secrets
@@ -419,7 +432,7 @@ func setAccount(s *Settings, v string) error {
 
 func setService(s *Settings, v string) error {
 	u, err := url.Parse(v)
-	if err != nil || u.Hostname() == "" || u.RawQuery != "" || u.User != nil || u.Scheme != "https" && !loopback(u.Hostname()) {
+	if err != nil || !validHost(u) || u.RawQuery != "" || u.User != nil || u.Scheme != "https" && !loopback(u.Hostname()) {
 		return errors.New("it is no address of a blob service. Accepted: such as https://<account>.blob.core.windows.net, without a signature")
 	}
 	s.StorageService = strings.TrimRight(v, "/")

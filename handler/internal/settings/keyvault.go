@@ -61,7 +61,7 @@ func ParseReference(value, suffix string) (Reference, error) {
 	r := Reference{Name: fields["secretname"], Version: fields["secretversion"]}
 	if uri := fields["secreturi"]; uri != "" {
 		u, err := url.Parse(uri)
-		if err != nil || u.Scheme != "https" || u.User != nil {
+		if err != nil || !validHost(u) || u.Scheme != "https" || u.User != nil {
 			return Reference{}, errors.New("the Key Vault reference's SecretUri is no https address. " + acceptedReference)
 		}
 		if !hasSuffix(u.Hostname(), vaultSuffixes) && !loopback(u.Hostname()) {

@@ -5,21 +5,23 @@ import (
 	"fmt"
 )
 
-// instruction skips a processing instruction. An XML declaration must not name
-// an encoding other than UTF-8 or its subset ASCII.
+// instruction skips a processing instruction. That of the XML declaration may name an
+// encoding.
 func (s *Scanner) instruction() error {
 	declaration := !s.rooted && s.need(6) && bytes.HasPrefix(s.buf[s.pos:s.end], []byte("<?xml")) && isBlank(s.buf[s.pos+5])
 	if !declaration {
 		return s.skip(2, "?>", "a processing instruction")
 	}
+	at := s.Offset()
 	for {
 		raw := s.buf[s.pos:s.end]
 		if i := bytes.Index(raw, []byte("?>")); i >= 0 {
-			if enc := declaredEncoding(raw[5:i]); enc != "" && !utf8Compatible(enc) {
-				return s.syntax(fmt.Sprintf("encoding %.40q is not supported, only UTF-8", enc))
-			}
+			enc := declaredEncoding(raw[5:i])
 			s.pos += i + 2
-			return nil
+			if enc == "" {
+				return nil
+			}
+			return s.useEncoding(enc, at)
 		}
 		if !s.fill() {
 			return s.cut("the XML declaration")
