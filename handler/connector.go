@@ -28,6 +28,7 @@ import (
 	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/redact"
 	"qualys-sentinel/handler/internal/settings"
 )
 
@@ -97,6 +98,8 @@ type purpose struct {
 	connecting bool
 	// log of the runs; nil: nobody reads it.
 	log *zap.Logger
+	// secrets are told what the settings hold; nil: the connector has its own.
+	secrets *redact.Redactor
 }
 
 // open reads the settings and makes a connector.
@@ -119,7 +122,14 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		return nil, err
 	}
 	c.settings = s
+	secrets := p.secrets
+	if secrets == nil {
+		secrets = &redact.Redactor{}
+	}
+	secrets.Know(s.Secrets()...)
+	secrets.KnowLogin(s.Credentials().Login())
 	c.client = &qualys.Client{
+		Redactor:    secrets,
 		Origin:      s.URI,
 		Credentials: s.Credentials(),
 		HTTP:        qualys.NewHTTPClient(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/ondemand"
 	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/redact"
 	"qualys-sentinel/handler/internal/settings"
 	"qualys-sentinel/handler/internal/status"
 )
@@ -26,12 +28,14 @@ import (
 // settings may need Key Vault, and the host does not wait long.
 func serve(ctx context.Context, port string) int {
 	level := zap.NewAtomicLevel()
-	log := newLog(level)
+	secrets := &redact.Redactor{}
+	log := newLog(level, secrets)
 	// What is asked for over HTTP goes on behind its answer, until the program
 	// is to stop.
 	asked, stop := context.WithCancel(ctx)
 	defer stop()
 	app := newApp(asked, log, level)
+	app.secrets = secrets
 	host := &functions.Host{
 		Log:    log,
 		Timers: map[string]functions.Timer{},
@@ -55,6 +59,8 @@ func serve(ctx context.Context, port string) int {
 type app struct {
 	log   *zap.Logger
 	level zap.AtomicLevel
+	// secrets are cut out of the log, whoever wrote them there.
+	secrets *redact.Redactor
 	// asked is the context of what was asked for over HTTP.
 	asked context.Context //nolint:containedctx // it outlives the calls that begin it
 
@@ -92,7 +98,7 @@ func (a *app) open(ctx context.Context) (*connector, error) {
 	if a.connector != nil {
 		return a.connector, nil
 	}
-	c, err := open(ctx, os.Environ(), purpose{log: a.log})
+	c, err := open(ctx, os.Environ(), purpose{log: a.log, secrets: a.secrets})
 	if err != nil {
 		return nil, err
 	}
@@ -244,13 +250,26 @@ func (a *app) Check(ctx context.Context) check.Report {
 	return sides.run(ctx, nil)
 }
 
+// cleanWriter writes lines without secrets.
+type cleanWriter struct {
+	to      io.Writer
+	secrets *redact.Redactor
+}
+
+func (w cleanWriter) Write(line []byte) (int, error) {
+	if _, err := io.WriteString(w.to, w.secrets.Text(string(line))); err != nil {
+		return 0, err //nolint:wrapcheck // the log has no place to say it
+	}
+	return len(line), nil
+}
+
 // newLog writes one JSON object a line to stdout. The host marks lines of
 // stderr as errors, whatever they say.
-func newLog(level zap.AtomicLevel) *zap.Logger {
+func newLog(level zap.AtomicLevel, secrets *redact.Redactor) *zap.Logger {
 	config := zap.NewProductionEncoderConfig()
 	config.EncodeTime = zapcore.ISO8601TimeEncoder
 	config.EncodeDuration = zapcore.StringDurationEncoder
 	config.TimeKey, config.MessageKey = "time", "message"
-	out := zapcore.Lock(os.Stdout)
+	out := zapcore.Lock(zapcore.AddSync(cleanWriter{os.Stdout, secrets}))
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(config), out, level), zap.ErrorOutput(out))
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/redact"
 )
 
 const (
@@ -41,6 +42,7 @@ type Collector struct {
 	advice    string
 	http      *http.Client
 	now       func() time.Time
+	secrets   redact.Redactor
 }
 
 // CollectorConfig says where and how to send.
@@ -75,6 +77,7 @@ func NewCollector(c CollectorConfig) (*Collector, error) {
 	if d.now == nil {
 		d.now = time.Now
 	}
+	d.secrets.Know(c.Key, string(key))
 	return d, nil
 }
 
@@ -107,6 +110,7 @@ func (d *Collector) Send(ctx context.Context, b record.Batch) (int64, error) {
 	}
 	defer resp.Body.Close() //nolint:errcheck // the answer is known
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	body = []byte(d.secrets.Text(string(body)))
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		return 0, d.explain(resp, body) // as much of it as came

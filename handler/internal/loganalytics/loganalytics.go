@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"qualys-sentinel/handler/internal/redact"
 )
 
 // Kind says what to do about an Error.
@@ -93,7 +95,8 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 // clip makes a service's text fit for a message.
 func clip(s string) string {
 	const most = 300
-	s = strings.Join(strings.Fields(s), " ")
+	// A service may send back what it was sent.
+	s = (*redact.Redactor)(nil).Text(strings.Join(strings.Fields(s), " "))
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "..."
 	}

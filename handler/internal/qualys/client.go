@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/redact"
 )
 
 const (
@@ -68,6 +69,9 @@ type Client struct {
 	// Memory is shared by all processes that ask with this account; nil: what is met is
 	// known to this process only.
 	Memory Memory
+	// Redactor cuts what it knows out of what Qualys, or a proxy, says. It is told the
+	// logins that are used. Nil: only what shows by its form is cut.
+	Redactor *redact.Redactor
 	// Proxy tells what a request goes through, as that of HTTP's transport does; nil:
 	// nothing.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -147,7 +151,7 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 func (c *Client) once(ctx context.Context, path string, params url.Values, as login, sent func(), read func(doc io.Reader, at time.Time) error) error {
 	a, err := c.try(ctx, path, params, as, sent)
 	if err != nil {
-		return err
+		return c.clean(err)
 	}
 	c.limits.answered()
 	err = read(a, a.at)
@@ -155,7 +159,7 @@ func (c *Client) once(ctx context.Context, path string, params url.Values, as lo
 	if err == nil {
 		c.accept(as)
 	}
-	return err
+	return c.clean(err)
 }
 
 // changedSince tells whether there is another login than the one that was used,
@@ -179,7 +183,22 @@ type login struct{ user, password string }
 
 func (c *Client) login() login {
 	user, password := c.Credentials.Login()
+	c.Redactor.KnowLogin(user, password)
 	return login{user, password}
+}
+
+// clean cuts secrets out of an error.
+func (c *Client) clean(err error) error {
+	if e := asError(err); e != nil {
+		e.Text, e.Code, e.Err = c.Redactor.Text(e.Text), c.Redactor.Text(e.Code), c.Redactor.Error(e.Err)
+	}
+	return c.Redactor.Error(err)
+}
+
+// cleanPage cuts secrets out of what an answer says beside its records.
+func (c *Client) cleanPage(p record.Page) record.Page {
+	p.Warning, p.Doubt = c.Redactor.Text(p.Warning), c.Redactor.Text(p.Doubt)
+	return p
 }
 
 const (

@@ -18,6 +18,7 @@ import (
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/redact"
 )
 
 // login is credentials that may be reloaded.
@@ -569,5 +570,67 @@ func TestBadLoginWithStatus200(t *testing.T) {
 	}
 	if calls != 7 {
 		t.Errorf("%d calls in 60 hours, want 7", calls)
+	}
+}
+
+// A server that sends back what it was sent does not make the login a part of an error
+// or of a warning.
+func TestEchoedLogin(t *testing.T) {
+	for name, answer := range map[string]func(w http.ResponseWriter, header string){
+		"in a text": func(w http.ResponseWriter, h string) {
+			w.WriteHeader(500)
+			io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><TEXT>"+h+"</TEXT></RESPONSE></SIMPLE_RETURN>")
+		},
+		"in a code": func(w http.ResponseWriter, h string) {
+			w.WriteHeader(400)
+			io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><CODE>"+h+"</CODE></RESPONSE></SIMPLE_RETURN>")
+		},
+		"in a warning": func(w http.ResponseWriter, h string) {
+			io.WriteString(w, page("<HOST_LIST><HOST><ID>1</ID></HOST></HOST_LIST><WARNING><TEXT>"+h+"</TEXT></WARNING>"))
+		},
+		"in a root's name": func(w http.ResponseWriter, h string) {
+			io.WriteString(w, "<"+strings.NewReplacer("Basic ", "", "=", "", "+", "", "/", "").Replace(h)+"/>")
+		},
+		"in a redirect": func(w http.ResponseWriter, h string) {
+			w.Header().Set("Location", "https://"+strings.TrimRight(strings.TrimPrefix(h, "Basic "), "=")+".example/")
+			w.WriteHeader(302)
+		},
+		"in place of a list": func(w http.ResponseWriter, h string) { io.WriteString(w, page("<ERROR>"+h+"</ERROR>")) },
+		"between elements":   func(w http.ResponseWriter, h string) { io.WriteString(w, page(h)) },
+		"in an attribute":    func(w http.ResponseWriter, h string) { io.WriteString(w, page(`<HOST_LIST login="`+h+`"/>`)) },
+		"in the time": func(w http.ResponseWriter, h string) {
+			io.WriteString(w, strings.Replace(page(""), "2026-11-01T00:00:00Z", strings.TrimPrefix(h, "Basic "), 1))
+		},
+		"decoded": func(w http.ResponseWriter, _ string) {
+			w.WriteHeader(500)
+			io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><TEXT>no user user:canary-pass-äö+&amp;%</TEXT></RESPONSE></SIMPLE_RETURN>")
+		},
+		"cut in its middle": func(w http.ResponseWriter, h string) {
+			w.WriteHeader(500)
+			io.WriteString(w, "<SIMPLE_RETURN><RESPONSE><TEXT>"+strings.Repeat("x", 480)+h+"</TEXT></RESPONSE></SIMPLE_RETURN>")
+		},
+		"in a declared encoding": func(w http.ResponseWriter, h string) {
+			io.WriteString(w, `<?xml version="1.0" encoding="`+strings.TrimPrefix(h, "Basic ")+`"?><a>ä</a>`)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sent := ""
+			cl, _ := client(t, func(w http.ResponseWriter, r *http.Request) {
+				sent = r.Header.Get("Authorization")
+				answer(w, sent)
+			})
+			cl.Redactor, cl.Memory = &redact.Redactor{}, &shared{}
+			_, p, err := ask(cl)
+			said := fmt.Sprintf("%v %+v %s", err, p, cl.Memory.(*shared).doc)
+			login := strings.TrimPrefix(sent, "Basic ")
+			for _, secret := range []string{login[:12], login[8:20], "canary-pass"} {
+				if strings.Contains(said, secret) {
+					t.Errorf("%q is in %s", secret, said)
+				}
+			}
+			if err == nil && p.Warning == "" {
+				t.Error("neither an error nor a warning")
+			}
+		})
 	}
 }

@@ -115,6 +115,7 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
+	page = s.Client.cleanPage(page)
 	if q.To != 0 && page.Next > q.To {
 		if page.Doubt != "" {
 			return record.Page{}, inDoubt(page.Doubt)

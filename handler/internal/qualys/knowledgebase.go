@@ -337,7 +337,7 @@ func (s *KnowledgeBase) read(ctx context.Context, params url.Values, sink record
 	if err != nil {
 		return record.Page{}, fmt.Errorf("ask for the KnowledgeBase: %w", s.explain(err))
 	}
-	return page, nil
+	return s.Client.cleanPage(page), nil
 }
 
 // Gone returns those of ids that the KnowledgeBase does not hold: an unknown

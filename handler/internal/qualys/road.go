@@ -53,6 +53,10 @@ func (c *Client) proxy(r *http.Request) *url.URL {
 func (c *Client) roadError(r *http.Request, err error) *Error {
 	e := &Error{Kind: Unreachable, Err: withoutURL(err)}
 	proxy := c.proxy(r)
+	if proxy != nil && proxy.User != nil {
+		password, _ := proxy.User.Password()
+		c.Redactor.KnowLogin(proxy.User.Username(), password)
+	}
 	if proxy == nil {
 		e.Text = "no connection"
 		e.Advice = "check uri, DNS, and what stands in between: virtual network, firewall, an outbound rule"

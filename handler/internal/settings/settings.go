@@ -93,6 +93,18 @@ func (s *Settings) References() int { return len(s.credentials.refs) }
 // Credentials are the Qualys account's, for the API client.
 func (s *Settings) Credentials() *Credentials { return s.credentials }
 
+// Secrets are those of the settings that have one value; the Qualys account's change,
+// see Credentials.
+func (s *Settings) Secrets() []string {
+	secrets := []string{s.WorkspaceKey}
+	for part := range strings.SplitSeq(s.StorageConnection, ";") {
+		if name, value, ok := strings.Cut(part, "="); ok && (strings.EqualFold(name, "AccountKey") || strings.EqualFold(name, "SharedAccessSignature")) {
+			secrets = append(secrets, value)
+		}
+	}
+	return secrets
+}
+
 // Options are what Load works with.
 type Options struct {
 	// Environ is "name=value" as of os.Environ. The last of equal names wins.
