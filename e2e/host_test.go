@@ -258,7 +258,7 @@ func (s *services) advance(d time.Duration) {
 
 // keep remembers an arrived row by its key.
 func (s *services) keep(table string, row json.RawMessage) error {
-	var key struct{ RowKey_s, RowKey string }
+	var key struct{ RowKey_s string }
 	if err := json.Unmarshal(row, &key); err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (s *services) keep(table string, row json.RawMessage) error {
 		s.health = append(s.health, bytes.Clone(row))
 		return nil
 	}
-	rows[key.RowKey_s+key.RowKey] = append(rows[key.RowKey_s+key.RowKey], bytes.Clone(row))
+	rows[key.RowKey_s] = append(rows[key.RowKey_s], bytes.Clone(row))
 	return nil
 }
 
@@ -302,9 +302,7 @@ func (s *services) duplicates(after, now time.Time) (duplicates, total, long int
 		for part := 0; ; part++ {
 			text, ok := row[fmt.Sprintf("Results_%d_s", part)].(string)
 			if !ok {
-				if text, ok = row[fmt.Sprintf("Results_%d", part)].(string); !ok {
-					break
-				}
+				break
 			}
 			results.WriteString(text)
 		}

@@ -125,6 +125,13 @@ func TestFunctions(t *testing.T) {
 		{"the latest of three deliveries", "QualysFindings()", "QID Status State TimesFound",
 			findings(told(before(3, 0), nil), told(before(1, 0), kql.Row{"Status_s": "Active", "TimesFound_s": "3"}), told(before(2, 0), kql.Row{"Status_s": "Active", "TimesFound_s": "2"})),
 			[]string{"38739 Active Open 3"}},
+		{"two states made in the same moment", "QualysFindings()", "Status", findings(
+			finding(kql.Row{"TimeGenerated": before(1, 0), "LastProcessed_t": before(2, 0), "Status_s": "Fixed"}), finding(kql.Row{"TimeGenerated": before(1, 0), "LastProcessed_t": before(3, 0)}),
+			finding(kql.Row{"TimeGenerated": before(1, 0), "QID_s": "7", "RowKey_s": "7@a", "LastProcessed_t": before(3, 0)}), finding(kql.Row{"TimeGenerated": before(1, 0), "QID_s": "7", "RowKey_s": "7@b", "LastProcessed_t": before(2, 0), "Status_s": "Active"})),
+			[]string{"Active", "Fixed"}},
+		{"an older state that arrives later", "QualysFindings()", "Status", findings(finding(kql.Row{"TimeGenerated": before(2, 0), "LastProcessed_t": before(2, 0), "Status_s": "Fixed"}), finding(kql.Row{"TimeGenerated": before(0, 0.1), "LastProcessed_t": before(4, 0)})), []string{"Fixed"}},
+		{"processed at one time, updated later", "QualysFindings()", "Status", findings(finding(kql.Row{"TimeGenerated": before(2, 0), "LastUpdate_t": before(3, 0), "Status_s": "Fixed"}), finding(kql.Row{"TimeGenerated": before(1, 0), "LastUpdate_t": before(4, 0)})), []string{"Fixed"}},
+		{"the same state, told otherwise later", "QualysFindings()", "QDS", findings(finding(kql.Row{"TimeGenerated": before(2, 0), "QDS_s": "40"}), finding(kql.Row{"TimeGenerated": before(1, 0), "QDS_s": "95"})), []string{"95"}},
 		{"the same state delivered twice", "QualysFindings()", "QID State", findings(finding(nil), finding(kql.Row{"TimeGenerated": before(0, 0.4)})), []string{"38739 Open"}},
 		{"fixed", "QualysFindings()", "QID State", findings(told(before(2, 0), nil), told(before(1, 0), kql.Row{"Status_s": "Fixed"})), []string{"38739 Fixed"}},
 		{"found again", "QualysFindings()", "QID State", findings(told(before(2, 0), kql.Row{"Status_s": "Fixed"}), told(before(1, 0), kql.Row{"Status_s": "Re-Opened"})), []string{"38739 Open"}},
@@ -196,6 +203,37 @@ func TestFunctions(t *testing.T) {
 				t.Errorf("%s\ngot  %q\nwant %q", c.columns, lines, c.want)
 			}
 		})
+	}
+}
+
+// The HTTP Data Collector API puts a text that looks like a GUID or a date into a column
+// of its own. The functions read that, too, and do without it where there is none.
+func TestOldAPIColumns(t *testing.T) {
+	_, w := sentinel(t)
+	const table = "QualysHostDetectionV2_CL"
+	for _, name := range []string{"CloudResourceId", "DnsName", "HostTags", "Instance", "NetBios", "NetworkName", "Results_0", "Service"} {
+		w.Tables[table] = append(w.Tables[table], kql.Column{Name: name + "_g", Type: "string"}, kql.Column{Name: name + "_t", Type: "datetime"})
+	}
+	queries, err := w.Check(t.Context(), kql.Source{Name: "findings", Text: "QualysFindings()"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "57920d1f-eee5-2731-3658-340bb1ab101a"
+	at := before(1, 0).Format("2006-01-02T15:04:05.0000000Z")
+	for name, want := range map[string]string{
+		"CloudResourceId": "CloudResourceId", "DnsName": "DnsName", "HostTags": "HostTags", "Instance": "Instance",
+		"NetBios": "NetBios", "NetworkName": "NetworkName", "Results_0": "Results", "Service": "Service",
+	} {
+		got, err := w.Run(queries[0], findings(
+			finding(kql.Row{"HostId_s": "1", "RowKey_s": "1", name + "_s": nil, name + "_g": id}),
+			finding(kql.Row{"HostId_s": "2", "RowKey_s": "2", name + "_s": nil, name + "_t": before(1, 0)}),
+			finding(kql.Row{"HostId_s": "3", "RowKey_s": "3", name + "_s": "plain"})), noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lines := show(got, "HostId", want); !slices.Equal(lines, []string{"1 " + id, "2 " + at, "3 plain"}) {
+			t.Errorf("%s: got %q", name, lines)
+		}
 	}
 }
 

@@ -91,8 +91,8 @@ func (t *team) keep(table string, row json.RawMessage) error {
 		return err
 	}
 	key := fmt.Sprint(members["RowKey_s"])
-	if members["RowKey"] != nil {
-		key = fmt.Sprint(members["RowKey"])
+	if members["RowKey_s"] != nil {
+		key = fmt.Sprint(members["RowKey_s"])
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

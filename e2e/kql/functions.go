@@ -39,6 +39,11 @@ func (s *scope) function(n *node) any {
 			}
 		}
 		return s.eval(args[len(args)-1])
+	case "column_ifexists":
+		if v, ok := s.row[unquote(args[0])]; ok {
+			return v
+		}
+		return s.eval(args[1])
 	case "ingestion_time":
 		if s.row[Ingested] != nil {
 			return s.row[Ingested]

@@ -368,7 +368,7 @@ func toText(v any) string {
 	case string:
 		return v
 	case time.Time:
-		return v.Format(time.RFC3339Nano)
+		return v.UTC().Format("2006-01-02T15:04:05.0000000Z")
 	case bool:
 		return strconv.FormatBool(v)
 	case int64:

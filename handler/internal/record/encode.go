@@ -268,13 +268,27 @@ func (e *Encoder) appendMember(dst []byte, c *column, value []byte) []byte {
 	return AppendQuoted(append(dst, c.members[0]...), value)
 }
 
-// timestamp formats t once for all rows of the same second.
+// secondLength is the length of a time up to its seconds.
+const secondLength = len("2006-01-02T15:04:05")
+
+// timestamp formats t as fine as Log Analytics keeps it, in steps of 100 nanoseconds:
+// rows of one finding may be made within a second. All but the fraction is formatted
+// once for all rows of the same second.
 func (e *Encoder) timestamp(t time.Time) []byte {
-	if t = t.UTC().Truncate(time.Second); !t.Equal(e.stampTime) || e.stamp == nil {
-		e.stampTime = t
-		e.stamp = t.AppendFormat(e.stamp[:0], time.RFC3339)
+	second := t.UTC().Truncate(time.Second)
+	if !second.Equal(e.stampTime) || e.stamp == nil {
+		e.stampTime = second
+		e.stamp = second.AppendFormat(e.stamp[:0], "2006-01-02T15:04:05")
 	}
-	return e.stamp
+	e.stamp = e.stamp[:secondLength]
+	if fraction := t.Nanosecond() / 100; fraction > 0 {
+		e.stamp = append(e.stamp, ".0000000"...)
+		for i := len(e.stamp) - 1; fraction > 0; i-- {
+			e.stamp[i] += byte(fraction % 10)
+			fraction /= 10
+		}
+	}
+	return append(e.stamp, 'Z')
 }
 
 // appendValue writes one column that is not continued.

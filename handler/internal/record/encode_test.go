@@ -63,7 +63,7 @@ func fill(t testing.TB, memory int, values map[string]string) *Record {
 
 func encode(t testing.TB, e *Encoder, r *Record) (map[string]any, Row, int) {
 	t.Helper()
-	b, row := e.Append([]byte("prefix"), r, Meta{Time: time.Date(2026, 11, 1, 1, 2, 3, 4e8, time.FixedZone("x", 3600)), Run: "r1", DeadLetter: "dl"})
+	b, row := e.Append([]byte("prefix"), r, Meta{Time: time.Date(2026, 11, 1, 1, 2, 3, 4e8+56789, time.FixedZone("x", 3600)), Run: "r1", DeadLetter: "dl"})
 	b = bytes.TrimPrefix(b, []byte("prefix"))
 	var m map[string]any
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -79,7 +79,7 @@ func TestEncode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"AdditionalFields":{"X":"y"},"At_t":"2026-01-01T00:00:00Z","Id_s":"1","Long_0_s":"long","N_s":"a\"\\\n\t\u0001é","Objects_s":"[{\"a\":\"1\"}]","Parts_d":1,"RowKey_s":"1|a\"\\\n\t\u0001é@2026-01-01T00:00:00Z","RunId_s":"r1","Size_d":4,"Text_s":"t","TimeGenerated":"2026-11-01T00:02:03Z","Twin":"t"}`
+	want := `{"AdditionalFields":{"X":"y"},"At_t":"2026-01-01T00:00:00Z","Id_s":"1","Long_0_s":"long","N_s":"a\"\\\n\t\u0001é","Objects_s":"[{\"a\":\"1\"}]","Parts_d":1,"RowKey_s":"1|a\"\\\n\t\u0001é@2026-01-01T00:00:00Z","RunId_s":"r1","Size_d":4,"Text_s":"t","TimeGenerated":"2026-11-01T00:02:03.4000567Z","Twin":"t"}`
 	if string(got) != want || len(row.Cut) != 0 {
 		t.Errorf("got  %s\nwant %s\ncut %v", got, want, row.Cut)
 	}

@@ -501,11 +501,12 @@ func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
 	}
 	truncated := 0
 	for i, row := range rows {
-		n, err := checkCollectorRow(row)
+		named, n, err := collectorRow(row)
 		if err != nil {
 			collectorProblem(w, http.StatusBadRequest, "InvalidDataFormat", fmt.Sprintf("record %d: %v", i, err))
 			return
 		}
+		rows[i] = named
 		truncated += n
 	}
 	if err := a.take(place, h.Get("Log-Type")+"_CL", int64(len(body)), taken{rows: rows, truncated: truncated}); err != nil {
@@ -515,17 +516,20 @@ func (a *Azure) collector(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-func checkCollectorRow(row json.RawMessage) (truncated int, err error) {
+// collectorRow checks a row, and returns it with the columns that the service names by
+// the values.
+func collectorRow(row json.RawMessage) (named json.RawMessage, truncated int, err error) {
 	var members map[string]any
 	if err := json.Unmarshal(row, &members); err != nil {
-		return 0, errors.New("no object")
+		return nil, 0, errors.New("no object")
 	}
 	if len(members) > collectorColumns {
-		return 0, fmt.Errorf("%d properties", len(members))
+		return nil, 0, fmt.Errorf("%d properties", len(members))
 	}
+	columns := make(map[string]any, len(members))
 	for name, value := range members {
 		if slices.Contains(collectorReserved, strings.ToLower(name)) || len(name) > collectorNameLimit {
-			return 0, fmt.Errorf("property %q is reserved or too long", name)
+			return nil, 0, fmt.Errorf("property %q is reserved or too long", name)
 		}
 		switch v := value.(type) {
 		case string:
@@ -533,10 +537,45 @@ func checkCollectorRow(row json.RawMessage) (truncated int, err error) {
 				truncated++
 			}
 		case map[string]any, []any:
-			return 0, fmt.Errorf("property %q is nested", name)
+			return nil, 0, fmt.Errorf("property %q is nested", name)
+		}
+		column, value := collectorColumn(name, value)
+		if value != nil {
+			columns[column] = value
 		}
 	}
-	return truncated, nil
+	named, err = json.Marshal(columns)
+	return named, truncated, err //nolint:wrapcheck // it was read a moment ago
+}
+
+var (
+	guidForm = regexp.MustCompile(`^([0-9a-fA-F]{8})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{4})-?([0-9a-fA-F]{12})$`)
+	// plainColumns are names of well-known columns, which get no suffix.
+	plainColumns = map[string]string{"IpAddress": "IPAddress", "Category": "Category"}
+)
+
+// collectorColumn is the column that a value lands in (Microsoft, "HTTP Data Collector
+// API", record type and properties): its suffix is that of the type that the value looks
+// like, whatever other rows have under the name.
+func collectorColumn(name string, value any) (column string, stored any) {
+	if plain, ok := plainColumns[name]; ok {
+		return plain, value
+	}
+	switch v := value.(type) {
+	case string:
+		if m := guidForm.FindStringSubmatch(v); m != nil {
+			return name + "_g", strings.Join(m[1:], "-")
+		}
+		if at, err := time.Parse(time.RFC3339, v); err == nil {
+			return name + "_t", at.UTC().Format(time.RFC3339Nano)
+		}
+		return name + "_s", v
+	case bool:
+		return name + "_b", v
+	case float64:
+		return name + "_d", v
+	}
+	return name, nil
 }
 
 // RowFiles keeps rows as lines of files, one for each table.

@@ -317,3 +317,23 @@ func validate(t *testing.T, dtd, doc string) {
 		}
 	}
 }
+
+// The old API names columns as its reference page says.
+func TestCollectorNamesColumnsByValues(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"A":"x"}`:          `{"A_s":"x"}`,
+		`{"A":"38170"}`:      `{"A_s":"38170"}`,
+		`{"A":""}`:           `{"A_s":""}`,
+		`{"A":1.5,"B":true}`: `{"A_d":1.5,"B_b":true}`,
+		`{"A":null}`:         `{}`,
+		`{"A":"3f2504e0-4f89-41d3-9a0c-0305e82c3301"}`:                 `{"A_g":"3f2504e0-4f89-41d3-9a0c-0305e82c3301"}`,
+		`{"A":"57920D1FEEE527313658340BB1AB101A"}`:                     `{"A_g":"57920D1F-EEE5-2731-3658-340BB1AB101A"}`,
+		`{"A":"57920d1feee527313658340bb1ab101"}`:                      `{"A_s":"57920d1feee527313658340bb1ab101"}`,
+		`{"A":"2026-11-26T10:00:00Z"}`:                                 `{"A_t":"2026-11-26T10:00:00Z"}`,
+		`{"A":"2026-11-26T10:00:00Z and more","IpAddress":"10.0.0.1"}`: `{"A_s":"2026-11-26T10:00:00Z and more","IPAddress":"10.0.0.1"}`,
+	} {
+		if got, _, err := simulator.CollectorRow([]byte(in)); err != nil || string(got) != want {
+			t.Errorf("%s: got %s, %v, want %s", in, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,4 @@
+package simulator
+
+// CollectorRow opens collectorRow to tests.
+var CollectorRow = collectorRow
