@@ -142,6 +142,9 @@ func (d *delivery) Done(id uint64) error {
 	} else {
 		d.lastDone = id
 	}
+	if err := d.blame(); err != nil { // this one has come
+		return err
+	}
 	d.inHost = false
 	d.lastID, d.skip = id, 0
 	if len(d.ends) > d.mark {
@@ -294,6 +297,9 @@ func (d *delivery) dispatch() {
 	cursor := d.query.From
 	if d.ordered {
 		cursor = d.lastDone + 1
+	}
+	if len(d.suspects) > 0 {
+		cursor = min(cursor, d.suspects[0].ID)
 	}
 	b := record.Batch{Body: append(d.buf, ']'), Ends: d.ends}
 	arrived := arrival{cursor: cursor, rows: d.ledger.take()}

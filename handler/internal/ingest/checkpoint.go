@@ -63,8 +63,9 @@ type Trouble struct {
 	High   uint64 `json:"high,omitempty"`
 	// Tries is how often a page of just one parent has failed.
 	Tries int `json:"tries,omitempty"`
-	// Suspects were passed, and no other parent has come since.
-	Suspects []uint64 `json:"suspects,omitempty"`
+	// Suspects fail by themselves, and no other parent has come since. They are not
+	// isolated before one has: it may be that none comes.
+	Suspects []Isolated `json:"suspects,omitempty"`
 	// Reason is the last failure.
 	Reason string `json:"reason,omitempty"`
 }

@@ -50,6 +50,9 @@ type delivery struct {
 	parent   uint64 // in work; 0: its id is no number
 	first    uint64 // parent of the first row in buf
 	whole    int    // whole parents with rows in buf
+	// suspects fail by themselves, and no other parent has come since. Until one has, no
+	// cursor passes them: it may be that none comes.
+	suspects []Isolated
 	// patience is how long a page may wait, in all, for a destination that takes no
 	// batch, and waited how long it has; zero: for ever.
 	patience, waited time.Duration

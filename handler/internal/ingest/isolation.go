@@ -45,23 +45,36 @@ type Isolated struct {
 	Reason string    `json:"reason"`
 }
 
-// isolate adds a parent to the checkpoint's list, which is saved with the next
-// cursor.
-func (d *delivery) isolate(id uint64, after time.Time, reason error) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := d.run.state
-	if len(s.Isolated) >= maxIsolated {
-		return fmt.Errorf("%d %s are isolated already, and that is as many as the state keeps: %w", len(s.Isolated), d.run.Dataset.Parents, reason)
-	}
-	now := d.run.Clock.Now().UTC().Truncate(time.Second)
+// suspect describes a parent that fails by itself.
+func (r *Run) suspect(id uint64, after time.Time, reason error) Isolated {
+	now := r.Clock.Now().UTC().Truncate(time.Second)
 	i := Isolated{ID: id, Since: now, Again: now.Add(isolatedFirst), Reason: firstRunes(reason.Error(), maxReason)}
 	if !after.IsZero() {
 		i.After = &after
 	}
-	s.Isolated = append(s.Isolated, i)
+	return i
+}
+
+// blame adds the suspects to the checkpoint's list of isolated parents, which is saved
+// with the next cursor.
+func (d *delivery) blame() error {
+	if len(d.suspects) == 0 {
+		return nil
+	}
+	list := d.suspects
+	d.suspects = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.run.state
+	for _, i := range list {
+		if len(s.Isolated) >= maxIsolated {
+			return fmt.Errorf("%d %s are isolated already, and that is as many as the state keeps: %s", len(s.Isolated), d.run.Dataset.Parents, i.Reason)
+		}
+		s.Isolated = append(slices.Clone(s.Isolated), i) // batches under way save the list
+		d.unsaved = true
+		d.run.Log.Error("one fails by itself: it is isolated, passed, and tried again later", zap.Uint64("id", i.ID), zap.String("of", d.run.Dataset.Parents), zap.String("reason", i.Reason))
+	}
 	slices.SortFunc(s.Isolated, func(a, b Isolated) int { return cmp.Compare(a.ID, b.ID) })
-	d.run.Log.Error("one fails by itself: it is isolated, passed, and tried again later", zap.Uint64("id", id), zap.String("of", d.run.Dataset.Parents), zap.Error(reason))
 	return nil
 }
 
@@ -80,12 +93,13 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	due := slices.Clone(r.state.Isolated)
 	slices.SortStableFunc(due, func(a, b Isolated) int { return a.Again.Compare(b.Again) })
 	failed := 0
+	var ended error
 	for _, i := range due {
 		if wait := i.Again.Sub(r.Clock.Now()); wait > 0 && wait <= isolatedMost { // longer: this clock was wrong
 			continue
 		}
-		if err := r.inTime(ctx); err != nil {
-			return err
+		if ended = r.inTime(ctx); ended != nil {
+			break
 		}
 		if failed == max(maxRetried, len(due)/retriedPart) {
 			break
@@ -95,8 +109,8 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 			q.After = *i.After
 		}
 		// One that is slow, but comes, gets more time with each try.
-		limit := min(pageTime(r.Budget), aloneTime(r.Budget)<<min(i.Tries, 10))
-		err := r.extra(ctx, d, q, limit)
+		limit := min(r.Budget, aloneTime(r.Budget)<<min(i.Tries, 10))
+		took, err := r.extra(ctx, d, q, limit)
 		if err == nil {
 			r.counts.pages.Add(1)
 			arrived = append(arrived, i.ID)
@@ -104,11 +118,15 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		}
 		d.rollback()
 		if errors.Is(err, errPause) {
-			d.postpone(i.ID, err) // else it would be the first of the next run, too
-			return err
+			if took >= limit/2 {
+				d.postpone(i.ID, err)
+			} // else it has had little time, and is the first of the next run
+			ended = err
+			break
 		}
 		if errors.Is(err, errStop) || isLimit(err) || context.Cause(ctx) != nil {
-			return err
+			ended = err
+			break
 		}
 		failed++
 		d.postpone(i.ID, err)
@@ -119,23 +137,24 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	}
 	for _, id := range arrived {
 		d.release(id)
+		d.unsaved = true
 		r.Log.Info("not isolated any more: all of it has arrived", zap.Uint64("id", id), zap.String("of", r.Dataset.Parents))
 	}
-	return nil
+	return ended
 }
 
 // extra reads a page beside those of the window. That the destination is slow says
 // nothing of the page.
-func (r *Run) extra(ctx context.Context, d *delivery, q record.Query, limit time.Duration) error {
+func (r *Run) extra(ctx context.Context, d *delivery, q record.Query, limit time.Duration) (took time.Duration, err error) {
 	for {
 		d.beginExtra()
-		_, _, err := r.read(ctx, d, q, limit)
+		_, took, err = r.read(ctx, d, q, limit)
 		if !errors.Is(err, errSlow) {
-			return err
+			return took, err
 		}
 		d.rollback()
 		if err := d.settleAll(ctx); err != nil {
-			return err
+			return took, err
 		}
 	}
 }

@@ -39,11 +39,9 @@ type pager struct {
 	// triesAlone and triesNamed, or fewer; see pages.
 	triesAlone, triesNamed int
 	unlisted               int     // failures in a row to list ids
+	last                   bool    // all pages were read
 	search                 *search // for the parent that makes a page fail
-	// suspects were passed, and no other parent has come since.
-	suspects []uint64
-	parents  int64 // that had come when the last of them was passed
-	reason   string
+	reason                 string  // of the last failure
 }
 
 // pages reads page after page until the last, the end of the budget, or an
@@ -64,25 +62,42 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 		return err
 	}
 	for {
-		if err := r.inTime(ctx); err != nil {
-			return err // who was passed stays isolated, and is tried again
+		if err := p.read(ctx); err != nil {
+			return p.end(err)
 		}
-		p.bound()
-		d.beginPage(p.q)
-		page, took, err := r.read(ctx, d, p.q, p.limit())
-		if err == nil {
-			if more := p.succeeded(page); !more {
-				return nil
-			}
-			continue
-		}
-		if err := p.failed(ctx, err, took); err != nil {
-			if errors.Is(err, errNobody) {
-				p.forgive()
-			}
-			return err
+		if p.last {
+			return nil
 		}
 	}
+}
+
+// read reads one page, and decides what follows it.
+func (p *pager) read(ctx context.Context) error {
+	r := p.run
+	if err := r.inTime(ctx); err != nil {
+		return err
+	}
+	p.bound()
+	p.d.beginPage(p.q)
+	page, took, err := r.read(ctx, p.d, p.q, p.limit())
+	if err == nil {
+		return p.succeeded(page)
+	}
+	return p.failed(ctx, err, took)
+}
+
+// end takes back what was passed although nothing has shown that it was to blame, and
+// says what the time was lost with.
+func (p *pager) end(err error) error {
+	p.takeBack()
+	if errors.Is(err, errNobody) && len(p.d.suspects) > 0 { // none of them is the cause
+		p.q.From = p.d.suspects[0].ID
+		p.d.suspects, p.search, p.alone = nil, nil, 0
+	}
+	if errors.Is(err, errPause) && p.reason != "" {
+		return fmt.Errorf("%w; the last failure: %s", err, p.reason)
+	}
+	return err
 }
 
 // limit is how long the page may be without a safe point. Where one is looked for,
@@ -100,8 +115,11 @@ func (p *pager) recall(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
-	p.suspects, p.reason = slices.Clone(t.Suspects), t.Reason
-	if t.ID != p.q.From || p.run.state.Window == nil && t.ID != 0 {
+	p.reason = t.Reason
+	if from := p.q.From; len(t.Suspects) > 0 && t.Suspects[0].ID >= from && t.ID > t.Suspects[len(t.Suspects)-1].ID {
+		// The cursor stands before them.
+		p.d.suspects, p.q.From = slices.Clone(t.Suspects), t.ID
+	} else if t.ID != from {
 		return nil
 	}
 	p.alone = t.Tries
@@ -110,7 +128,10 @@ func (p *pager) recall(ctx context.Context) error {
 	}
 	p.run.Log.Info("going on to look for the one that does not come", zap.Uint64("from", t.ID), zap.Uint64("to", t.High), zap.String("reason", t.Reason))
 	if err := p.look(ctx, errors.New(t.Reason)); err != nil {
-		return err
+		if errors.Is(err, record.ErrNoList) {
+			return nil // it comes with the first page
+		}
+		return p.end(err)
 	}
 	if p.search != nil {
 		p.search.high, p.alone = t.High, t.Tries
@@ -125,7 +146,7 @@ func (p *pager) keepTrouble() {
 	if size >= p.run.Source.PageLimit() {
 		size = 0
 	}
-	t := &Trouble{ID: p.q.From, Tries: p.alone, Suspects: p.suspects, Reason: p.reason}
+	t := &Trouble{ID: p.q.From, Tries: p.alone, Suspects: p.d.suspects, Reason: p.reason}
 	if p.search != nil {
 		t.Search, t.High = !p.search.again, p.search.high
 	}
@@ -163,14 +184,11 @@ func (p *pager) bound() {
 	}
 }
 
-// succeeded goes on behind a page. It reports false behind the last.
-func (p *pager) succeeded(page record.Page) bool {
+// succeeded goes on behind a page.
+func (p *pager) succeeded(page record.Page) error {
 	r := p.run
 	r.counts.pages.Add(1)
 	p.away, p.alone, p.reason = 0, 0, ""
-	if r.counts.parents.Load() > p.parents {
-		p.suspects = nil // others do come
-	}
 	p.q.Size = min(r.Source.PageLimit(), 2*p.q.Size)
 	if page.Warning != "" {
 		r.warn("Qualys warns: " + page.Warning)
@@ -186,17 +204,19 @@ func (p *pager) succeeded(page record.Page) bool {
 		}
 	}
 	if next == 0 {
-		return false
+		p.last = true
+		return p.d.blame() // Qualys answers, and there is nobody else
 	}
 	p.d.endPage(next)
 	p.q.From = next
-	return true
+	return nil
 }
 
 // failed decides what follows a page that failed, after it had come to no safe point
 // for so long; nil is to go on.
 func (p *pager) failed(ctx context.Context, err error, took time.Duration) error {
 	r := p.run
+	broke := p.d.inHost
 	from := p.d.rollback()
 	var again *againError
 	if errors.As(err, &again) {
@@ -210,12 +230,11 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	}
 	moved := from > p.q.From
 	if moved {
-		// Others have arrived: those that were passed are to blame themselves.
-		p.away, p.alone, p.suspects = 0, 0, nil
-		p.q.From = from
+		p.away, p.alone, p.q.From = 0, 0, from
 	}
 	slow := took >= aloneTime(r.Budget)
-	if errors.Is(err, errPause) && slow {
+	// One that is too large for the time of a run is as much of a wall as a slow one.
+	if errors.Is(err, errPause) && (slow || broke && r.counts.parents.Load() == 0) {
 		p.tookTheRest(moved)
 	}
 	if errors.Is(err, errPause) || errors.Is(err, errStop) {
@@ -288,6 +307,8 @@ func (p *pager) tookTheRest(moved bool) {
 		p.search = &search{}
 	case p.q.To > p.q.From:
 		p.search.failed(p.q.To, moved)
+	case len(p.d.suspects) < maxSuspects:
+		p.pass(errStuck)
 	default:
 		p.search.again = false
 		p.alone = max(p.alone, p.triesNamed-1)
@@ -309,6 +330,11 @@ func (p *pager) look(ctx context.Context, reason error) error {
 	case again && p.unlisted < triesNamed:
 		p.unlisted++
 		return r.wait(ctx, r.deadline, err, after, p.unlisted)
+	case errors.Is(err, record.ErrNoList):
+		return fmt.Errorf("%w (%w)", reason, err)
+	case err != nil && p.q.From <= 1:
+		// Nothing has come yet: any number would be a guess.
+		return fmt.Errorf("%w; and they cannot be listed: %w", reason, err)
 	case err != nil:
 		r.Log.Warn("looking for the one that fails without a list", zap.String("of", r.Dataset.Parents), zap.NamedError("list", err), zap.NamedError("reason", reason))
 	}
@@ -327,25 +353,27 @@ func (p *pager) list(ctx context.Context, q record.Query) ([]uint64, error) {
 
 // isolate passes the parent that fails by itself: just this one was asked for.
 func (p *pager) isolate(ctx context.Context, reason error) error {
-	r, id := p.run, p.q.From
-	if len(p.suspects) == maxSuspects {
+	if len(p.d.suspects) == maxSuspects {
 		if err := p.askForAnother(ctx, reason); err != nil {
 			return err
 		}
 	}
+	p.pass(reason)
+	return nil
+}
+
+// pass goes on behind a parent that fails by itself.
+func (p *pager) pass(reason error) {
+	r, id := p.run, p.q.From
 	after := p.q.After
 	if r.state.Window == nil {
 		after = time.Time{} // nothing has been answered yet: the start may be wrong
 	}
-	if err := p.d.isolate(id, after, reason); err != nil {
-		return err
-	}
-	p.suspects = append(p.suspects, id)
-	p.parents = r.counts.parents.Load()
+	p.d.suspects = append(p.d.suspects, r.suspect(id, after, reason))
+	r.Log.Warn("one fails by itself: passing it", zap.Uint64("id", id), zap.String("of", r.Dataset.Parents), zap.Error(reason))
 	p.alone, p.away = 0, 0
 	p.search = &search{ids: p.search.ids, again: true} // bad ones are often neighbours
 	p.q.From = id + 1
-	return nil
 }
 
 // errNobody is the end of a run in which every parent fails by itself.
@@ -365,15 +393,14 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	for n := len(ids); n > 0 && len(others) < maxOthers; n /= 2 { // the last, then half way, and so on
 		others = append(others, record.Query{After: p.q.After, From: ids[n-1], To: ids[n-1], Size: 1})
 	}
-	if first := p.suspects[0]; first > 1 {
+	if first := p.d.suspects[0].ID; first > 1 {
 		others = append(others, record.Query{After: p.q.After, From: 1, To: first - 1, Size: 1})
 	}
 	for _, q := range others {
 		before := r.counts.parents.Load()
-		err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
+		_, err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
 		if err == nil && r.counts.parents.Load() > before {
-			p.suspects = nil
-			return nil
+			return nil // it has shown that Qualys answers
 		}
 		p.d.rollback()
 		if cause := context.Cause(ctx); cause != nil {
@@ -383,25 +410,15 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 			return err
 		}
 	}
-	// The cause is what a person needs; that it was asked for one by one is not.
+	// The cause is what a person needs; that it was asked for one by one is not. The
+	// next run begins where they are.
 	return fmt.Errorf("%w: the same of %d %s that were asked for one by one, %w, so none of them is the cause", reason, maxSuspects, r.Dataset.Parents, errNobody)
 }
 
-// forgive takes back what was passed although nothing has shown that it was to
-// blame: the next run begins there.
-func (p *pager) forgive() {
-	if len(p.suspects) == 0 || p.run.counts.parents.Load() > p.parents {
-		return
+// takeBack sets the cursor back to the first of the suspects, as nothing has shown that
+// they are to blame: the next run goes on behind them only as long as that is so.
+func (p *pager) takeBack() {
+	if suspects := p.d.suspects; len(suspects) > 0 {
+		p.d.rewind(suspects[0].ID)
 	}
-	// A batch under way may have a cursor behind them. Where that cannot be
-	// taken back they stay isolated, and are tried again.
-	if err := p.d.drain(); err != nil {
-		return
-	}
-	p.d.rewind(p.suspects[0])
-	for _, id := range p.suspects {
-		p.d.release(id)
-	}
-	p.q.From = p.suspects[0]
-	p.suspects, p.search, p.alone = nil, nil, 0
 }

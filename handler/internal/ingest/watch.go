@@ -10,9 +10,9 @@ import (
 // does not end, would use up the budget of every run.
 var errStuck = errors.New("it has not come whole in the time that one page has")
 
-// leastAlone is how long the answer for a single parent may take at least: Qualys
-// needs half a minute for its first byte now and then.
-const leastAlone = 2 * time.Minute
+// leastAlone is how long the answer for a single parent may take at least, in a run
+// that is long enough: Qualys needs half a minute for its first byte now and then.
+const leastAlone = 3 * time.Minute
 
 // pageTime is how long a page may be without a safe point, in a run that has budget:
 // half of it, so that what is behind the page has its turn in the same run.

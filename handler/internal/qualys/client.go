@@ -70,7 +70,7 @@ type Client struct {
 	// known to this process only.
 	Memory Memory
 	// Redactor cuts what it knows out of what Qualys, or a proxy, says. It is told the
-	// logins that are used. Nil: only what shows by its form is cut.
+	// logins that are used. Nil: the client has one of its own.
 	Redactor *redact.Redactor
 	// Proxy tells what a request goes through, as that of HTTP's transport does; nil:
 	// nothing.
@@ -78,7 +78,11 @@ type Client struct {
 
 	limits   limits
 	standing standing
+	own      redact.Redactor
 }
+
+// redactor is the one in use.
+func (c *Client) redactor() *redact.Redactor { return cmp.Or(c.Redactor, &c.own) }
 
 // NewHTTPClient returns a client for the Qualys API: proxy from the
 // environment, gzip, no redirects, no total timeout.
@@ -108,8 +112,8 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 	err := c.checkLogin(ctx)
 	if err == nil {
 		err = c.inTurn(ctx, path, params, sent, read)
-		memoryErr = cmp.Or(c.keep(ctx), memoryErr)
 	}
+	memoryErr = cmp.Or(c.keep(ctx), memoryErr)
 	if err != nil && memoryErr != nil {
 		err = fmt.Errorf("%w; %w", err, memoryErr)
 	}
@@ -183,21 +187,21 @@ type login struct{ user, password string }
 
 func (c *Client) login() login {
 	user, password := c.Credentials.Login()
-	c.Redactor.KnowLogin(user, password)
+	c.redactor().KnowLogin(user, password)
 	return login{user, password}
 }
 
 // clean cuts secrets out of an error.
 func (c *Client) clean(err error) error {
 	if e := asError(err); e != nil {
-		e.Text, e.Code, e.Err = c.Redactor.Text(e.Text), c.Redactor.Text(e.Code), c.Redactor.Error(e.Err)
+		e.Text, e.Code, e.Err = c.redactor().Text(e.Text), c.redactor().Text(e.Code), c.redactor().Error(e.Err)
 	}
-	return c.Redactor.Error(err)
+	return c.redactor().Error(err)
 }
 
 // cleanPage cuts secrets out of what an answer says beside its records.
 func (c *Client) cleanPage(p record.Page) record.Page {
-	p.Warning, p.Doubt = c.Redactor.Text(p.Warning), c.Redactor.Text(p.Doubt)
+	p.Warning, p.Doubt = c.redactor().Text(p.Warning), c.redactor().Text(p.Doubt)
 	return p
 }
 
@@ -236,10 +240,7 @@ func (c *Client) rejected() *refused {
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.login != nil && c.now().Before(s.login.Until) && s.login.is(current.secret()) {
-		return s.login
-	}
-	return nil
+	return s.logins.resting(current.secret(), c.now())
 }
 
 // closedRoad refuses a call through a proxy that has refused one before, as long as it
@@ -249,10 +250,14 @@ func (c *Client) closedRoad() error {
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if proxy == nil || s.proxy == nil || !c.now().Before(s.proxy.Until) || !s.proxy.is(proxy.String()) {
+	if proxy == nil {
 		return nil
 	}
-	return &Error{Kind: BadProxy, Text: s.proxy.Text + "; it is tried again in " + s.proxy.Until.Sub(c.now()).Round(time.Second).String()}
+	r := s.proxies.resting(proxy.String(), c.now())
+	if r == nil {
+		return nil
+	}
+	return &Error{Kind: BadProxy, Text: r.Text + "; it is tried again in " + r.Until.Sub(c.now()).Round(time.Second).String()}
 }
 
 // toOrigin is a request as far as the choice of a proxy needs it.
@@ -264,10 +269,10 @@ func (c *Client) reject(used login, path string, e *Error) {
 	s.mu.Lock()
 	switch e.Kind {
 	case BadLogin:
-		s.login, s.dirty = s.login.again(used.secret(), e.Error(), c.now()), true
+		s.logins, s.dirty = s.logins.again(used.secret(), e.Error(), c.now()), true
 	case BadProxy:
 		if proxy := c.proxy(c.toOrigin()); proxy != nil {
-			s.proxy, s.dirty = s.proxy.again(proxy.String(), e.Text, c.now()), true
+			s.proxies, s.dirty = s.proxies.again(proxy.String(), e.Text, c.now()), true
 		}
 	}
 	s.mu.Unlock()
@@ -279,11 +284,11 @@ func (c *Client) accept(used login) {
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.login.is(used.secret()) {
-		s.login, s.dirty = nil, true
+	if s.logins.of(used.secret()) != nil {
+		s.logins, s.dirty = s.logins.without(used.secret()), true
 	}
-	if s.proxy != nil {
-		s.proxy, s.dirty = nil, true
+	if len(s.proxies) > 0 { // whichever it is, the road is open
+		s.proxies, s.dirty = nil, true
 	}
 }
 

@@ -210,6 +210,10 @@ func leavesOf(scan *xmlstream.Scanner, open []string) (e *Error, items map[strin
 		}
 		switch tok.Kind {
 		case xmlstream.Start:
+			if len(open) > 0 && string(tok.Name) == "WARNING" {
+				limit = 0 // it says nothing of what it stands behind
+				break
+			}
 			stack = append(stack, string(tok.Name))
 			text.Reset()
 			if xmlstream.ParseAttrs(tok.Attrs, func(name, value []byte) {

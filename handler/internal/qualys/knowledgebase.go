@@ -137,7 +137,7 @@ func (s *KnowledgeBase) CallLimits() record.CallLimits { return s.Client.limits.
 // IDs are the lowest QIDs of the list.
 func (s *KnowledgeBase) IDs(_ context.Context, q record.Query, n int, _ func(record.Tally)) ([]uint64, error) {
 	if s.listed == nil {
-		return nil, errors.New("the KnowledgeBase is not listed yet")
+		return nil, record.ErrNoList
 	}
 	high := q.To
 	if high == 0 {

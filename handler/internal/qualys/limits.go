@@ -192,7 +192,11 @@ func (l *limits) adopt(rests map[string]kept, now time.Time) {
 			}
 			at = &l.endpoint(path).rest
 		}
-		if until := earlier(k.Until, now.Add(maxWait)); until.After(at.until) {
+		until := earlier(k.Until, now.Add(maxWait))
+		if until.Before(k.Until) {
+			l.fresh = true // written down as it is believed, so that it ends for others, too
+		}
+		if until.After(at.until) {
 			*at = rest{until, Error{Kind: k.Kind, Status: k.Status, Code: k.Code, Text: k.Text}}
 		}
 	}

@@ -37,9 +37,9 @@ const (
 // A memory is the document. People may read it, and delete it to let all rests end.
 type memory struct {
 	Version int `json:"version"`
-	// Login and Proxy were refused, and rest.
-	Login *refused `json:"login,omitempty"`
-	Proxy *refused `json:"proxy,omitempty"`
+	// Logins and Proxies were refused, and rest; those of the last refusals first.
+	Logins  refusals `json:"logins,omitempty"`
+	Proxies refusals `json:"proxies,omitempty"`
 	// Rests are times without calls, by the path of an endpoint; "all" for every one.
 	Rests map[string]kept `json:"rests,omitempty"`
 }
@@ -105,25 +105,72 @@ func (r *refused) is(secret string) bool {
 	return same
 }
 
-// again returns what is known of a secret that was refused once more.
-func (r *refused) again(secret, text string, now time.Time) *refused {
-	if !r.is(secret) {
+// refusals are some of the secrets that were refused. Several may be in use at a time,
+// while one is changed, or by two apps that share the state.
+type refusals []*refused
+
+// maxRefused is how many are remembered.
+const maxRefused = 4
+
+// of finds the refusal of a secret; nil if there is none.
+func (l refusals) of(secret string) *refused {
+	for _, r := range l {
+		if r.is(secret) {
+			return r
+		}
+	}
+	return nil
+}
+
+// resting is of, while it rests.
+func (l refusals) resting(secret string, now time.Time) *refused {
+	if r := l.of(secret); r != nil && now.Before(r.Until) {
+		return r
+	}
+	return nil
+}
+
+// without is the list without a secret.
+func (l refusals) without(secret string) refusals {
+	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return r.is(secret) })
+}
+
+// again is the list when a secret was refused once more.
+func (l refusals) again(secret, text string, now time.Time) refusals {
+	r := l.of(secret)
+	if r == nil {
 		r = newRefused(secret)
 	}
 	next := *r
 	next.Until = now.Add(min(loginRestMost, loginRest<<min(r.Times, 10)))
 	next.Times++
 	next.Text = clip(text, maxErrorText)
-	return &next
+	list := append(refusals{&next}, l.without(secret)...)
+	return list[:min(maxRefused, len(list))]
+}
+
+// sane is the list as it was read: no secret rests for longer than one does, whatever
+// the clock of the process said that wrote it. changed says that it was not so.
+func (l refusals) sane(now time.Time) (list refusals, changed bool) {
+	for _, r := range l[:min(maxRefused, len(l))] {
+		if r == nil {
+			continue
+		}
+		if most := now.Add(loginRestMost); r.Until.After(most) {
+			r.Until, changed = most, true
+		}
+		list = append(list, r)
+	}
+	return list, changed
 }
 
 // standing is what is known of refusals and rests, here and, by the memory, elsewhere.
 type standing struct {
-	mu    sync.Mutex
-	login *refused
-	proxy *refused
-	read  time.Time
-	dirty bool // there is something that is not kept yet
+	mu      sync.Mutex
+	logins  refusals
+	proxies refusals
+	read    time.Time
+	dirty   bool // there is something that is not kept yet
 }
 
 // recall reads what other processes have met. Where the memory cannot be read, what is
@@ -143,18 +190,29 @@ func (c *Client) recall(ctx context.Context) error {
 	}
 	s.read = now
 	if !s.dirty {
-		s.login, s.proxy = keepKnown(s.login, m.Login), keepKnown(s.proxy, m.Proxy)
+		s.take(m, now)
 	}
 	c.limits.adopt(m.Rests, now)
 	return nil
 }
 
-// keepKnown returns next, with what was worked out of it before.
-func keepKnown(before, next *refused) *refused {
-	if before != nil && next != nil && before.Mark == next.Mark && before.Salt == next.Salt {
-		next.known = before.known
+// take takes over what was read.
+func (s *standing) take(m memory, now time.Time) {
+	logins, odd := m.Logins.sane(now)
+	proxies, odder := m.Proxies.sane(now)
+	s.logins, s.proxies, s.dirty = logins.knowing(s.logins), proxies.knowing(s.proxies), odd || odder
+}
+
+// knowing is the list with what was worked out of it before.
+func (l refusals) knowing(before refusals) refusals {
+	for _, r := range l {
+		for _, b := range before {
+			if b.Mark == r.Mark && b.Salt == r.Salt {
+				r.known = b.known
+			}
+		}
 	}
-	return next
+	return l
 }
 
 func (c *Client) loadMemory(ctx context.Context) (memory, error) {
@@ -190,7 +248,7 @@ func (c *Client) keep(ctx context.Context) error {
 	now := c.now()
 	c.limits.adopt(m.Rests, now)
 	if s.dirty {
-		m.Login, m.Proxy = s.login, s.proxy
+		m.Logins, m.Proxies = s.logins, s.proxies
 	}
 	m.Version, m.Rests = memoryVersion, c.limits.kept(now)
 	doc, err := json.MarshalIndent(m, "", "  ")
@@ -243,9 +301,11 @@ func Rests(doc []byte, now time.Time) (list []Rest, err error) {
 	if err := json.Unmarshal(doc, &m); err != nil {
 		return nil, fmt.Errorf("what Qualys has asked for is damaged: %w", err)
 	}
-	for of, r := range map[string]*refused{"login": m.Login, "proxy": m.Proxy} {
-		if r != nil && now.Before(r.Until) {
-			list = append(list, Rest{of, r.Until, r.Text})
+	for of, refused := range map[string]refusals{"login": m.Logins, "proxy": m.Proxies} {
+		for _, r := range refused {
+			if r != nil && now.Before(r.Until) {
+				list = append(list, Rest{of, r.Until, r.Text})
+			}
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(m.Rests)) {
@@ -254,6 +314,6 @@ func Rests(doc []byte, now time.Time) (list []Rest, err error) {
 			list = append(list, Rest{strings.ReplaceAll(path, allEndpoints, "all calls"), r.Until, e.Error()})
 		}
 	}
-	slices.SortFunc(list, func(a, b Rest) int { return strings.Compare(a.Of, b.Of) })
+	slices.SortStableFunc(list, func(a, b Rest) int { return strings.Compare(a.Of, b.Of) })
 	return list, nil
 }

@@ -55,7 +55,7 @@ func (c *Client) roadError(r *http.Request, err error) *Error {
 	proxy := c.proxy(r)
 	if proxy != nil && proxy.User != nil {
 		password, _ := proxy.User.Password()
-		c.Redactor.KnowLogin(proxy.User.Username(), password)
+		c.redactor().KnowLogin(proxy.User.Username(), password)
 	}
 	if proxy == nil {
 		e.Text = "no connection"

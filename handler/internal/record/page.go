@@ -1,6 +1,9 @@
 package record
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // A Query asks for one page of records.
 type Query struct {
@@ -17,6 +20,10 @@ type Query struct {
 	// takes at once.
 	Size int
 }
+
+// ErrNoList says that the ids of a window are not known yet: whatever has failed, no
+// parent is to blame.
+var ErrNoList = errors.New("the ids of the window are not listed yet")
 
 // A Page is what an answer told apart from its records. It exists only for an
 // answer that was read to the end of its root element.

@@ -62,7 +62,7 @@ func TestTokens(t *testing.T) {
 		"windows-1252":                {in: `<?xml version="1.0" encoding='windows-1252'?><a>` + "\x80 \x93x\x94" + `</a>`, want: "<A>€ “x”</A>"},
 		"Latin1, by another name":     {in: `<?xml version="1.0" encoding="latin1" ?><a b="x"><![CDATA[` + "\xe4" + `]]></a>`, want: `<A b="x">ä</A>`},
 		"another, ASCII only":         {in: `<?xml version="1.0" encoding="Shift_JIS"?><a>plain</a>`, want: "<A>plain</A>"},
-		"UTF-16 that is none":         {in: `<?xml version="1.0" encoding="utf-16"?><a>plain</a>`, want: "<A>plain</A>"},
+		"UTF-16 that is none":         {in: `<?xml version="1.0" encoding="utf-16"?><a>plain ü</a>`, want: "<A>plain ü</A>"},
 		"mark against declaration":    {in: "\xef\xbb\xbf" + `<?xml version="1.0" encoding="ISO-8859-1"?><a>ü</a>`, want: "<A>ü</A>"},
 		"byte order mark":             {in: "\xef\xbb\xbf<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<a/>", want: "<A></A>"},
 		"blanks before declaration":   {in: "\n  <?xml version=\"1.0\"?><a/>", want: "<A></A>"},

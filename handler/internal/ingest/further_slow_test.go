@@ -1,0 +1,791 @@
+package ingest_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// wantHealed makes all answers good again, and checks that then all arrives and nobody
+// stays isolated.
+func (w *world) wantHealed() {
+	w.t.Helper()
+	w.before = nil
+	const most = 8
+	for day := 1; ; day++ {
+		time.Sleep(24 * time.Hour)
+		report, err := w.do()
+		n := w.lost()
+		if report.Outcome == ingest.Complete && n == 0 && report.IsolatedTotal == 0 {
+			return
+		}
+		if day == most {
+			w.t.Errorf("got %s, %v, %d rows lost, isolated %+v after %d days of good answers; want none", report.Outcome, err, n, report.Isolated, most)
+			return
+		}
+	}
+}
+
+// takes is a slowness of an answer that drips comments for a while in front of the
+// host, and is whole.
+func takes(d time.Duration) slowness {
+	return func(w http.ResponseWriter, r *http.Request, doc string, at int) {
+		io.WriteString(w, doc[:at])
+		for range int(d / (10 * time.Second)) {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(10 * time.Second):
+			}
+			if _, err := io.WriteString(w, "<!-- keep-alive -->"); err != nil {
+				return
+			}
+		}
+		io.WriteString(w, doc[at:])
+	}
+}
+
+// comesByItself lets a run begin every hour for a day and a half, or until all has arrived
+// and nobody is isolated, with answers as slow as they are.
+func (w *world) comesByItself() {
+	w.t.Helper()
+	began := time.Now()
+	var report ingest.Report
+	for time.Since(began) < 36*time.Hour {
+		ran := time.Now()
+		if report, _ = w.do(); report.Outcome == ingest.Complete && report.IsolatedTotal == 0 {
+			w.t.Logf("all has come after %s", time.Since(began))
+			return
+		}
+		time.Sleep(max(time.Minute, time.Hour-time.Since(ran)))
+	}
+	w.t.Errorf("after 36 hours: got %s, %d isolated, such as %+v; want that all has come", report.Outcome, report.IsolatedTotal, report.Isolated[:min(1, len(report.Isolated))])
+}
+
+// dripsAt is a slowness that writes the answer up to a mark behind the host's
+// beginning, and then a text for ever.
+func dripsAt(mark, begin, text string) slowness {
+	return func(w http.ResponseWriter, r *http.Request, doc string, at int) {
+		io.WriteString(w, doc[:inside(doc, at, mark)]+begin)
+		drip(w, r, text)
+	}
+}
+
+// blames tells whether anybody but some hosts is isolated.
+func blames(c ingest.Checkpoint, but ...uint64) (ids []uint64) {
+	for _, i := range c.Isolated {
+		if !slices.Contains(but, i.ID) {
+			ids = append(ids, i.ID)
+		}
+	}
+	return ids
+}
+
+// Further ways in which the answer for one host takes too long.
+func TestFurtherSlownesses(t *testing.T) {
+	for name, c := range map[string]struct {
+		how slowness
+		may bool // the host itself may have come
+	}{
+		"in an attribute":     {dripsAt("<HOST", ` note="`, "x"), false},
+		"in a tag's name":     {dripsAt("</ID>", "<X", "x"), false},
+		"in CDATA":            {dripsAt("</ID>", "<OS><![CDATA[", "x"), false},
+		"in an entity":        {dripsAt("</ID>", "<OS>&", "x"), false},
+		"in elements unknown": {dripsAt("</ID>", "", "<X>1</X>"), false},
+		"in nested elements":  {dripsAt("</ID>", "<METADATA>", "<X>"), false},
+		"in hosts that repeat": {func(w http.ResponseWriter, r *http.Request, doc string, at int) {
+			io.WriteString(w, doc[:at])
+			drip(w, r, "<HOST><IP>10.0.0.1</IP></HOST>")
+		}, false},
+		"in front of the XML": {func(w http.ResponseWriter, r *http.Request, _ string, _ int) { drip(w, r, "\r\n") }, false},
+		"in the XML declaration": {func(w http.ResponseWriter, r *http.Request, _ string, _ int) {
+			io.WriteString(w, "<?xml ")
+			drip(w, r, " ")
+		}, false},
+		"in the DOCTYPE": {func(w http.ResponseWriter, r *http.Request, _ string, _ int) {
+			io.WriteString(w, "<!DOCTYPE HOST_LIST_VM_DETECTION_OUTPUT [")
+			drip(w, r, "<!-- x -->")
+		}, false},
+		"behind </HOST_LIST>": {dripsAt("</HOST_LIST>", "", "<!-- x -->"), true},
+		"behind the root":     {dripsAt("</HOST_LIST_VM_DETECTION_OUTPUT>", "", "\n"), true},
+		"silent behind the root": {func(w http.ResponseWriter, r *http.Request, doc string, _ int) {
+			io.WriteString(w, doc)
+			<-r.Context().Done()
+		}, true},
+		"in the warning":           {dripsAt("</HOST_LIST>", "<WARNING><TEXT>", "x"), true},
+		"500 with a dripping body": {func(w http.ResponseWriter, r *http.Request, _ string, _ int) { w.WriteHeader(500); drip(w, r, "x") }, false},
+		"409 with a dripping body": {func(w http.ResponseWriter, r *http.Request, _ string, _ int) {
+			w.WriteHeader(409)
+			io.WriteString(w, "<SIMPLE_RETURN>")
+			drip(w, r, "<!-- x -->")
+		}, false},
+	} {
+		for _, place := range []int{0, 23, 59}[len(name)%3:][:1] {
+			t.Run(fmt.Sprintf("%s, host %d", name, place), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 4)
+					w.page, w.budget = 16, 25*time.Minute
+					ill := w.hostIDs()[place]
+					w.slow(map[uint64]slowness{ill: c.how})
+					others := w.findingsBut(ill)
+					_, report := w.ticks(4)
+					if ids := blames(w.checkpoint(), ill); len(ids) > 0 || report.IsolatedTotal == 0 && !c.may {
+						t.Errorf("isolated = %+v, want host %d", report.Isolated, ill)
+					}
+					w.wantFindings(others)
+					w.wantHealed()
+				})
+			})
+		}
+	}
+}
+
+// Slow hosts at odd places, in runs of few and of many minutes.
+func TestFurtherSlowPlaces(t *testing.T) {
+	for name, c := range map[string]struct {
+		hosts  int
+		places []int
+		budget time.Duration
+		how    string
+	}{
+		"two side by side":       {60, []int{23, 24}, 60, "drips in a comment"},
+		"three side by side":     {60, []int{22, 23, 24}, 2, "never ends"},
+		"five side by side":      {60, []int{20, 21, 22, 23, 24}, 5, "never begins"},
+		"at a page's end":        {60, []int{15, 16}, 5, "drips in a value"},
+		"first and last":         {60, []int{0, 59}, 2, "drips in a comment"},
+		"the last three":         {60, []int{57, 58, 59}, 60, "never ends"},
+		"the first":              {60, []int{0}, 2, "never begins"},
+		"one of two":             {2, []int{1}, 2, "drips in a comment"},
+		"every fourth of twenty": {20, []int{3, 7, 11, 15, 19}, 2, "never ends"},
+	} {
+		t.Run(fmt.Sprintf("%s, %d minutes, %s", name, c.budget, c.how), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, c.hosts, 3)
+				w.page, w.budget = 16, c.budget*time.Minute
+				var ill []uint64
+				how := map[uint64]slowness{}
+				for _, n := range c.places {
+					ill = append(ill, w.hostIDs()[n])
+					how[w.hostIDs()[n]] = slownesses[c.how]
+				}
+				w.slow(how)
+				others := w.findingsBut(ill...)
+				runs, report := w.ticks(2 + 4*len(ill))
+				if report.IsolatedTotal != len(ill) || len(blames(w.checkpoint(), ill...)) > 0 {
+					t.Errorf("isolated = %+v after %d runs, want hosts %d", report.Isolated, runs, ill)
+				}
+				w.wantFindings(others)
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// A subscription of one host, which is slow: whatever is said of it, it arrives when it
+// is well.
+func TestFurtherSlowOnlyHost(t *testing.T) {
+	for name, how := range slownesses {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 1, 5)
+				w.budget = 25 * time.Minute
+				w.slow(map[uint64]slowness{w.hostIDs()[0]: how})
+				for n := range 8 {
+					report, err := w.do()
+					if n > 3 && report.Outcome != ingest.Complete && (report.Outcome != ingest.Failed || err == nil) {
+						t.Errorf("run %d: got %s, %v; want its end, or the failure told", n+1, report.Outcome, err)
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// Hosts that are slow and end: they arrive, though nobody heals them.
+func TestFurtherSlowButWhole(t *testing.T) {
+	perHost := func(each time.Duration) func(w *world) {
+		return func(w *world) { // the first byte takes the longer the more hosts there are
+			w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+				answer := httptest.NewRecorder()
+				w.qualys.ServeHTTP(answer, r)
+				if strings.HasSuffix(r.URL.Path, "/detection/") {
+					select {
+					case <-r.Context().Done():
+					case <-time.After(time.Duration(strings.Count(answer.Body.String(), "</HOST>")) * each):
+					}
+				}
+				io.WriteString(rw, answer.Body.String())
+				return true
+			}
+		}
+	}
+	some := func(how slowness, places ...int) func(w *world) {
+		return func(w *world) {
+			m := map[uint64]slowness{}
+			for _, n := range places {
+				m[w.hostIDs()[n]] = how
+			}
+			w.slow(m)
+		}
+	}
+	for name, c := range map[string]struct {
+		budget time.Duration
+		slow   func(w *world)
+	}{
+		"3 of 25 minutes":                     {25, some(takes(3*time.Minute), 23)},
+		"10 of 25 minutes":                    {25, some(takes(10*time.Minute), 23)},
+		"3 of 5 minutes":                      {5, some(takes(3*time.Minute), 23)},
+		"10 of 12 minutes, at a page's end":   {12, some(takes(10*time.Minute), 15)},
+		"24 of 25 minutes":                    {25, some(takes(24*time.Minute), 30)},
+		"a minute for each, before any comes": {25, perHost(time.Minute)},
+		"20 s for each of a page, 5 minutes":  {5, perHost(20 * time.Second)},
+		"110 s for each, of 5 minutes":        {5, perHost(110 * time.Second)},
+		"2 minutes for each of a page of 5":   {5, perHost(2 * time.Minute)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 60, 3)
+				w.page, w.budget = 16, c.budget*time.Minute
+				c.slow(w)
+				all := w.findingsBut()
+				w.comesByItself()
+				w.wantFindings(all)
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// Some hosts side by side that are slow and end: each run takes some of them.
+func TestFurtherSlowNeighboursThatEnd(t *testing.T) {
+	for _, c := range []struct{ takes, budget time.Duration }{{10, 25}, {3, 5}, {7, 10}, {2, 60}} {
+		t.Run(fmt.Sprintf("%d of %d minutes", c.takes, c.budget), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 40, 3)
+				w.page, w.budget = 16, c.budget*time.Minute
+				ill := w.hostIDs()[10:18]
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					answer := httptest.NewRecorder()
+					w.qualys.ServeHTTP(answer, r)
+					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					doc := answer.Body.String()
+					for strings.Contains(doc, "<HOST>") {
+						i := strings.Index(doc, "</HOST>") + len("</HOST>")
+						host := doc[:i]
+						doc = doc[i:]
+						if slices.ContainsFunc(ill, func(id uint64) bool { return strings.Contains(host, fmt.Sprintf("<ID>%d</ID>", id)) }) {
+							takes(c.takes*time.Minute)(rw, r, host, strings.Index(host, "<HOST>"))
+							if r.Context().Err() != nil {
+								return true
+							}
+						} else {
+							io.WriteString(rw, host)
+						}
+					}
+					io.WriteString(rw, doc)
+					return true
+				}
+				all := w.findingsBut()
+				for began := time.Now(); time.Since(began) < 36*time.Hour; {
+					ran := time.Now()
+					_, _ = w.do() // those that are slow may be isolated anew
+					time.Sleep(max(time.Minute, time.Hour-time.Since(ran)))
+				}
+				w.wantFindings(all)
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// Every answer is slow, or wrong in one way: nobody is isolated for it, and the cause
+// comes first.
+func TestFurtherOutages(t *testing.T) {
+	drips := func(begin, text string) func(http.ResponseWriter, *http.Request, string) {
+		return func(w http.ResponseWriter, r *http.Request, _ string) { io.WriteString(w, begin); drip(w, r, text) }
+	}
+	says := func(status int, body string, header ...string) func(http.ResponseWriter, *http.Request, string) {
+		return func(w http.ResponseWriter, _ *http.Request, _ string) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+	}
+	change := func(change func(doc string) string) func(http.ResponseWriter, *http.Request, string) {
+		return func(w http.ResponseWriter, _ *http.Request, doc string) { io.WriteString(w, change(doc)) }
+	}
+	for name, c := range map[string]struct {
+		answer func(w http.ResponseWriter, r *http.Request, doc string)
+		cause  string // told in the first 250 letters
+	}{
+		"drips from the first byte":   {drips("", "\n"), ""},
+		"drips in the DOCTYPE":        {drips("<!DOCTYPE X [", "<!-- x -->"), ""},
+		"drips in front of the hosts": {drips("<HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME>", "<!-- x -->"), ""},
+		"never begins":                {func(_ http.ResponseWriter, r *http.Request, _ string) { <-r.Context().Done() }, ""},
+		"504 after 20 minutes": {func(w http.ResponseWriter, r *http.Request, _ string) {
+			slownesses["fails after 80 % of the budget"](w, r, "", 0)
+		}, "not come whole"},
+		"502 at once":           {says(502, ""), "502"},
+		"HTML of a proxy":       {says(200, "<html><body>log in</body></html>", "Content-Type", "text/html"), "HTML"},
+		"another encoding":      {change(func(doc string) string { return strings.Replace(doc, "UTF-8", "ISO-2022-JP", 1) }), "ISO-2022-JP"},
+		"cut at 700 bytes":      {change(func(doc string) string { return doc[:min(700, len(doc))] }), ""},
+		"cut in each host":      {change(func(doc string) string { before, _, _ := strings.Cut(doc, "</ID>"); return before }), ""},
+		"an error in each host": {change(func(doc string) string { return strings.ReplaceAll(doc, "<IP>", "<ERROR>database is down</ERROR><IP>") }), "database is down"},
+		"an error in the list": {change(func(doc string) string {
+			return strings.Replace(doc, "<HOST_LIST>", "<HOST_LIST><ERROR>database is down</ERROR>", 1)
+		}), "database is down"},
+		"a gateway's JSON": {says(200, `{"error":"upstream"}`, "Content-Type", "application/json"), ""},
+		"another root":     {says(200, `<ServiceResponse><responseCode>INTERNAL</responseCode></ServiceResponse>`), "INTERNAL"},
+	} {
+		for _, page := range []int{10, 1000}[len(name)%2:][:1] {
+			t.Run(fmt.Sprintf("%s, pages of %d", name, page), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 40, 3)
+					w.page, w.budget = page, 25*time.Minute
+					w.mustComplete()
+					time.Sleep(24 * time.Hour)
+					w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+						if !strings.HasSuffix(r.URL.Path, "/detection/") {
+							return false
+						}
+						rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+						answer := httptest.NewRecorder()
+						w.qualys.ServeHTTP(answer, r)
+						if answer.Code != http.StatusOK { // calls count, whatever is answered
+							rw.WriteHeader(answer.Code)
+							io.WriteString(rw, answer.Body.String())
+							return true
+						}
+						c.answer(rw, r, answer.Body.String())
+						return true
+					}
+					for n := range 6 {
+						report, err := w.do()
+						told := strings.ToValidUTF8(report.Reason[:min(250, len(report.Reason))], "")
+						if report.Outcome == ingest.Complete {
+							t.Fatalf("run %d: complete, with no answer", n+1)
+						}
+						if report.IsolatedTotal > 0 {
+							t.Fatalf("run %d: got %s, %v, isolated %d, such as host %d; want nobody isolated", n+1, report.Outcome, err, report.IsolatedTotal, report.Isolated[0].ID)
+						}
+						if strings.Contains(told, "by themselves") || report.Outcome != ingest.Waiting && n > 3 && !strings.Contains(told, c.cause) {
+							t.Fatalf("run %d: got %q, want %q first", n+1, report.Reason, c.cause)
+						}
+						if took := report.Ended.Sub(report.Started); took > w.budget+3*time.Minute {
+							t.Errorf("run %d: took %s of %s", n+1, took, w.budget)
+						}
+						time.Sleep(5 * time.Minute)
+					}
+					w.before = nil
+					if runs, report := w.ticks(2); report.IsolatedTotal > 0 {
+						t.Errorf("when all is well again: isolated %+v after %d runs, want none", report.Isolated, runs)
+					}
+					w.wantHealed()
+				})
+			})
+		}
+	}
+}
+
+// The list of ids is slow while it is needed to find an ill host.
+func TestFurtherSlowIDList(t *testing.T) {
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"never begins": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"drips blanks": func(w http.ResponseWriter, r *http.Request) { drip(w, r, "\n") },
+		"drips in a set": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "<HOST_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME><ID_SET>")
+			drip(w, r, "<!-- x -->")
+		},
+		"drips ids": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "<HOST_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME><ID_SET>")
+			drip(w, r, "<ID>5</ID>")
+		},
+		"drips in an id": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "<HOST_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME><ID_SET><ID>")
+			drip(w, r, "0")
+		},
+		"504 after 20 minutes": func(w http.ResponseWriter, r *http.Request) {
+			slownesses["fails after 80 % of the budget"](w, r, "", 0)
+		},
+	} {
+		for _, kind := range []string{"ill-formed", "drips in a comment"}[len(name)%2:][:1] {
+			t.Run(name+", host "+kind, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 3)
+					w.page, w.budget = 16, 25*time.Minute
+					ill := w.hostIDs()[23]
+					how := slownesses[kind]
+					if how == nil {
+						how = func(w http.ResponseWriter, _ *http.Request, doc string, at int) {
+							io.WriteString(w, doc[:at+30]+"</WRONG>")
+						}
+					}
+					w.slow(map[uint64]slowness{ill: how})
+					slow := w.before
+					w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+						if strings.HasSuffix(r.URL.Path, "/asset/host/") {
+							answer(rw, r)
+							return true
+						}
+						return slow(rw, r)
+					}
+					others := w.findingsBut(ill)
+					runs, report := w.ticks(8)
+					if report.IsolatedTotal != 1 || report.Isolated[0].ID != ill {
+						t.Errorf("isolated = %+v after %d runs, want host %d", report.Isolated, runs, ill)
+					}
+					w.wantFindings(others)
+					w.wantHealed()
+				})
+			})
+		}
+	}
+}
+
+// slowEntry makes answers slow that hold an entry of the KnowledgeBase.
+func (w *world) slowEntry(qid int, how slowness) {
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		answer := httptest.NewRecorder()
+		w.qualys.ServeHTTP(answer, r)
+		doc := answer.Body.String()
+		i := strings.Index(doc, fmt.Sprintf("<QID>%d</QID>", qid))
+		if r.URL.Query().Get("details") != "All" || i < 0 {
+			return false
+		}
+		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+		how(rw, r, doc, strings.LastIndex(doc[:i], "<VULN>"))
+		return true
+	}
+}
+
+// The KnowledgeBase has slow entries, and a slow list of them, too.
+func TestFurtherSlowKnowledgeBase(t *testing.T) {
+	for name, how := range map[string]slowness{
+		"drips in a comment":  dripsAt("</QID>", "<!-- ", "x "),
+		"drips in a value":    dripsAt("<QID>", "", "x"),
+		"drips in CDATA":      dripsAt("</QID>", "<TITLE><![CDATA[", "x"),
+		"drips in a CVE list": dripsAt("</QID>", "<CVE_LIST>", "<CVE><ID>CVE-1</ID></CVE>"),
+		"drips between":       dripsAt("", "", "\n"),
+		"never begins":        func(_ http.ResponseWriter, r *http.Request, _ string, _ int) { <-r.Context().Done() },
+		"falls silent": func(w http.ResponseWriter, r *http.Request, doc string, at int) {
+			io.WriteString(w, doc[:at+20])
+			<-r.Context().Done()
+		},
+		"504 after 20 minutes": slownesses["fails after 80 % of the budget"],
+	} {
+		for _, place := range []int{0, 70, 149}[len(name)%3:][:1] {
+			t.Run(fmt.Sprintf("%s, entry %d", name, place), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 1, 1)
+					w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 3, Size: 150}
+					w.dataset, w.page, w.budget = ingest.KB, 50, 25*time.Minute
+					ill := w.knowledge().QID(place)
+					w.slowEntry(ill, how)
+					runs, report := w.ticks(4)
+					if report.IsolatedTotal != 1 || report.Isolated[0].ID != uint64(ill) || w.lost() > 1 {
+						t.Errorf("isolated = %+v, %d missing after %d runs; want QID %d", report.Isolated, w.lost(), runs, ill)
+					}
+					w.wantHealed()
+				})
+			})
+		}
+	}
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"never begins": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"drips":        func(w http.ResponseWriter, r *http.Request) { drip(w, r, "\n") },
+		"drips ids": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "<KNOWLEDGE_BASE_VULN_LIST_OUTPUT><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME><ID_SET>")
+			drip(w, r, "<ID>5</ID>")
+		},
+	} {
+		t.Run("the list "+name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 1, 1)
+				w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 3, Size: 150}
+				w.dataset, w.page, w.budget = ingest.KB, 50, 25*time.Minute
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					if r.URL.Query().Get("details") != "None" {
+						return false
+					}
+					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					answer(rw, r)
+					return true
+				}
+				for n := range 6 {
+					report, err := w.do()
+					if report.IsolatedTotal > 0 || report.Ended.Sub(report.Started) > w.budget+3*time.Minute {
+						t.Errorf("run %d: got %s in %s, isolated %d, such as QID %d: %s; want none within its budget", n+1, report.Outcome, report.Ended.Sub(report.Started), report.IsolatedTotal, report.Isolated[0].ID, report.Isolated[0].Reason)
+						break
+					}
+					if n == 5 && report.Outcome != ingest.Complete && err == nil && report.Stalled < 3 {
+						t.Errorf("got %s, %q, stalled %d; want it told", report.Outcome, report.Reason, report.Stalled)
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// hesitant is a destination that takes its time.
+type hesitant struct {
+	*destination
+	takes time.Duration
+	// fails, if not nil, is the error for each second call.
+	fails error
+	calls *atomic.Int64
+}
+
+func (h hesitant) Send(ctx context.Context, b record.Batch) (int64, error) {
+	select {
+	case <-time.After(h.takes):
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	if h.calls.Add(1)%2 == 1 && h.fails != nil {
+		return 0, h.fails
+	}
+	return h.destination.Send(ctx, b)
+}
+
+// What the destination takes too long for is no host's fault.
+func TestFurtherSlowDestination(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes time.Duration
+		fails error
+		slow  string
+	}{
+		"20 minutes for each batch":            {20 * time.Minute, nil, ""},
+		"throttles for 10 minutes, each batch": {0, &problem{retry: true, limit: true, after: 10 * time.Minute}, ""},
+		"fails each second batch":              {time.Minute, &problem{retry: true}, ""},
+		"6 minutes, and a host drips":          {6 * time.Minute, nil, "drips in a comment"},
+		"20 minutes, and a host never ends":    {20 * time.Minute, nil, "never ends"},
+		"throttles, and a host never begins":   {0, &problem{retry: true, limit: true, after: 5 * time.Minute}, "never begins"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 60, 4)
+				w.page, w.budget = 16, 25*time.Minute
+				var ill uint64
+				var calls atomic.Int64
+				if c.slow != "" {
+					ill = w.hostIDs()[23]
+					w.slow(map[uint64]slowness{ill: slownesses[c.slow]})
+				}
+				others := w.findingsBut(ill)
+				done := false
+				for range 16 {
+					r := w.run()
+					r.Destination = hesitant{w.dest, c.takes, c.fails, &calls}
+					report, err := r.Do(context.Background())
+					if ids := blames(w.checkpoint(), ill); len(ids) > 0 {
+						t.Fatalf("got %s, %v, isolated %d; want at most host %d", report.Outcome, err, ids, ill)
+					}
+					if done = report.Outcome == ingest.Complete; done {
+						break
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				if !done {
+					t.Errorf("not complete after 16 runs: %+v", w.checkpoint().Trouble)
+				}
+				w.wantFindings(others)
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// A process that is asked to stop in the middle of a drip blames nobody.
+func TestFurtherSlowAndInterrupted(t *testing.T) {
+	for name, how := range map[string]slowness{
+		"never ends":        slownesses["never ends"],
+		"drips in a value":  slownesses["drips in a value"],
+		"never begins":      slownesses["never begins"],
+		"takes ten minutes": takes(10 * time.Minute),
+		"takes 12 minutes":  takes(12 * time.Minute),
+	} {
+		for _, after := range []time.Duration{time.Minute, 9 * time.Minute}[len(name)%2:] {
+			t.Run(fmt.Sprintf("%s, stopped after %s", name, after), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 3)
+					w.page, w.budget = 16, 25*time.Minute
+					ill := w.hostIDs()[23]
+					w.slow(map[uint64]slowness{ill: how})
+					others := w.findingsBut(ill)
+					for range 8 {
+						ctx, cancel := context.WithTimeout(context.Background(), after)
+						report, err := w.run().Do(ctx)
+						cancel()
+						if report.IsolatedTotal > 0 || err != nil {
+							t.Fatalf("got %s, %v, isolated %+v; want a pause", report.Outcome, err, report.Isolated)
+						}
+						time.Sleep(time.Minute)
+					}
+					_, report := w.ticks(5)
+					whole := strings.HasPrefix(name, "takes")
+					if ids := blames(w.checkpoint(), ill); len(ids) > 0 || (report.IsolatedTotal > 0) == whole {
+						t.Errorf("got isolated %+v, want host %d: %v", report.Isolated, ill, !whole)
+					}
+					w.wantFindings(others)
+					w.wantHealed()
+				})
+			})
+		}
+	}
+}
+
+// Two of five hosts are bad, all in one way.
+func TestFurtherTwoOfFiveAreBad(t *testing.T) {
+	for name, c := range map[string]struct {
+		hosts int
+		how   slowness
+	}{
+		"ill-formed": {60, func(w http.ResponseWriter, _ *http.Request, doc string, at int) {
+			io.WriteString(w, doc[:at+30]+"</WRONG>")
+		}},
+		"504 at once":          {300, func(w http.ResponseWriter, _ *http.Request, _ string, _ int) { w.WriteHeader(504) }},
+		"cut":                  {60, func(w http.ResponseWriter, _ *http.Request, doc string, at int) { io.WriteString(w, doc[:at+40]) }},
+		"drips in a comment":   {60, slownesses["drips in a comment"]},
+		"never begins":         {60, slownesses["never begins"]},
+		"504 after 20 minutes": {60, slownesses["fails after 80 % of the budget"]},
+	} {
+		t.Run(fmt.Sprintf("%s, of %d", name, c.hosts), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, c.hosts, 1)
+				w.page, w.budget = 1000, 25*time.Minute
+				ill, ids := map[uint64]slowness{}, []uint64{}
+				for n, id := range w.hostIDs() {
+					if n%5 == 1 || n%5 == 2 {
+						ill[id] = c.how
+						ids = append(ids, id)
+					}
+				}
+				w.slow(ill)
+				others := w.findingsBut(ids...)
+				runs, report := w.ticks(300)
+				t.Logf("%d runs", runs)
+				if report.IsolatedTotal != len(ids) || len(blames(w.checkpoint(), ids...)) > 0 {
+					t.Errorf("isolated = %d, want %d", report.IsolatedTotal, len(ids))
+				}
+				w.wantFindings(others)
+				w.wantHealed()
+			})
+		})
+	}
+}
+
+// A road on which no connection to Qualys stands ends a run after few tries, names the
+// proxy without its login, and blames no host.
+func TestFurtherRunsOnABadRoad(t *testing.T) {
+	const after200 = "HTTP/1.1 200 Connection established\r\n\r\n"
+	for name, answer := range map[string]string{
+		"407":                    "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
+		"403 and HTML":           "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
+		"301":                    "HTTP/1.1 301 Moved Permanently\r\nLocation: https://login.example/\r\nContent-Length: 0\r\n\r\n",
+		"302":                    "HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n",
+		"502":                    "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+		"504":                    "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
+		"429":                    "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 600000\r\nContent-Length: 0\r\n\r\n",
+		"204":                    "HTTP/1.1 204 No Content\r\n\r\n",
+		"closes at once":         "",
+		"garbage":                "\x00\x01garbage\r\n\r\n",
+		"SSH":                    "SSH-2.0-OpenSSH_9.6\r\n",
+		"200, then closes":       after200,
+		"200, then garbage":      after200 + strings.Repeat("garbage ", 20),
+		"200, then HTML":         after200 + "<html><body>blocked</body></html>",
+		"200, then an answer":    after200 + "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\n\r\n<html>blocked</html>",
+		"200 with HTML":          "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
+		"200, then an alert":     after200 + "\x15\x03\x03\x00\x02\x02\x28",
+		"header that never ends": "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 40, 3)
+			w.budget = 25 * time.Minute
+			w.mustComplete()
+			tries := 0
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan struct{})
+			defer func() { listener.Close(); <-served }()
+			go func() {
+				defer close(served)
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					tries++
+					if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+						io.WriteString(conn, answer)
+					}
+					conn.Close()
+				}
+			}()
+			proxy, err := url.Parse("http://svc:canary-of-proxy@" + listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			choose := func(*http.Request) (*url.URL, error) { return proxy, nil }
+			for n := range 3 {
+				w.clock.advance(5 * time.Minute)
+				tries = 0
+				cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "qualysapi.qg9.invalid"}, Credentials: login{}, HTTP: qualys.NewHTTPClient(), UserAgent: "test", Now: w.clock.Now, Proxy: choose}
+				cl.HTTP.Transport.(*http.Transport).Proxy = choose
+				r := w.run()
+				r.Source = qualys.NewDetections(cl, ingest.VM.Schema)
+				report, err := r.Do(context.Background())
+				cl.HTTP.CloseIdleConnections()
+				if err == nil || report.Outcome != ingest.Failed || len(w.checkpoint().Isolated) > 0 {
+					t.Fatalf("run %d: got %s, %v, isolated %+v; want a failure, and none", n+1, report.Outcome, err, w.checkpoint().Isolated)
+				}
+				if !strings.Contains(err.Error(), "through the proxy http://"+listener.Addr().String()) || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "host ") {
+					t.Errorf("run %d: got %v; want the proxy without its login", n+1, err)
+				}
+				if tries > 6 || tries == 0 || name[0] == '4' && tries > 1 {
+					t.Errorf("run %d: got %d tries, want few", n+1, tries)
+				}
+				var e *qualys.Error
+				if !errors.As(err, &e) || e.Kind != qualys.BadProxy && e.Kind != qualys.Unreachable {
+					t.Errorf("run %d: got %v, want a kind of its own", n+1, err)
+				}
+			}
+		})
+	}
+}
