@@ -18,8 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/robfig/cron/v3"
-
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/settings"
 )
@@ -137,21 +135,9 @@ func (i *Integration) Due(last, now time.Time) bool {
 	if i.Schedule == "" || last.IsZero() {
 		return true
 	}
-	s, err := parseSchedule(i.Schedule)
+	s, err := settings.ParseSchedule(i.Schedule)
 	// What cannot be read is no reason to send nothing.
 	return err != nil || !s.Next(last.UTC()).After(now.UTC())
-}
-
-func parseSchedule(v string) (cron.Schedule, error) {
-	s, err := settings.ParseSchedule(v)
-	if err != nil {
-		return nil, err //nolint:wrapcheck // it says of what
-	}
-	if fields := strings.Fields(v); fields[3] != "*" && fields[5] != "*" {
-		// Days that are both, by NCRONTAB; that are either, by what reads it here.
-		return nil, fmt.Errorf("%q chooses days both by month and by week: leave one of the two *", clip(v))
-	}
-	return s, nil
 }
 
 // String is the integration as the guide's answers write it. The customer's ids are

@@ -210,7 +210,6 @@ func TestRefused(t *testing.T) {
 		"statuses":                 {string(keyed("n", `"statuses":["Open"]`)), []string{"statuses:", "New, Active, Re-Opened, Fixed"}},
 		"schedule of five":         {string(keyed("n", `"schedule":"0 6 * * *"`)), []string{"schedule:", "six fields"}},
 		"schedule with a zone":     {string(keyed("n", `"schedule":"TZ=UTC 0 6 * * *"`)), []string{"schedule:"}},
-		"schedule by month, week":  {string(keyed("n", `"schedule":"0 0 6 1 * 1"`)), []string{"both by month and by week"}},
 		"schedule that never is":   {string(keyed("n", `"schedule":"0 0 6 31 2 *"`)), []string{"never comes"}},
 		"a rule and a key":         {string(keyed("n", member("logAnalyticsUri", endpoint), member("dcrImmutableId", rule))), []string{"dcrImmutableId: with a data collection rule no key is used"}},
 		"a rule without address":   {string(body(member("name", "n"), member("dcrImmutableId", rule))), []string{"logAnalyticsUri: it is missing"}},

@@ -199,7 +199,7 @@ func checkSchedule(v string) error {
 	if len(v) > maxSchedule {
 		return fmt.Errorf("it has more than %d characters", maxSchedule)
 	}
-	_, err := parseSchedule(v)
+	_, err := settings.ParseSchedule(v)
 	return err
 }
 

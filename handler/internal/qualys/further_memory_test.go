@@ -296,7 +296,7 @@ func TestFurtherPasswordChangedBack(t *testing.T) {
 	if err := w.process("second"); err != nil {
 		t.Fatal(err)
 	}
-	w.server.Config.Handler = http.HandlerFunc(wantPassword("first")) // Qualys took it back
+	w.server.Config.Handler = wantPassword("first") // Qualys took it back
 	w.now = w.now.Add(2 * time.Hour)
 	if err := w.process("second"); err == nil {
 		t.Fatal("no error")

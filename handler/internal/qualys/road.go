@@ -13,10 +13,10 @@ import (
 // What happens on the road to Qualys, before a connection to it stands, is no answer
 // of Qualys: no smaller page helps, and no host is to blame.
 
-// proxyRefusal is the answer of a proxy that does not let a connection pass.
-type proxyRefusal struct{ status int }
+// proxyError is the answer of a proxy that does not let a connection pass.
+type proxyError struct{ status int }
 
-func (e *proxyRefusal) Error() string {
+func (e *proxyError) Error() string {
 	return fmt.Sprintf("the proxy answered %d %s", e.status, http.StatusText(e.status))
 }
 
@@ -26,7 +26,7 @@ func refuseProxy(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Re
 	if answer.StatusCode == http.StatusOK {
 		return nil
 	}
-	return &proxyRefusal{answer.StatusCode}
+	return &proxyError{answer.StatusCode}
 }
 
 // traceRoad notes, in the context of a request, whether a connection stands.
@@ -65,7 +65,7 @@ func (c *Client) roadError(r *http.Request, err error) *Error {
 	name := proxy.Scheme + "://" + proxy.Host // without its login
 	e.Text = "no connection through the proxy " + name
 	e.Advice = "check HTTPS_PROXY, and whether the proxy lets requests to " + r.URL.Host + " pass"
-	var refusal *proxyRefusal
+	var refusal *proxyError
 	switch {
 	case !errors.As(err, &refusal):
 	case refusal.status == http.StatusProxyAuthRequired:

@@ -125,7 +125,7 @@ func FuzzText(f *testing.F) {
 	f.Add("user", password, "before", "after")
 	f.Add("u", "aaaaaaa", "a", "a")
 	f.Fuzz(func(t *testing.T, user, secret, before, after string) {
-		if len(secret) < 6 || len(secret) > 200 || strings.Contains("***", secret) {
+		if len(secret) < 6 || len(secret) > 200 || strings.Trim(secret, "*") == "" {
 			return
 		}
 		r := &redact.Redactor{}

@@ -334,7 +334,11 @@ func (c *Credentials) Reload(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("setting %s: %w", name, err)
 		}
-		if err := exact(v); err != nil {
+		err = exact(v)
+		if err == nil && name == "apiUsername" {
+			err = checkUser(v)
+		}
+		if err != nil {
 			return false, fmt.Errorf("setting %s: %w", name, err)
 		}
 		*value = v

@@ -26,14 +26,14 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		defer func() {
 			w.WriteHeader(http.StatusOK)
 			if p := recover(); p != nil { // http.ErrAbortHandler, as the handlers break off
-				out.CloseWithError(io.ErrUnexpectedEOF) //nolint:errcheck // it returns nil
+				out.CloseWithError(io.ErrUnexpectedEOF)
 				return
 			}
-			out.Close() //nolint:errcheck // it returns nil
+			out.Close()
 		}()
 		t.Handler.ServeHTTP(w, in)
 	}()
-	stop := context.AfterFunc(ctx, func() { body.CloseWithError(context.Cause(ctx)) }) //nolint:errcheck // it returns nil
+	stop := context.AfterFunc(ctx, func() { body.CloseWithError(context.Cause(ctx)) })
 	select {
 	case <-w.begun:
 	case <-ctx.Done():
