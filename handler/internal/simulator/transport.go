@@ -29,7 +29,7 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				out.CloseWithError(io.ErrUnexpectedEOF)
 				return
 			}
-			out.Close()
+			out.Close() //nolint:errcheck // it returns nil
 		}()
 		t.Handler.ServeHTTP(w, in)
 	}()
