@@ -75,6 +75,9 @@ type app struct {
 	// no connector yet.
 	checkedBefore atomic.Pointer[connector]
 	jobs          sync.WaitGroup
+	// gathering holds a token while the status is read, of which gathered is the last.
+	gathering chan struct{}
+	gathered  status.Document
 }
 
 var (
@@ -83,7 +86,7 @@ var (
 )
 
 func newApp(asked context.Context, log *zap.Logger, level zap.AtomicLevel) *app {
-	return &app{log: log, level: level, asked: asked, opening: make(chan struct{}, 1)}
+	return &app{log: log, level: level, asked: asked, opening: make(chan struct{}, 1), gathering: make(chan struct{}, 1)}
 }
 
 // open reads the settings at the first invocation, and again as long as they
@@ -167,7 +170,7 @@ const strangersEvery = 10 * time.Second
 // Registry implements api.IntegrationBackend. Who calls it may be anybody: where the
 // settings are still to be read, it neither queues nor tries again and again.
 func (a *app) Registry(ctx context.Context) (r api.Registry, user, password string, err error) {
-	if settings.IntegrationAPIOff(os.Environ()) {
+	if a.Off() {
 		return nil, "", "", api.ErrOff
 	}
 	if !a.known.Load() {
@@ -187,6 +190,9 @@ func (a *app) Registry(ctx context.Context) (r api.Registry, user, password stri
 	user, password = c.settings.Credentials().Login()
 	return c.integrations, user, password, nil
 }
+
+// Off implements api.IntegrationBackend.
+func (a *app) Off() bool { return settings.IntegrationAPIOff(os.Environ()) }
 
 // Renew implements api.IntegrationBackend.
 func (a *app) Renew(ctx context.Context) (user, password string, err error) {
@@ -218,9 +224,31 @@ func (a *app) Status(ctx context.Context, host string) (status.Document, error) 
 	if _, err := a.open(ctx); err != nil {
 		return status.Document{}, err
 	}
-	doc := a.status.Gather(ctx)
+	leave, err := a.turn(ctx)
+	if err != nil {
+		return status.Document{}, err
+	}
+	defer leave()
+	if now := time.Now(); now.Sub(a.gathered.At) > statusFresh || now.Before(a.gathered.At) {
+		a.gathered = a.status.Gather(ctx)
+	}
+	doc := a.gathered
 	doc.Program.Host = host
 	return doc, nil
+}
+
+// statusFresh is for how long a status is given to others who ask at the same time.
+const statusFresh = 500 * time.Millisecond
+
+// turn waits for the turn to read the status: the lists of the state take memory, and
+// many may ask at once.
+func (a *app) turn(ctx context.Context) (leave func(), err error) {
+	select {
+	case a.gathering <- struct{}{}:
+		return func() { <-a.gathering }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the status is still being read for others: %w", context.Cause(ctx))
+	}
 }
 
 // Find implements api.Backend.
@@ -228,6 +256,11 @@ func (a *app) Find(ctx context.Context, id string) (*status.SyncDocument, error)
 	if _, err := a.open(ctx); err != nil {
 		return nil, err
 	}
+	leave, err := a.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	return a.status.Find(ctx, id)
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,8 @@ type IntegrationBackend interface {
 	Registry(ctx context.Context) (r Registry, user, password string, err error)
 	// Renew reads the login anew, if it was changed where it is kept.
 	Renew(ctx context.Context) (user, password string, err error)
+	// Off reports whether the API is known to be switched off.
+	Off() bool
 }
 
 // ErrOff is the error for an API that is switched off.
@@ -116,6 +119,9 @@ type callError struct {
 
 func (e *callError) Error() string { return e.message }
 
+// switchedOff answers every call of an API that is switched off.
+var switchedOff = &callError{http.StatusNotFound, codeNotSupported, ErrOff.Error(), "Set integrationApi=true in the settings of the function app."}
+
 // ServeHTTP implements http.Handler.
 func (a *Integration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	leave, err := a.enter(address(r))
@@ -134,6 +140,19 @@ func (a *Integration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	count := len(data)
 	a.write(w, http.StatusOK, serviceResponse{Data: &data, Count: &count, ResponseCode: codeSuccess})
 }
+
+// Closed implements functions.Door. What cannot be known before the settings are read is
+// known when a call has logged in.
+func (a *Integration) Closed(w http.ResponseWriter) bool {
+	if !a.Backend.Off() {
+		return false
+	}
+	a.writeError(w, switchedOff)
+	return true
+}
+
+// MaxBody implements functions.Door.
+func (a *Integration) MaxBody() int { return integration.MaxBody }
 
 // Refuse answers a request that could not be read, or whose answer broke. It implements functions.Refuser.
 func (a *Integration) Refuse(w http.ResponseWriter, status int, text string) {
@@ -192,7 +211,11 @@ func (a *Integration) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", "60")
 	}
-	a.write(w, call.status, serviceResponse{ResponseCode: call.code, Details: &errorDetails{call.message, call.resolution}})
+	a.writeError(w, call)
+}
+
+func (a *Integration) writeError(w http.ResponseWriter, e *callError) {
+	a.write(w, e.status, serviceResponse{ResponseCode: e.code, Details: &errorDetails{e.message, e.resolution}})
 }
 
 // Paths of the calls.
@@ -221,7 +244,7 @@ func (a *Integration) verbs() map[string]call {
 func (a *Integration) serve(r *http.Request) ([]string, error) {
 	registry, user, password, err := a.Backend.Registry(r.Context())
 	if errors.Is(err, ErrOff) {
-		return nil, &callError{http.StatusNotFound, codeNotSupported, err.Error(), "Set integrationApi=true in the settings of the function app."}
+		return nil, switchedOff
 	}
 	if err != nil {
 		// Nobody has logged in yet: no word of the settings.
@@ -328,17 +351,29 @@ func equal(a, b string) int {
 // address is where the platform's front end says that a call comes from: it adds the
 // last one itself, what stands before it is the caller's word.
 func address(r *http.Request) string {
-	list := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
+	// The platform appends the address that it sees, with the port, behind whatever the
+	// caller has sent, in one header or several.
+	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	last := strings.TrimSpace(list[len(list)-1])
-	// With the port, which is another with each call.
 	if host, _, err := net.SplitHostPort(last); err == nil {
 		last = host
 	}
-	if len(last) > 64 {
+	at, err := netip.ParseAddr(strings.Trim(last, "[]"))
+	if err != nil {
 		return "unknown"
 	}
-	return last
+	if at = at.Unmap().WithZone(""); at.Is4() {
+		return at.String()
+	}
+	network, err := at.Prefix(networkBits) // its owner may choose any of them
+	if err != nil {
+		return "unknown"
+	}
+	return network.String()
 }
+
+// networkBits is how much of an IPv6 address is the network's, which its provider gives.
+const networkBits = 64
 
 func invocation(r *http.Request) string { return r.Header.Get(functions.HeaderInvocation) }
 

@@ -61,6 +61,7 @@ func (memoryKeys) Remove(context.Context, string) error        { return nil }
 type integrationBackend struct {
 	registry Registry
 	err      error
+	off      bool
 	renewed  string // password after a rotation
 	renewals int
 }
@@ -80,6 +81,8 @@ func (b *integrationBackend) Renew(context.Context) (string, string, error) {
 	}
 	return testUser, b.renewed, nil
 }
+
+func (b *integrationBackend) Off() bool { return b.off }
 
 func (b *integrationBackend) Registry(context.Context) (Registry, string, string, error) {
 	return b.registry, testUser, testPassword, b.err
@@ -366,5 +369,61 @@ func TestRefusedRequests(t *testing.T) {
 		if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || !strings.Contains(doc.Outputs.Res.Body, want) || !strings.Contains(doc.Outputs.Res.Body, `"ServiceResponse"`) {
 			t.Errorf("%v, %s", err, w.Body)
 		}
+	}
+}
+
+// Places are counted by what a caller cannot choose: the address that the platform
+// appends, in whatever form, and of IPv6 its network.
+func TestAddress(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines []string
+		want  string
+	}{
+		"none":                     {nil, "unknown"},
+		"plain":                    {[]string{"198.51.100.7"}, "198.51.100.7"},
+		"with a port":              {[]string{"198.51.100.7:50001"}, "198.51.100.7"},
+		"behind what was sent":     {[]string{"203.0.113.1, 10.0.0.1:1,198.51.100.7:50001"}, "198.51.100.7"},
+		"in a header line behind":  {[]string{"203.0.113.1", "198.51.100.7:50001"}, "198.51.100.7"},
+		"IPv4 in IPv6":             {[]string{"::ffff:198.51.100.7"}, "198.51.100.7"},
+		"IPv4 in IPv6, with port":  {[]string{"[::ffff:c633:6407]:443"}, "198.51.100.7"},
+		"IPv6":                     {[]string{"2001:db8:1:2:3:4:5:6"}, "2001:db8:1:2::/64"},
+		"IPv6, the same network":   {[]string{"[2001:DB8:1:2::9]:50001"}, "2001:db8:1:2::/64"},
+		"IPv6 with a zone":         {[]string{"fe80::1%eth0"}, "fe80::/64"},
+		"a name":                   {[]string{"proxy.example"}, "unknown"},
+		"nothing behind the comma": {[]string{"198.51.100.7,"}, "unknown"},
+		"a long text":              {[]string{strings.Repeat("1", 5000)}, "unknown"},
+	} {
+		r := &http.Request{Header: http.Header{"X-Forwarded-For": c.lines}}
+		if got := address(r); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// One client takes no more than its places, whatever it sends in front.
+func TestOneClientInManyForms(t *testing.T) {
+	d := newDesk(t)
+	d.pauses.hold = make(chan struct{})
+	codes := make(chan int, 100)
+	for n := range 100 {
+		go func() {
+			from := []string{
+				fmt.Sprintf("198.51.100.7:%d", 50_000+n), fmt.Sprintf("10.0.0.%d, 198.51.100.7", n), "::ffff:198.51.100.7", fmt.Sprintf("[::ffff:198.51.100.7]:%d", n+1),
+			}[n%4]
+			code, _, _ := d.call("GET", "get/"+product, "", "Authorization", basic("u", "p"), "X-Forwarded-For", from)
+			codes <- code
+		}()
+	}
+	for range 100 - maxFrom {
+		if code := <-codes; code != http.StatusTooManyRequests {
+			t.Fatalf("code = %d, want 429", code)
+		}
+	}
+	close(d.pauses.hold)
+	if code, _, _ := d.call("GET", "get/"+product, "", "X-Forwarded-For", "203.0.113.5"); code != http.StatusOK {
+		t.Errorf("the owner: %d, want 200", code)
+	}
+	for range maxFrom {
+		<-codes
 	}
 }

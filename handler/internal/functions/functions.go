@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -54,6 +55,9 @@ type Host struct {
 	// the header HeaderInvocation the id of the call in the host's logs.
 	HTTP map[string]http.Handler
 	Log  *zap.Logger
+
+	once    sync.Once
+	reading chan struct{} // holds a token for each request that is being read
 }
 
 // Headers of the host: the invocation's id, and its own version.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,4 +184,83 @@ func FuzzInvocation(f *testing.F) {
 			t.Errorf("%s %q: %d, started %d", method, path, w.Code, started)
 		}
 	})
+}
+
+// door is an HTTP function that anybody may call.
+type door struct {
+	closed bool
+	calls  atomic.Int64
+}
+
+func (d *door) MaxBody() int { return 1 << 10 }
+
+func (d *door) Closed(w http.ResponseWriter) bool {
+	if d.closed {
+		w.WriteHeader(http.StatusNotFound)
+	}
+	return d.closed
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.calls.Add(1)
+	_, _ = io.Copy(w, r.Body)
+}
+
+// counted counts what is read of a body.
+type counted struct {
+	io.Reader
+	n atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// Of a request to a door that is closed nothing is read, and of one that is too long no
+// more than it takes to know that.
+func TestDoor(t *testing.T) {
+	envelope := func(body string) string {
+		return `{"Data":{"req":{"Url":"https://x/","Method":"POST","Headers":{},"Params":{},"Body":"` + body + `"}},"Metadata":{}}`
+	}
+	for name, c := range map[string]struct {
+		closed  bool
+		body    string
+		unknown bool // the length is not announced
+		status  int
+		most    int64
+	}{
+		"closed":                     {true, strings.Repeat("x", 1<<20), false, 404, 0},
+		"closed, no length":          {true, strings.Repeat("x", 1<<20), true, 404, 0},
+		"open":                       {false, "hello", false, 200, 1 << 20},
+		"too long":                   {false, strings.Repeat("x", 1<<20), false, 413, 0},
+		"too long, no length":        {false, strings.Repeat("x", 1<<20), true, 413, 128 << 10},
+		"as long as one may be":      {false, strings.Repeat("x", 1<<10), true, 200, 1 << 20},
+		"escapes make it longer":     {false, strings.Repeat(`\u0041`, 300), true, 200, 1 << 20},
+		"longer than a door, or two": {false, strings.Repeat("x", 70<<10), false, 413, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &door{closed: c.closed}
+			h := &Host{HTTP: map[string]http.Handler{"F": d}, Log: zap.NewNop()}
+			body := &counted{Reader: strings.NewReader(envelope(c.body))}
+			r := httptest.NewRequest(http.MethodPost, "/F", body)
+			if r.ContentLength = int64(len(envelope(c.body))); c.unknown {
+				r.ContentLength = -1
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			var doc struct {
+				Outputs struct {
+					Res struct{ StatusCode int }
+				}
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil {
+				t.Fatal(err)
+			}
+			if got := doc.Outputs.Res.StatusCode; got != c.status || body.n.Load() > c.most || (d.calls.Load() == 1) != (c.status == 200) {
+				t.Errorf("status = %d, read = %d, calls = %d, want status %d and at most %d bytes", got, body.n.Load(), d.calls.Load(), c.status, c.most)
+			}
+		})
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -41,6 +42,15 @@ func refuse(answer *answer, f http.Handler, status int, text string) {
 	answer.fail(status, text)
 }
 
+// A Door is an HTTP function that anybody may call. What it says holds before anything
+// of a request's body is read, so that who is not let in costs next to nothing.
+type Door interface {
+	// Closed reports whether the function is switched off, and answers then.
+	Closed(w http.ResponseWriter) bool
+	// MaxBody is the longest body of a request, in bytes.
+	MaxBody() int
+}
+
 // A Refuser is an HTTP function whose errors have a form of their own.
 type Refuser interface {
 	// Refuse answers a request that could not be read, or whose answer broke.
@@ -52,7 +62,15 @@ type Refuser interface {
 // away.
 func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f http.Handler) {
 	answer := newAnswer()
-	req, err := readRequest(r)
+	most := maxInvocation
+	if door, ok := f.(Door); ok {
+		if door.Closed(answer) {
+			finish(w, answer)
+			return
+		}
+		most = min(most, 2*door.MaxBody()+maxEnvelope)
+	}
+	req, err := h.read(w, r, most)
 	if err != nil {
 		status := http.StatusBadRequest
 		if errors.Is(err, errTooLong) {
@@ -63,10 +81,42 @@ func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f 
 	} else {
 		h.callHTTP(answer, req, name, f)
 	}
+	finish(w, answer)
+}
+
+// finish gives the host its answer.
+func finish(w http.ResponseWriter, answer *answer) {
 	doc := response{Logs: []string{}}
 	doc.Outputs.Response = answer.response()
 	doc.write(w, http.StatusOK)
 }
+
+// maxEnvelope is what the host adds to a body, in bytes: headers, twice, and parameters.
+// In JSON a body may be twice as long, for its escapes.
+const maxEnvelope = 64 << 10
+
+// maxReading is how many requests are read at once: each takes a few times its length
+// until it is decoded. Others wait, with their bodies on the wire.
+const maxReading = 4
+
+// read reads a request when it is its turn.
+func (h *Host) read(w http.ResponseWriter, r *http.Request, most int) (*http.Request, error) {
+	h.once.Do(func() { h.reading = make(chan struct{}, maxReading) })
+	select {
+	case h.reading <- struct{}{}:
+		defer func() { <-h.reading }()
+	case <-r.Context().Done():
+		return nil, fmt.Errorf("read the invocation: %w", context.Cause(r.Context()))
+	}
+	// The host has the whole request: it sends it at once, or never.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // as far as the connection knows deadlines
+	req, err := readRequest(r, most)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of requests to come
+	return req, err
+}
+
+// readTime is how long a request may take to arrive from the host.
+const readTime = 30 * time.Second
 
 // callHTTP turns a panic into an answer: others go on.
 func (h *Host) callHTTP(answer *answer, req *http.Request, name string, f http.Handler) {
@@ -80,17 +130,21 @@ func (h *Host) callHTTP(answer *answer, req *http.Request, name string, f http.H
 	f.ServeHTTP(answer, req)
 }
 
-var errTooLong = fmt.Errorf("the request is too long: at most %d KiB", maxInvocation>>10)
+var errTooLong = errors.New("the request is too long")
 
-// readRequest makes the caller's request of an invocation. The function key is
-// left out: the host has checked it.
-func readRequest(r *http.Request) (*http.Request, error) {
-	doc, err := io.ReadAll(io.LimitReader(r.Body, maxInvocation+1))
+// readRequest makes the caller's request of an invocation of so many bytes at most. The
+// function key is left out: the host has checked it.
+func readRequest(r *http.Request, most int) (*http.Request, error) {
+	tooLong := fmt.Errorf("%w: at most %d KiB", errTooLong, most>>10)
+	if r.ContentLength > int64(most) {
+		return nil, tooLong
+	}
+	doc, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the invocation: %w", err)
 	}
-	if len(doc) > maxInvocation {
-		return nil, errTooLong
+	if len(doc) > most {
+		return nil, tooLong
 	}
 	var envelope struct {
 		Data struct {

@@ -42,6 +42,7 @@ type delivery struct {
 	host     struct{ repeated, cut int64 } // rows of the host in work
 	cuts     int                           // dead letters for cut rows
 	cutName  string                        // of the next one
+	cutOnce  cutFields                     // of the parent in work
 	sequence int
 	ledger   ledger
 	watch    *watch // of the page in work

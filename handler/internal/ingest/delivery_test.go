@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -547,5 +548,47 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	w.store.beforeSave = func([]byte) error { return errors.New("permission denied") }
 	if _, err := w.do(); err == nil || !strings.Contains(err.Error(), "permission denied") || w.dest.sends > 0 {
 		t.Errorf("%v, %d sends", err, w.dest.sends)
+	}
+}
+
+// A field of a host that is too long is kept whole once, for all of the host's rows; one
+// of a row, with what else is cut there, for that row.
+func TestLongFieldOfAHostIsKeptOnce(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.dest.batch, w.dest.limits.FieldBytes = 200_000, 4_000
+	tags, long := strings.Repeat("<TAG><TAG_ID>1</TAG_ID><NAME>a tag</NAME></TAG>", 1000), strings.Repeat("x", 9_000)
+	var doc strings.Builder
+	for id := range 3 {
+		fmt.Fprintf(&doc, "<HOST><ID>%d</ID><TAGS>%s</TAGS><DETECTION_LIST>", id+1, tags)
+		for n := range 40 {
+			service := "ssh"
+			if n == 20 {
+				service = long
+			}
+			fmt.Fprintf(&doc, "<DETECTION><UNIQUE_VULN_ID>%d%02d</UNIQUE_VULN_ID><QID>5</QID><SERVICE>%s</SERVICE></DETECTION>", id+1, n, service)
+		}
+		doc.WriteString("</DETECTION_LIST></HOST>")
+	}
+	w.before = func(rw http.ResponseWriter, _ *http.Request) bool {
+		fmt.Fprintf(rw, "<HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE><DATETIME>%s</DATETIME><HOST_LIST>%s</HOST_LIST></RESPONSE></HOST_LIST_VM_DETECTION_OUTPUT>", w.clock.Now().Format(time.RFC3339), doc.String())
+		return true
+	}
+	report := w.mustComplete()
+	objects := map[any]int{}
+	for _, row := range w.dest.rows {
+		objects[row["DeadLetter_s"]]++
+	}
+	if report.Accepted != 120 || report.Cut != 120 || len(objects) != 6 || objects[nil] != 0 {
+		t.Errorf("rows = %d, cut = %d, objects = %v, want 120, all cut, in two objects a host", report.Accepted, report.Cut, objects)
+	}
+	fields := map[string]int{}
+	for _, line := range w.readLines("deadletter/vm/run1/cut-*.ndjson.gz") {
+		fields[fmt.Sprint(line["field"])]++
+		if text := fmt.Sprint(line["value"]); len(text) < 6_000 {
+			t.Errorf("%s is not whole: %d bytes", line["field"], len(text))
+		}
+	}
+	if want := map[string]int{"HOST/TAGS/TAG": 6, "HOST/TAGS/TAG/NAME": 12, "DETECTION/SERVICE": 3}; !maps.Equal(fields, want) {
+		t.Errorf("kept %v, want %v", fields, want)
 	}
 }

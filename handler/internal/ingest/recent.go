@@ -55,6 +55,7 @@ type recent struct {
 	host  []byte // rows of the host in work, 8 bytes each
 	young bool   // any of them has such a date
 	ready []byte // rows of whole hosts that no batch has taken along yet
+	over  int    // rows that there was no room for
 
 	// Of whoever settles batches.
 	now     []byte // delivered by this window: hashes in the order of arrival
@@ -122,7 +123,11 @@ func (r *recent) begin(w *Window) {
 
 func (r *recent) repeated(rec *record.Record, row record.Row) bool {
 	sum := xxhash.Sum64(row.Stable)
-	r.host = binary.BigEndian.AppendUint64(r.host, sum)
+	if len(r.host) < 8*r.most { // a host may have more rows than are remembered of all
+		r.host = binary.BigEndian.AppendUint64(r.host, sum)
+	} else {
+		r.over++
+	}
 	r.young = r.young || r.isYoung(rec)
 	return contains(r.last, sum)
 }
@@ -130,8 +135,10 @@ func (r *recent) repeated(rec *record.Record, row record.Row) bool {
 // done says that a host is whole. Its rows are worth remembering if the
 // overlap of the next window may bring it again.
 func (r *recent) done() {
-	if r.young {
+	if r.young && len(r.ready) < 8*r.most {
 		r.ready = append(r.ready, r.host...)
+	} else if r.young {
+		r.over += len(r.host) / 8
 	}
 	r.forget()
 }
@@ -176,8 +183,8 @@ func (r *recent) end(ctx context.Context, whole bool) {
 		return
 	}
 	r.save(ctx, r.finished())
-	if r.dropped > 0 {
-		r.run.Log.Warn("too many recent rows to remember: some may be sent twice by the next run", zap.Int("rows", r.dropped))
+	if dropped := r.dropped + r.over; dropped > 0 { // nobody reads any more
+		r.run.Log.Warn("too many recent rows to remember: some may be sent twice by the next run", zap.Int("rows", dropped))
 	}
 }
 
