@@ -12,9 +12,12 @@ RACE      ?=
 FUZZTIME  ?= 60s
 FUZZWORKERS ?= 2
 OUTPUT    := $(CURDIR)/build/test-output
+# Of one package. The slowest takes eight minutes on two quiet cores: room for a machine
+# that is three times slower.
+LIMIT     := 30m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt vet lint bench faults soak fuzz generate package clean
+.PHONY: help run build test race check fmt vet lint bench faults soak fuzz generate package clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,14 +29,19 @@ run: ## try it: the whole connector against a simulated Qualys and Azure
 build: ## bin/qualys-sentinel for this machine
 	go build -o bin/qualys-sentinel -ldflags "-X main.version=$(VERSION)" ./handler
 
-test: e2e/node_modules/.installed bin/gotestsum ## all tests; those of the real Functions host need Core Tools (func, or FUNC=path)
+test: e2e/node_modules/.installed bin/gotestsum bin/guard ## all tests; those of the real Functions host need Core Tools (func, or FUNC=path)
 	@rm -rf $(OUTPUT) && mkdir -p $(OUTPUT)
-	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/handler.json -- -count=1 -timeout 15m $(RACE) ./handler/... 2>&1 | tee $(OUTPUT)/handler.log
+	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/handler.log \
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/handler.json -- -count=1 -timeout $(LIMIT) $(RACE) ./handler/...
 	@# The program is a process of its own here, and allocations are counted: not with the race detector.
-	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout 15m ./e2e/... ./tools/... ./handler/internal/bench 2>&1 | tee $(OUTPUT)/e2e.log
+	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/e2e.log \
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout $(LIMIT) ./e2e/... ./tools/... ./handler/internal/bench
 	@go run ./e2e/leak $(OUTPUT)
+
+race: e2e/node_modules/.installed bin/gotestsum bin/guard ## the tests of the program's packages with the race detector
+	@mkdir -p $(OUTPUT)
+	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/race.log \
+	  bin/gotestsum --format pkgname -- -count=1 -timeout $(LIMIT) -race ./handler/...
 
 check: fmt vet lint ## what has to hold before a commit: format, vet, linters, all tests with the race detector
 	@$(MAKE) --no-print-directory test RACE=-race
@@ -55,13 +63,13 @@ bench: e2e/node_modules/.installed bin/benchstat ## speed beside its baseline, p
 	E2E_REQUIRE=azurite go test -run '^$$' -bench 'WholeRun|ColdStart' -benchtime 3x -timeout 20m ./e2e | tee build/bench-processes.txt
 	E2E_REQUIRE=azurite go test -run '^$$' -bench 'Memory|Cost' -benchtime 1x -timeout 2h ./e2e | tee -a build/bench-processes.txt
 
-faults: e2e/node_modules/.installed ## every way in which Qualys, Log Analytics, identity, Key Vault or the state can go wrong, as a table
+faults: e2e/node_modules/.installed bin/guard ## every way in which Qualys, Log Analytics, identity, Key Vault or the state can go wrong, as a table
 	@echo "outcome, retries and reason are of the run that met the fault; runs is how many it took until all was well;"
 	@echo "lost is what is missing then, twice what had arrived before and was sent again."
 	@echo
 	@echo "| fault | met | outcome | runs | retries | lost | twice | reason |"
 	@echo "|---|---|---|---|---|---|---|---|"
-	@FAULTS=all E2E_REQUIRE=azurite go test ./handler/internal/ingest ./e2e -count=1 -run 'Test(Slow)?Faults$$' -v | awk \
+	@FAULTS=all E2E_REQUIRE=azurite bin/guard go test ./handler/internal/ingest ./e2e -count=1 -timeout $(LIMIT) -run 'Test(Slow)?Faults$$' -v | awk \
 	  '/faults[a-z_]*_test.go:[0-9]+: \|/ { sub(/^ *faults[a-z_]*_test.go:[0-9]+: /, ""); print; n++; split($$0, c, "|"); lost += c[7]; next } \
 	   /^ *--- FAIL|_test.go:[0-9]+:/ { print; bad = 1 } \
 	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
@@ -98,6 +106,9 @@ bin/golangci-lint: Makefile
 
 bin/gotestsum: Makefile
 	@GOBIN=$(CURDIR)/bin go install gotest.tools/gotestsum@$(GOTESTSUM) && touch $@
+
+bin/guard: $(wildcard e2e/guard/*.go)
+	@go build -o $@ ./e2e/guard
 
 bin/benchstat: Makefile
 	@GOBIN=$(CURDIR)/bin go install golang.org/x/perf/cmd/benchstat@$(BENCHSTAT) && touch $@
