@@ -87,6 +87,17 @@ func stream(r *http.Request) bool {
 	return strings.Contains(r.URL.Path, "/streams/Custom-QualysHostDetection")
 }
 
+func healthStream(r *http.Request) bool {
+	return strings.Contains(r.URL.Path, "/streams/Custom-QualysConnectorHealth")
+}
+
+// hang takes a request and never answers. It hears that the client has gone only when
+// the body is read.
+func hang(_ http.ResponseWriter, r *http.Request, _ []byte) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+}
+
 func oldStream(r *http.Request) bool {
 	return r.URL.Path == "/api/logs" && strings.HasPrefix(r.Header.Get("Log-Type"), "QualysHostDetection")
 }
@@ -152,10 +163,14 @@ func serviceFaults() []serviceFault {
 		{place: "ingestion", name: "503 for ever", on: stream, from: 2, spoil: azureError(503, "Busy"), code: exitFailed, want: "not accepted in", slow: true, mayTwice: true},
 		{place: "ingestion", name: "redirect", on: stream, from: 2, spoil: simulation.Status(302, "", "Location", "https://elsewhere.example/"), code: exitFailed, want: "302", mayTwice: true},
 		{place: "ingestion", name: "200 that accepts nothing", on: stream, from: 2, spoil: simulation.Status(200, page), code: exitFailed, want: "200", mayTwice: true},
-		{place: "ingestion", name: "403 for health rows only", on: func(r *http.Request) bool {
-			return strings.Contains(r.URL.Path, "/streams/Custom-QualysConnectorHealth")
-		}, from: 1, spoil: azureError(403, "OperationFailed"), want: "the health row is not sent"},
+		{place: "ingestion", name: "403 for health rows only", on: healthStream, from: 1, spoil: azureError(403, "OperationFailed"), want: "the health row is not sent"},
 
+		{place: "ingestion", name: "hangs before the rows are taken", on: stream, from: 2, to: 2, spoil: hang, code: exitPaused, want: "budget", slow: true},
+		{place: "ingestion", name: "hangs after the rows are taken", on: stream, from: 2, to: 2, spoil: hang, taken: true, code: exitPaused, want: "budget", slow: true, mayTwice: true},
+		{place: "ingestion", name: "hangs for a run", on: stream, from: 2, spoil: hang, code: exitPaused, want: "budget", slow: true, mayTwice: true},
+		{place: "ingestion", name: "hangs for health rows", on: healthStream, from: 1, spoil: hang, want: "the health row is not sent", slow: true},
+
+		{place: "Data Collector", name: "hangs", before: oldAPI, on: oldStream, from: 1, to: 1, spoil: hang, slow: true},
 		{place: "Data Collector", name: "429 with Retry-After", before: oldAPI, on: oldStream, from: 2, to: 3, spoil: azureError(429, "TooManyRequests", "Retry-After", "1")},
 		{place: "Data Collector", name: "403", before: oldAPI, on: oldStream, from: 1, spoil: simulation.Status(403, `{"Error":"InvalidAuthorization","Message":"simulated"}`), code: exitFailed, want: "check workspaceID, workspaceKey"},
 		{place: "Data Collector", name: "200 that accepts nothing", before: oldAPI, on: oldStream, from: 1, spoil: simulation.Status(200, page), code: exitFailed, want: "check logAnalyticsUri"},
@@ -170,6 +185,11 @@ func serviceFaults() []serviceFault {
 		{place: "identity", name: "no identity assigned", on: token("https://monitor"), from: 1, spoil: azureError(400, "identity_not_found"), code: exitFailed, want: "managed identity"},
 		{place: "identity", name: "a page", on: token("https://monitor"), from: 1, spoil: simulation.Status(200, page), code: exitFailed, want: "no token for the destination", slow: true},
 
+		{place: "identity", name: "hangs once", on: token("https://monitor"), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "identity", name: "hangs for a run", on: token("https://monitor"), from: 1, spoil: hang, code: exitPaused, want: "budget", slow: true},
+
+		{place: "Key Vault", name: "hangs", on: anything, from: 2, to: 2, spoil: hang, slow: true},
+		{place: "Key Vault", name: "hangs for a run", on: anything, from: 2, spoil: hang, code: exitUsage, want: "20s", slow: true},
 		{place: "Key Vault", name: "down for two seconds", on: anything, from: 1, to: 1},
 		{place: "Key Vault", name: "403", on: anything, from: 2, spoil: azureError(403, "Forbidden"), code: exitUsage, want: "Key Vault Secrets User"},
 		{place: "Key Vault", name: "404", on: anything, from: 2, spoil: azureError(404, "SecretNotFound"), code: exitUsage, want: "no such secret"},
@@ -179,6 +199,15 @@ func serviceFaults() []serviceFault {
 			s.qualys.SetPassword(canary.NewPassword) // the vault holds the old one
 		}, heal: func(s *services) { s.azure.SetSecret("qualys-password", canary.NewPassword) }, code: exitFailed, want: "reading the credentials again"},
 
+		{place: "storage", name: "hangs at the first call", on: anything, from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at the lease", on: blobs("PUT", checkpoint, "lease"), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at the load", on: blobs("GET", checkpoint, ""), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at a save", on: blobs("PUT", checkpoint, ""), from: 3, to: 3, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at a save that is done", on: blobs("PUT", checkpoint, ""), from: 3, to: 3, spoil: hang, taken: true, slow: true},
+		{place: "storage", name: "hangs at the limits of Qualys", on: blobs("GET", "limits.json", ""), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at the rows delivered lately", on: blobs("PUT", "vm.recent", ""), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at the run record", on: blobs("PUT", "/runs/", ""), from: 1, to: 1, spoil: hang, slow: true},
+		{place: "storage", name: "hangs at every save", on: blobs("PUT", checkpoint, ""), from: 3, spoil: hang, code: exitFailed, want: "save the checkpoint", slow: true, mayTwice: true},
 		{place: "storage", name: "down for two seconds", on: anything, from: 4, to: 4},
 		{place: "storage", name: "500 once, at a save", on: blobs("PUT", checkpoint, ""), from: 3, to: 3, spoil: azureError(500, "InternalError")},
 		{place: "storage", name: "503 for ever, at a save", on: blobs("PUT", checkpoint, ""), from: 3, spoil: azureError(503, "ServerBusy"), code: exitFailed, want: "answered 503 ServerBusy", mayTwice: true},
@@ -234,8 +263,8 @@ func TestFaults(t *testing.T) {
 	// The slow ones first.
 	slices.SortStableFunc(faults, func(a, b serviceFault) int { return cmp.Compare(slow(b), slow(a)) })
 	for n, f := range faults {
-		if f.slow && os.Getenv("FAULTS") != "all" {
-			continue // make faults
+		if which := os.Getenv("FAULTS"); which == "" && f.slow || which != "" && which != "all" && !strings.Contains(f.name, which) {
+			continue // make faults has all; FAULTS=text those whose name has it
 		}
 		s := startServicesAt(t, storage, fmt.Sprintf("state-%02d", n), 150, 20)
 		s.environ["uri"] = s.places["Qualys"].url

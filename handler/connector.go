@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -68,12 +69,15 @@ type identity struct {
 	err      error
 }
 
+// identityTime ends a call for a token that hangs; one takes less than a second.
+const identityTime = 20 * time.Second
+
 // credential is the managed identity under Azure, and elsewhere whoever has
 // signed in on the machine.
 func (i *identity) credential() (azcore.TokenCredential, error) {
 	i.once.Do(func() {
 		// Tries belong to runs, which count and bound them.
-		client := azcore.ClientOptions{Retry: policy.RetryOptions{MaxRetries: 1}}
+		client := azcore.ClientOptions{Retry: policy.RetryOptions{MaxRetries: 1, TryTimeout: identityTime}}
 		if os.Getenv("IDENTITY_ENDPOINT") == "" {
 			i.made, i.err = azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ClientOptions: client})
 			return

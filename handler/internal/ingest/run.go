@@ -33,6 +33,9 @@ const (
 	sendGrace = 2 * time.Minute
 	// stopGrace is how long batches in flight may take after an interruption.
 	stopGrace = 15 * time.Second
+	// recordGrace is how long the run record may take to be written: one call that
+	// hangs, and another.
+	recordGrace = 35 * time.Second
 	// idleHold is how much longer than its budget a run may be silent: a page and
 	// the last batches, and a clock that is not quite right.
 	idleHold = 15 * time.Minute
@@ -248,7 +251,7 @@ func (r *Run) logEnd(report *Report, err error) {
 // keepReport writes the run record. It has a context of its own: the run's may
 // have ended.
 func (r *Run) keepReport(ctx context.Context, report *Report) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordGrace)
 	defer cancel()
 	doc, err := encodeState(report)
 	if err != nil {

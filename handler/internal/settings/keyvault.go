@@ -104,6 +104,9 @@ func vaultSuffix(raw map[string]string) string {
 // it, and a few secrets are within the time of an HTTP call.
 const DefaultVaultTime = 20 * time.Second
 
+// vaultTry ends one of these tries that hangs; a secret takes less than a second.
+const vaultTry = 8 * time.Second
+
 func read(ctx context.Context, v Vault, most time.Duration, r Reference) (string, error) {
 	if v == nil {
 		return "", errors.New("it is a Key Vault reference, and none can be read here")
@@ -142,6 +145,7 @@ func (k *KeyVault) client(vault string) (*azsecrets.Client, error) {
 		return nil, err
 	}
 	options := azsecrets.ClientOptions{}
+	options.Retry.TryTimeout = vaultTry
 	if k.Options != nil {
 		options = *k.Options
 	}

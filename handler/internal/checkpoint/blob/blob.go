@@ -64,7 +64,7 @@ const developmentStorage = "DefaultEndpointsProtocol=http;AccountName=devstoreac
 	"BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1"
 
 // tryTimeout ends a call that hangs: documents are small, blocks have 1 MiB.
-const tryTimeout = 30 * time.Second
+const tryTimeout = 15 * time.Second
 
 // options are those of all clients: the SDK's own retries, none of which hangs.
 func options() *container.ClientOptions {
