@@ -119,8 +119,8 @@ type callError struct {
 
 func (e *callError) Error() string { return e.message }
 
-// switchedOff answers every call of an API that is switched off.
-var switchedOff = &callError{http.StatusNotFound, codeNotSupported, ErrOff.Error(), "Set integrationApi=true in the settings of the function app."}
+// errSwitchedOff answers every call of an API that is switched off.
+var errSwitchedOff = &callError{http.StatusNotFound, codeNotSupported, ErrOff.Error(), "Set integrationApi=true in the settings of the function app."}
 
 // ServeHTTP implements http.Handler.
 func (a *Integration) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +147,7 @@ func (a *Integration) Closed(w http.ResponseWriter) bool {
 	if !a.Backend.Off() {
 		return false
 	}
-	a.writeError(w, switchedOff)
+	a.writeError(w, errSwitchedOff)
 	return true
 }
 
@@ -244,7 +244,7 @@ func (a *Integration) verbs() map[string]call {
 func (a *Integration) serve(r *http.Request) ([]string, error) {
 	registry, user, password, err := a.Backend.Registry(r.Context())
 	if errors.Is(err, ErrOff) {
-		return nil, switchedOff
+		return nil, errSwitchedOff
 	}
 	if err != nil {
 		// Nobody has logged in yet: no word of the settings.
