@@ -3,7 +3,13 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,6 +103,90 @@ func BenchmarkMemoryIntegrations(b *testing.B) {
 	}
 }
 
+// BenchmarkMemoryAtOnce does everything at once: fifty destinations beside the first,
+// half of them slow, with the whole KnowledgeBase joined to their rows; anonymous calls
+// of the integration API with bodies of 1 MB, a hundred a second; twenty who ask for the
+// status, over 20,000 run records; and a host of 4,000,000 detections.
+func BenchmarkMemoryAtOnce(b *testing.B) {
+	for b.Loop() {
+		s := startServices(b, 3300, 20)
+		s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: 200_000})
+		s.sub.ManyHost, s.sub.ManyDetections = 1600, 4_000_000
+		for k, v := range map[string]string{"enrichDetections": "true", "integrationApi": "true", "filterParameters": "&truncation_limit=1000", "runBudget": "25m"} {
+			s.environ[k] = v
+		}
+		teams := s.teams(50)
+		for n, team := range teams {
+			team.keepNone()
+			team.asks["tags"] = []string{"Servers", "PCI", "Linux", "Windows"}[n%4:][:1] // not the large host, which has none
+			if n%2 == 0 {
+				s.azure.Places[team.place].Before = func(http.ResponseWriter) bool { <-time.After(2 * time.Second); return false }
+			}
+		}
+		s.register(teams...)
+		for n := range 20_000 {
+			at := s.clock().Add(-time.Duration(n) * time.Minute / 4).UTC()
+			s.writeBlob(fmt.Sprintf("runs/vm/%s-r%d.json", at.Format("20060102T150405Z"), n), fmt.Sprintf(`{"version":1,"run":"r%d","dataset":"vm","started":%q,"ended":%q,"outcome":"complete"}`, n, at.Format(time.RFC3339), at.Format(time.RFC3339)))
+		}
+		h := startBare(b, s)
+		h.call("QualysKB")
+		b.Logf("the KnowledgeBase: peak %.1f MiB", h.peakMiB())
+		ctx, stop := context.WithCancel(context.Background())
+		var callers sync.WaitGroup
+		statuses, refused := h.crowd(ctx, &callers)
+		carryOn(b, s, h, step{function: "QualysVM"}, step{function: "QualysVM", before: func() { s.advance(time.Hour) }})
+		stop()
+		callers.Wait()
+		b.ReportMetric(float64(statuses.Load()), "statuses")
+		b.ReportMetric(float64(refused.Load()), "anonymous-calls")
+	}
+}
+
+// crowd lets others call the handler until ctx ends: a hundred anonymous bodies of 1 MB a
+// second, and twenty at a time who ask for the status.
+func (h *bare) crowd(ctx context.Context, callers *sync.WaitGroup) (statuses, refused *atomic.Int64) {
+	statuses, refused = &atomic.Int64{}, &atomic.Int64{}
+	call := func(function, request string, count *atomic.Int64) {
+		body := fmt.Sprintf(`{"Data":{"req":%s},"Metadata":{}}`, request)
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+function, strings.NewReader(body))
+		if err != nil {
+			h.t.Error(err)
+			return
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return // an end, or a body that was not wanted
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+			count.Add(1)
+		}
+	}
+	long := strings.Repeat("x", 1<<20)
+	callers.Go(func() {
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			callers.Go(func() {
+				call("QualysIntegration", fmt.Sprintf(`{"Url":"https://x/qps/rest/2.0/add/integration/azure/sentinel/vm","Method":"POST","Headers":{"X-Forwarded-For":["10.0.%d.%d:1"]},"Params":{"verb":"add","rest":"integration/azure/sentinel/vm"},"Body":%q}`, n/250%250, n%250, long), refused)
+			})
+		}
+	})
+	for range 20 {
+		callers.Go(func() {
+			for ctx.Err() == nil {
+				call("QualysStatus", `{"Url":"https://x/api/status","Method":"GET","Headers":{},"Params":{}}`, statuses)
+			}
+		})
+	}
+	return statuses, refused
+}
+
 // A step calls a function of the handler.
 type step struct {
 	function string
@@ -106,7 +196,11 @@ type step struct {
 // carry runs the handler for some steps and reports what they read, the rows
 // that arrived, and the peak of the handler's memory.
 func carry(b *testing.B, s *services, steps ...step) {
-	h := startBare(b, s)
+	carryOn(b, s, startBare(b, s), steps...)
+}
+
+// carryOn is carry with a handler that runs.
+func carryOn(b *testing.B, s *services, h *bare, steps ...step) {
 	began := time.Now()
 	for _, step := range steps {
 		if step.before != nil {

@@ -25,6 +25,7 @@ type team struct {
 	n     int
 	asks  map[string]any
 	table string
+	place string // its workspace or rule
 	// keepNone forgets what arrives: it may be millions of rows.
 	keepNone func()
 
@@ -73,7 +74,7 @@ func (s *services) teams(count int) (list []*team) {
 		if place.Key == nil {
 			place.Streams = s.azure.StreamsOf("Custom-"+strings.TrimSuffix(t.table, "_CL"), "Custom-QualysHostDetectionV2")
 		}
-		s.azure.Places[id] = place
+		s.azure.Places[id], t.place = place, id
 		list = append(list, t)
 	}
 	s.environ["integrationVault"] = s.places["Key Vault"].url

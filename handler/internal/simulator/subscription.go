@@ -36,6 +36,9 @@ type Subscription struct {
 	// HugeHost, if not negative, is the index of a host whose first detection
 	// has RESULTS of HugeBytes.
 	HugeHost, HugeBytes int
+	// ManyHost, if not negative, is the index of a host with ManyDetections, whatever
+	// others have. It has no tags.
+	ManyHost, ManyDetections int
 	// Knowledge is the KnowledgeBase, from which detections take their QIDs; nil
 	// for a subscription that may not download it.
 	Knowledge *Knowledge
@@ -46,7 +49,7 @@ type Subscription struct {
 
 // NewSubscription returns a subscription.
 func NewSubscription(seed uint64, hosts, detections int) *Subscription {
-	return &Subscription{Seed: seed, Hosts: hosts, Detections: detections, HugeHost: -1}
+	return &Subscription{Seed: seed, Hosts: hosts, Detections: detections, HugeHost: -1, ManyHost: -1}
 }
 
 // Rescan makes Qualys process a new scan of a host at a time.
@@ -166,6 +169,9 @@ func (s *Subscription) host(index int, now time.Time) Host {
 		h.Tags = append(h.Tags, Tag{ID: 90_000 + uint64(t), Name: tagNames[t]})
 	}
 	h.Detections = max(1, s.Detections/2+r.IntN(s.Detections+1))
+	if index == s.ManyHost && s.ManyDetections > 0 {
+		h.Tags, h.Detections = nil, s.ManyDetections
+	}
 	return h
 }
 
