@@ -233,6 +233,9 @@ func (a *app) Status(ctx context.Context, host string) (status.Document, error) 
 		a.gathered = a.status.Gather(ctx)
 	}
 	doc := a.gathered
+	if ctx.Err() != nil { // it tells what its caller could not wait for
+		a.gathered = status.Document{}
+	}
 	doc.Program.Host = host
 	return doc, nil
 }

@@ -24,7 +24,7 @@ func cutName(r *Run, n int) string {
 
 // beginPage says which page comes next.
 func (d *delivery) beginPage(q record.Query) {
-	d.query, d.ordered, d.waited = q, true, 0
+	d.query, d.ordered, d.waited, d.extra = q, true, 0, false
 	d.lastDone = max(q.From, 1) - 1
 }
 
@@ -147,13 +147,15 @@ func (d *delivery) sealWhole() {
 
 // Done implements record.Sink: a host's records are all there.
 func (d *delivery) Done(id uint64) error {
-	if id <= d.lastDone {
-		d.disorder(id)
-	} else {
-		d.lastDone = id
-	}
 	if err := d.blame(); err != nil { // this one has come
 		return err
+	}
+	switch {
+	case d.extra: // the cursor stands where the last page ended
+	case id <= d.lastDone:
+		d.disorder(id)
+	default:
+		d.lastDone = id
 	}
 	d.inHost = false
 	d.lastID, d.skip = id, 0
@@ -205,7 +207,8 @@ func (d *delivery) Alive() { d.watch.safe() }
 // beginExtra says that records follow which belong to no page of the window:
 // their ids lie behind the cursor, which stays where the last page ended.
 func (d *delivery) beginExtra() {
-	d.query, d.ordered, d.waited = record.Query{From: d.lastDone + 1}, false, 0
+	// A window that has not begun yet begins where the page before wanted it to.
+	d.query, d.ordered, d.waited, d.extra = record.Query{After: d.query.After, From: d.lastDone + 1}, false, 0, true
 }
 
 // rollback drops the rows of a host that broke off, as far as they are not
@@ -264,7 +267,7 @@ func (d *delivery) slot(patient bool) error {
 	case <-expired:
 		// It may take whatever it does, but others wait: longer next time, so that a
 		// parent of many batches gets through.
-		d.patience = min(2*d.patience, maxPatience)
+		d.patience = min(2*d.patience, max(maxPatience, d.run.Budget/2))
 		return errSlow
 	}
 }

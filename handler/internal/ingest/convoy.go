@@ -3,6 +3,7 @@ package ingest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -80,6 +81,7 @@ type asked struct {
 	mu      sync.Mutex
 	gone    bool // its call has returned: its sink is not to be touched
 	touched bool // its sink has had something of a parent
+	beside  bool // the page in work begins before what it asks for
 	done    chan struct{}
 	page    record.Page
 	err     error
@@ -129,7 +131,7 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	c.mu.Unlock()
 	select {
 	case <-a.done:
-		return a.page, a.err
+		return a.result()
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
@@ -140,10 +142,28 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	a.gone = true
 	select {
 	case <-a.done:
-		return a.page, a.err
+		return a.result()
 	default:
-		return record.Page{}, context.Cause(ctx)
+		return record.Page{}, a.cause()
 	}
+}
+
+// cause is why the call ends. A page that hangs before it has come to what the run asks
+// for says nothing of that: the run asks again, as when its destination is slow.
+func (a *asked) cause() error {
+	cause := context.Cause(a.ctx)
+	if errors.Is(cause, errStuck) && a.beside && !a.touched {
+		return errSlow
+	}
+	return cause
+}
+
+// result is what the page has come to. That nobody else waits for it is no reason.
+func (a *asked) result() (record.Page, error) {
+	if a.ctx.Err() != nil && errors.Is(a.err, errAlone) {
+		return record.Page{}, a.cause()
+	}
+	return a.page, a.err
 }
 
 // end gives a call its result.
@@ -317,6 +337,9 @@ func (c *Convoy) read(group []*asked) {
 	sources := make([]Joint, len(group))
 	for i, a := range group {
 		sources[i] = a.Joint
+		a.mu.Lock()
+		a.beside = q.From < a.q.From
+		a.mu.Unlock()
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)

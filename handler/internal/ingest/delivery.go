@@ -36,6 +36,7 @@ type delivery struct {
 	lastDone uint64 // highest parent id handed over whole
 	query    record.Query
 	ordered  bool   // parents of the page came in ascending order
+	extra    bool   // records follow that belong to no page
 	inHost   bool   // a record of the parent in work was seen
 	skip     uint64 // parent that the page before has ended with; 0: none
 	lastID   uint64

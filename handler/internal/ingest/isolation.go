@@ -66,8 +66,9 @@ func (d *delivery) blame() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.run.state
-	for _, i := range list {
+	for n, i := range list {
 		if len(s.Isolated) >= maxIsolated {
+			d.suspects = list[n:] // the cursor stays before them
 			return fmt.Errorf("%d %s are isolated already, and that is as many as the state keeps: %s", len(s.Isolated), d.run.Dataset.Parents, i.Reason)
 		}
 		s.Isolated = append(slices.Clone(s.Isolated), i) // batches under way save the list
@@ -109,7 +110,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 			q.After = *i.After
 		}
 		// One that is slow, but comes, gets more time with each try.
-		limit := min(r.Budget, aloneTime(r.Budget)<<min(i.Tries, 10))
+		limit := min(r.Budget, aloneTime(r.Budget)<<min(max(i.Tries, 0), 10))
 		took, err := r.extra(ctx, d, q, limit)
 		if err == nil {
 			r.counts.pages.Add(1)
@@ -178,7 +179,7 @@ func (d *delivery) postpone(id uint64, reason error) {
 	for n := range s.Isolated {
 		if i := &s.Isolated[n]; i.ID == id {
 			i.Tries++
-			i.Again = d.run.Clock.Now().UTC().Truncate(time.Second).Add(min(isolatedMost, isolatedFirst<<min(i.Tries, 10)))
+			i.Again = d.run.Clock.Now().UTC().Truncate(time.Second).Add(min(isolatedMost, isolatedFirst<<min(max(i.Tries, 0), 10)))
 			i.Reason = firstRunes(reason.Error(), maxReason)
 		}
 	}

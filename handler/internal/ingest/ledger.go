@@ -72,7 +72,7 @@ func (r *Run) openLedger(ctx context.Context) (ledger, error) {
 	}
 	if x.generation == "" && (r.state.Watermark != nil || r.state.Window != nil) {
 		r.Log.Warn("without the index of what was delivered, everything is loaded again", zap.String("index", x.lost))
-		r.state.Watermark, r.state.Window = nil, nil
+		r.state.Watermark, r.state.Window, r.state.Trouble = nil, nil, nil
 	}
 	return x, nil
 }

@@ -116,7 +116,7 @@ func (p *pager) recall(ctx context.Context) error {
 		return nil
 	}
 	p.reason = t.Reason
-	if from := p.q.From; len(t.Suspects) > 0 && t.Suspects[0].ID >= from && t.ID > t.Suspects[len(t.Suspects)-1].ID {
+	if from := p.q.From; p.run.state.Window != nil && len(t.Suspects) > 0 && t.Suspects[0].ID == from && t.ID > t.Suspects[len(t.Suspects)-1].ID {
 		// The cursor stands before them.
 		p.d.suspects, p.q.From = slices.Clone(t.Suspects), t.ID
 	} else if t.ID != from {
@@ -231,6 +231,14 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	moved := from > p.q.From
 	if moved {
 		p.away, p.alone, p.q.From = 0, 0, from
+		if p.q.To != 0 && from > p.q.To && p.search != nil {
+			// All parents that were asked for have come, and only the end has not.
+			p.search.passed(p.q.To)
+			if after, ok := retryAfter(err); ok || errors.Is(err, errStuck) {
+				p.reason = firstRunes(err.Error(), maxReason)
+				return r.wait(ctx, r.deadline, err, after, 1)
+			}
+		}
 	}
 	slow := took >= aloneTime(r.Budget)
 	// One that is too large for the time of a run is as much of a wall as a slow one.
@@ -389,12 +397,17 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	if err != nil {
 		r.Log.Warn("no list of others to ask for", zap.String("of", r.Dataset.Parents), zap.Error(err))
 	}
+	isolated := func(id uint64) bool {
+		return slices.ContainsFunc(r.state.Isolated, func(i Isolated) bool { return i.ID == id })
+	}
+	ids = slices.DeleteFunc(slices.Clone(ids), isolated)
 	var others []record.Query
 	for n := len(ids); n > 0 && len(others) < maxOthers; n /= 2 { // the last, then half way, and so on
 		others = append(others, record.Query{After: p.q.After, From: ids[n-1], To: ids[n-1], Size: 1})
 	}
+	others = append(others, record.Query{From: p.q.From + 1, Size: 1}) // of any window: this one may have only such
 	if first := p.d.suspects[0].ID; first > 1 {
-		others = append(others, record.Query{After: p.q.After, From: 1, To: first - 1, Size: 1})
+		others = append(others, record.Query{After: p.q.After, From: 1, To: first - 1, Size: 1}, record.Query{From: 1, To: first - 1, Size: 1})
 	}
 	for _, q := range others {
 		before := r.counts.parents.Load()

@@ -546,7 +546,7 @@ func (r *Run) query() record.Query {
 			return q
 		}
 		r.Log.Warn("the settings ask for other records than the unfinished window was begun with: beginning it again")
-		r.state.Window = nil
+		r.state.Window, r.state.Trouble = nil, nil
 	}
 	switch {
 	case r.Asked != nil:

@@ -151,7 +151,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 // inDoubt is the error for an answer with a warning that may say that it is not whole,
 // where the rest cannot be asked for.
 func inDoubt(warning string) *Error {
-	return &Error{Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
+	return &Error{doubt: true, Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
 }
 
 // time is the answer's by Qualys' clock, when its first record comes or its end. date

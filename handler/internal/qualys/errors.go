@@ -46,6 +46,7 @@ type Error struct {
 	After  time.Duration // how long Qualys wants us to wait; zero: it did not say
 	Advice string        // what a person can do, where the endpoint knows better than advice
 	Err    error
+	doubt  bool // it is about the answer as a whole: no smaller page helps
 }
 
 func (e *Error) Error() string {
@@ -88,7 +89,7 @@ func (e *Error) Retry() (after time.Duration, ok bool) {
 // long, or what stands in it breaks it. A server that cannot be reached, or is
 // in maintenance, is not helped by that.
 func (e *Error) Heavy() bool {
-	return e.Kind == Broken || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
+	return e.Kind == Broken && !e.doubt || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
 }
 
 // Empty tells that there was no document at all: so an account without API access

@@ -160,6 +160,9 @@ func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *ar
 			taken.only = part
 			page, err := s.read(ctx, url.Values{"action": {"list"}, "ids": {names(part)}}, taken)
 			if err != nil {
+				if taken.failed++; taken.failed > 1 {
+					taken.whole = false // a smaller range parts it from the others
+				}
 				return err
 			}
 			part = slices.DeleteFunc(slices.Clone(part), func(id uint64) bool { return taken.came[id] })
@@ -208,6 +211,7 @@ type arrivals struct {
 	began     bool
 	dropped   int
 	gone      int
+	failed    int // calls by name
 }
 
 // try begins another try.

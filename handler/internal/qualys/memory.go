@@ -142,7 +142,7 @@ func (l refusals) again(secret, text string, now time.Time) refusals {
 		r = newRefused(secret)
 	}
 	next := *r
-	next.Until = now.Add(min(loginRestMost, loginRest<<min(r.Times, 10)))
+	next.Until = now.Add(min(loginRestMost, loginRest<<min(max(r.Times, 0), 10)))
 	next.Times++
 	next.Text = clip(text, maxErrorText)
 	list := append(refusals{&next}, l.without(secret)...)

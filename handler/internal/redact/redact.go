@@ -163,17 +163,31 @@ func (r *Redactor) Text(s string) string {
 	})
 }
 
-// cutEnd cuts the beginning of a form at the end of a text that was cut itself.
+// cutEnd cuts the beginning of a form where a text was cut itself: at its end, and before
+// dots and closing quotes inside, as others add something behind.
 func cutEnd(s string, forms []string) string {
-	body := strings.TrimRight(s, ".…")
 	for _, form := range forms {
-		for n := min(len(form), len(body)); n >= minPrefix; n-- {
-			if strings.HasSuffix(body, form[:n]) {
-				return body[:len(body)-n] + mark + s[len(body):]
+		for n := min(len(form), len(s)); n >= minPrefix; n-- {
+			begin := form[:n]
+			for at := 0; ; {
+				i := strings.Index(s[at:], begin)
+				if i < 0 {
+					break
+				}
+				at += i
+				if isCut(s[at+n:]) {
+					s = s[:at] + mark + s[at+n:]
+				}
+				at++
 			}
 		}
 	}
 	return s
+}
+
+// isCut reports whether a text in front of rest may have been cut there.
+func isCut(rest string) bool {
+	return rest == "" || strings.HasPrefix(rest, "...") || strings.HasPrefix(rest, "…") || strings.HasPrefix(rest, `"`) || strings.HasPrefix(rest, `\"`) || strings.HasPrefix(rest, "'")
 }
 
 // Error returns err with a text without secrets; err itself where there are none. What

@@ -137,3 +137,20 @@ func FuzzText(f *testing.F) {
 		}
 	})
 }
+
+// Texts that were cut stand inside others: what is left of a secret there goes, too.
+func TestCutInQuotes(t *testing.T) {
+	r := &redact.Redactor{}
+	secret := "S3cretPasswordOfQualys!xyz"
+	r.KnowLogin("user", secret)
+	attrs := strings.Repeat("a", 80) + secret
+	for _, text := range []string{
+		fmt.Sprintf("%.40q has attributes: %.100q", "RESPONSE", attrs),
+		fmt.Sprintf("text between its elements: %q", attrs[:100]+"..."),
+		attrs[:100] + "...; another warning",
+	} {
+		if out := r.Text(text); strings.Contains(out, secret[:15]) {
+			t.Errorf("%s", out)
+		}
+	}
+}
