@@ -67,7 +67,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// stage returns a copy of the staged app of this test's own.
+// stage returns a copy of the staged app of this test's own. Another process makes it:
+// while this one has a program open for writing, each process that another test starts
+// holds it open too for a moment, and the program cannot be started ("text file busy").
 func stage(t testing.TB) string {
 	t.Helper()
 	from, err := app()
@@ -75,11 +77,8 @@ func stage(t testing.TB) string {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "app")
-	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(dir, "qualys-sentinel"), 0o755); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("cp", "-Rp", from, dir).CombinedOutput(); err != nil {
+		t.Fatalf("copy the app: %v\n%s", err, out)
 	}
 	return dir
 }

@@ -219,8 +219,11 @@ func checkFilter(filter string) error {
 	return qualys.CheckFilter(values)
 }
 
-// Status implements api.Backend.
+// Status implements api.Backend. Callers who wait for their turn together share what one
+// of them reads. What was read before a caller came is not for it: it may have begun a
+// run meanwhile, and would look for it in vain.
 func (a *app) Status(ctx context.Context, host string) (status.Document, error) {
+	came := time.Now()
 	if _, err := a.open(ctx); err != nil {
 		return status.Document{}, err
 	}
@@ -229,7 +232,7 @@ func (a *app) Status(ctx context.Context, host string) (status.Document, error) 
 		return status.Document{}, err
 	}
 	defer leave()
-	if now := time.Now(); now.Sub(a.gathered.At) > statusFresh || now.Before(a.gathered.At) {
+	if a.gathered.At.Before(came) {
 		a.gathered = a.status.Gather(ctx)
 	}
 	doc := a.gathered
@@ -239,9 +242,6 @@ func (a *app) Status(ctx context.Context, host string) (status.Document, error) 
 	doc.Program.Host = host
 	return doc, nil
 }
-
-// statusFresh is for how long a status is given to others who ask at the same time.
-const statusFresh = 500 * time.Millisecond
 
 // turn waits for the turn to read the status: the lists of the state take memory, and
 // many may ask at once.
