@@ -737,7 +737,7 @@ func TestFurtherRunsOnABadRoad(t *testing.T) {
 			w := newWorld(t, 40, 3)
 			w.budget = 25 * time.Minute
 			w.mustComplete()
-			tries := 0
+			var tries atomic.Int64
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
@@ -751,7 +751,7 @@ func TestFurtherRunsOnABadRoad(t *testing.T) {
 					if err != nil {
 						return
 					}
-					tries++
+					tries.Add(1)
 					if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 						io.WriteString(conn, answer)
 					}
@@ -765,7 +765,7 @@ func TestFurtherRunsOnABadRoad(t *testing.T) {
 			choose := func(*http.Request) (*url.URL, error) { return proxy, nil }
 			for n := range 3 {
 				w.clock.advance(5 * time.Minute)
-				tries = 0
+				tries.Store(0)
 				cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "qualysapi.qg9.invalid"}, Credentials: login{}, HTTP: qualys.NewHTTPClient(), UserAgent: "test", Now: w.clock.Now, Proxy: choose}
 				cl.HTTP.Transport.(*http.Transport).Proxy = choose
 				r := w.run()
@@ -778,8 +778,8 @@ func TestFurtherRunsOnABadRoad(t *testing.T) {
 				if !strings.Contains(err.Error(), "through the proxy http://"+listener.Addr().String()) || strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "host ") {
 					t.Errorf("run %d: got %v; want the proxy without its login", n+1, err)
 				}
-				if tries > 6 || tries == 0 || name[0] == '4' && tries > 1 {
-					t.Errorf("run %d: got %d tries, want few", n+1, tries)
+				if n := tries.Load(); n > 6 || n == 0 || name[0] == '4' && n > 1 {
+					t.Errorf("run %d: got %d tries, want few", n+1, tries.Load())
 				}
 				var e *qualys.Error
 				if !errors.As(err, &e) || e.Kind != qualys.BadProxy && e.Kind != qualys.Unreachable {

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -184,7 +185,11 @@ func (w *world) run() *ingest.Run {
 
 func (w *world) do() (ingest.Report, error) {
 	w.t.Helper()
-	return w.run().Do(context.Background())
+	report, err := w.run().Do(context.Background())
+	if w.virtual {
+		synctest.Wait() // an answer that was given up may still be on its way
+	}
+	return report, err
 }
 
 func (w *world) mustComplete() ingest.Report {
