@@ -247,12 +247,12 @@ func (c *Client) rejected() *refused {
 // is the same proxy, with the same login.
 func (c *Client) closedRoad() error {
 	proxy := c.proxy(c.toOrigin())
-	s := &c.standing
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if proxy == nil {
 		return nil
 	}
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	r := s.proxies.resting(proxy.String(), c.now())
 	if r == nil {
 		return nil
