@@ -137,7 +137,7 @@ func (d *Collector) explain(resp *http.Response, body []byte) error {
 	var doc struct{ Error, Message string }
 	e := &Error{Status: resp.StatusCode, After: retryAfter(resp.Header, d.now())}
 	if json.Unmarshal(body, &doc) == nil && doc.Error != "" {
-		e.Code, e.Text = clip(doc.Error), clip(doc.Message)
+		e.Code, e.Text = redact.Code(doc.Error), clip(doc.Message)
 	} else {
 		e.Text = clip(string(body))
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/monitor/ingestion/azlogs"
 
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/redact"
 )
 
 const (
@@ -191,7 +192,7 @@ func (d *Ingestion) explain(err error) error {
 		}
 		return &Error{Kind: Unavailable, Err: err}
 	}
-	e := &Error{Status: r.StatusCode, Code: r.ErrorCode, Text: responseText(r.RawResponse)}
+	e := &Error{Status: r.StatusCode, Code: redact.Code(r.ErrorCode), Text: responseText(r.RawResponse)}
 	switch s := r.StatusCode; {
 	case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge:
 		e.Kind = Refused

@@ -160,6 +160,9 @@ func (c *Client) once(ctx context.Context, path string, params url.Values, as lo
 	c.limits.answered()
 	err = read(a, a.at)
 	_ = a.Close() // read to its end, or given up: nothing can be lost here
+	if e := asError(err); e != nil {
+		e.waitAtLeast(a.retryAfter)
+	}
 	if err == nil {
 		c.accept(as)
 	}
@@ -179,7 +182,8 @@ func (c *Client) changedSince(ctx context.Context, used login) (bool, error) {
 // An answer is an answer with status 200 whose document has yet to be read.
 type answer struct {
 	io.ReadCloser
-	at time.Time // by its Date header; zero if there was none
+	at         time.Time     // by its Date header; zero if there was none
+	retryAfter time.Duration // by its header
 }
 
 // login is a user and a password.
@@ -330,7 +334,7 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
 	}
-	a := &answer{ReadCloser: body}
+	a := &answer{ReadCloser: body, retryAfter: retryAfter(c.dated(resp.Header))}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.at = at
 	}
@@ -371,12 +375,21 @@ func (c *Client) check(resp *http.Response, body io.Reader) error {
 		return &Error{Kind: Refused, Status: resp.StatusCode, Text: fmt.Sprintf("it redirects to %.100s, and credentials follow no redirect: check uri", to)}
 	}
 	if resp.StatusCode != http.StatusOK {
-		return errorAnswer(resp.StatusCode, resp.Header, body)
+		return errorAnswer(resp.StatusCode, c.dated(resp.Header), body)
 	}
 	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && t == "text/html" {
 		return &Error{Kind: Broken, Status: resp.StatusCode, Text: textHTML}
 	}
 	return nil
+}
+
+// dated is a header with a Date: where the answer has none, our own clock's.
+func (c *Client) dated(header http.Header) http.Header {
+	if header.Get("Date") == "" {
+		header = header.Clone()
+		header.Set("Date", c.now().UTC().Format(http.TimeFormat))
+	}
+	return header
 }
 
 // Limits tells what the headers of the last answer of each endpoint said, by

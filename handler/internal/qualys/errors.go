@@ -357,6 +357,14 @@ func seconds(n int) time.Duration {
 	return time.Duration(min(n, int(maxWait/time.Second))) * time.Second
 }
 
+// waitAtLeast makes an error wait for what the header of its answer asked for, where the
+// document has not said more.
+func (e *Error) waitAtLeast(after time.Duration) {
+	if e.Kind == Unavailable || e.Kind == Limited {
+		e.After = max(e.After, after)
+	}
+}
+
 // retryAfter reads Retry-After as seconds or as a date.
 func retryAfter(header http.Header) time.Duration {
 	value := strings.TrimSpace(header.Get("Retry-After"))

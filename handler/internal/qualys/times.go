@@ -29,8 +29,18 @@ func answerTime(text string, date time.Time) (time.Time, error) {
 }
 
 // timeForms are the forms of a datetime that say which moment they mean. Qualys' FO API
-// writes the first, without a fraction; its other APIs the others.
-var timeForms = []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05Z0700"}
+// writes the first, without a fraction; its other APIs others. Databases write offsets
+// of hours alone, and some programs leave out the seconds.
+var timeForms = func() (forms []string) {
+	for _, clock := range []string{"15:04:05", "15:04"} {
+		for _, between := range []string{"T", " "} {
+			for _, offset := range []string{"Z07:00", "Z0700", "Z07"} {
+				forms = append(forms, "2006-01-02"+between+clock+offset)
+			}
+		}
+	}
+	return forms
+}()
 
 // maxTime is longer than any datetime.
 const maxTime = 48

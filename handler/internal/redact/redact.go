@@ -2,19 +2,17 @@
 // A service may send back what it was sent, such as the Authorization header, and such
 // a text is quoted then.
 //
-// It knows the forms in which a secret travels, and guarantees that none of them is in
-// what Text returns, not even its beginning at the end of a text that was cut. A secret
-// of fewer than minLength characters is cut as a part of a login only: it may stand in
-// any text by chance. Where texts come from does not enter here.
+// It knows in which encodings a secret travels, one inside the other (decode.go), and
+// guarantees that none of them is in what Text returns, not even its beginning at the
+// end of a text that was cut. Blanks inside do not count. A secret of fewer than
+// minLength characters is cut as a part of a login only: it may stand in any text by
+// chance. Where texts come from does not enter here.
 package redact
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
-	"encoding/xml"
-	"html"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +23,8 @@ import (
 const mark = "***"
 
 const (
-	// minLength is the shortest secret that is looked for by itself.
+	// minLength is the shortest secret that is looked for by itself, in bytes that are
+	// no blanks.
 	minLength = 6
 	// minPrefix is how much of a form at the end of a text is taken for the form.
 	minPrefix = 6
@@ -36,7 +35,8 @@ const (
 type Redactor struct {
 	mu    sync.Mutex
 	known map[string]bool // secrets, and logins
-	forms []string        // the longest first
+	// forms are squeezed, by how they begin: the search costs no more with many.
+	forms map[[minPrefix]byte][][]byte
 }
 
 // Know adds secrets.
@@ -47,52 +47,46 @@ func (r *Redactor) Know(secrets ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range secrets {
-		if len(s) >= minLength && r.isNew(s) {
-			r.add(formsOf(s))
-		}
+		r.add(s)
 	}
 }
 
 // KnowLogin adds a password, and the login that it makes with the user's name.
 func (r *Redactor) KnowLogin(user, password string) {
-	if r == nil || password == "" {
+	if password != "" {
+		r.Know(password, user+":"+password)
+	}
+}
+
+// add adds the forms of a secret.
+func (r *Redactor) add(secret string) {
+	if r.known[secret] || len(squeeze(plainView(secret)).text) < minLength {
 		return
 	}
-	r.Know(password)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if login := user + ":" + password; r.isNew(login) {
-		r.add(append(base64Of(login), login))
-	}
-}
-
-func (r *Redactor) isNew(secret string) bool {
-	if r.known[secret] {
-		return false
-	}
 	if r.known == nil {
-		r.known = map[string]bool{}
+		r.known, r.forms = map[string]bool{}, map[[minPrefix]byte][][]byte{}
 	}
 	r.known[secret] = true
-	return true
+	for _, form := range formsOf(secret) {
+		// Decoded as texts are, each once more: what is searched is decoded, too.
+		for _, v := range views(form) {
+			text := squeeze(v).text
+			if len(text) < minLength {
+				continue
+			}
+			begin := [minPrefix]byte(text)
+			if !slices.ContainsFunc(r.forms[begin], func(f []byte) bool { return bytes.Equal(f, text) }) {
+				r.forms[begin] = append(r.forms[begin], text)
+			}
+		}
+	}
 }
 
-func (r *Redactor) add(forms []string) {
-	r.forms = append(r.forms, slices.DeleteFunc(forms, func(f string) bool { return len(f) < minLength })...)
-	slices.SortFunc(r.forms, func(a, b string) int { return len(b) - len(a) })
-	r.forms = slices.Compact(r.forms)
-}
-
-// formsOf are the forms in which a secret travels.
+// formsOf are the forms of a secret that are no mere escapes of its characters.
 func formsOf(s string) []string {
-	query, path := url.QueryEscape(s), url.PathEscape(s)
-	quoted, _ := json.Marshal(s) // a string always has a JSON form
-	plain := strings.NewReplacer(`\u0026`, "&", `\u003c`, "<", `\u003e`, ">").Replace(string(quoted))
-	var inXML strings.Builder
-	_ = xml.EscapeText(&inXML, []byte(s)) // a strings.Builder does not fail
-	return append(base64Of(s), s, query, path, everyByte(s),
-		strings.Trim(string(quoted), `"`), strings.Trim(plain, `"`), inXML.String(), html.EscapeString(s),
-		hex.EncodeToString([]byte(s)), strings.ToUpper(hex.EncodeToString([]byte(s))))
+	in64 := base64.StdEncoding.EncodeToString([]byte(s))
+	in16 := hex.EncodeToString([]byte(s))
+	return slices.Concat([]string{s, in16, strings.ToUpper(in16)}, base64Of(s), base64Of(in64))
 }
 
 // base64Of is what a text has in common with any base64 text that holds it, by its
@@ -113,23 +107,16 @@ func base64Of(s string) (forms []string) {
 	return forms
 }
 
-// everyByte is the percent-encoding of every byte that is no letter or digit.
-func everyByte(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		if c := s[i]; '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' {
-			b.WriteByte(c)
-		} else {
-			b.WriteString("%" + strings.ToUpper(hex.EncodeToString([]byte{c})))
-		}
+// Code returns the error code of a service's answer as it is to be told: itself, if it is
+// a name, as those of all services are. Anything else may be what the service was sent.
+func Code(s string) string {
+	if s == "" || aName.MatchString(s) {
+		return s
 	}
-	return b.String()
+	return mark
 }
 
-var percent = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
-
-// upperEscapes writes percent-encoding in upper case, as the forms have it.
-func upperEscapes(s string) string { return percent.ReplaceAllStringFunc(s, strings.ToUpper) }
+var aName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$`)
 
 // ownForms are secrets that show by their form: what follows the schemes of an
 // Authorization header, and tokens.
@@ -142,19 +129,7 @@ func (r *Redactor) Text(s string) string {
 	if s == "" {
 		return s
 	}
-	if r != nil {
-		r.mu.Lock()
-		upper := upperEscapes(s)
-		for _, form := range r.forms {
-			if strings.Contains(upper, form) {
-				s = strings.ReplaceAll(upper, form, mark)
-				upper = s
-			}
-		}
-		s = cutEnd(s, r.forms)
-		r.mu.Unlock()
-	}
-	return ownForms.ReplaceAllStringFunc(s, func(found string) string {
+	return ownForms.ReplaceAllStringFunc(r.cut(s), func(found string) string {
 		name := keepName.FindString(found)
 		if !strings.HasSuffix(name, "=") && strings.Trim(found[len(name):], "abcdefghijklmnopqrstuvwxyz") == "" {
 			return found // a word: no token has small letters only
@@ -163,31 +138,68 @@ func (r *Redactor) Text(s string) string {
 	})
 }
 
-// cutEnd cuts the beginning of a form where a text was cut itself: at its end, and before
-// dots and closing quotes inside, as others add something behind.
-func cutEnd(s string, forms []string) string {
-	for _, form := range forms {
-		for n := min(len(form), len(s)); n >= minPrefix; n-- {
-			begin := form[:n]
-			for at := 0; ; {
-				i := strings.Index(s[at:], begin)
-				if i < 0 {
-					break
+// cut returns s without the secrets that are known.
+func (r *Redactor) cut(s string) string {
+	if r == nil {
+		return s
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.forms) == 0 {
+		return s
+	}
+	var found []span
+	for _, v := range views(s) {
+		dense := squeeze(v)
+		for at := range max(0, len(dense.text)-minPrefix+1) {
+			for _, form := range r.forms[[minPrefix]byte(dense.text[at:])] {
+				if n := common(form, dense.text[at:]); n == len(form) || isCut(v.text[dense.at[at+n-1]+1:]) {
+					found = append(found, span{dense.from[at], dense.to[at+n-1]})
 				}
-				at += i
-				if isCut(s[at+n:]) {
-					s = s[:at] + mark + s[at+n:]
-				}
-				at++
 			}
 		}
 	}
-	return s
+	return without(s, found)
 }
 
-// isCut reports whether a text in front of rest may have been cut there.
-func isCut(rest string) bool {
-	return rest == "" || strings.HasPrefix(rest, "...") || strings.HasPrefix(rest, "…") || strings.HasPrefix(rest, `"`) || strings.HasPrefix(rest, `\"`) || strings.HasPrefix(rest, "'")
+// common is how many bytes two texts have in common at their begin.
+func common(a, b []byte) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// isCut reports whether rest is what follows where a text was cut.
+func isCut(rest []byte) bool { return cutEnd.Match(rest[:min(len(rest), maxCutEnd)]) }
+
+// cutEnd is nothing, perhaps behind a piece of an escape, or what others write behind such
+// a text.
+var cutEnd = regexp.MustCompile(`^(%[0-9A-Fa-f]?|\\[uUx]?[0-9A-Fa-f]{0,7}|&#?[0-9A-Za-z]{0,7})?\s*($|\.\.\.|…|["'<\n\r]|[\[(]\s*(\.\.|…|trunc|cut))`)
+
+// maxCutEnd is how much of what follows is looked at, in bytes.
+const maxCutEnd = 40
+
+// without returns s with a mark in the place of spans.
+func without(s string, spans []span) string {
+	if len(spans) == 0 {
+		return s
+	}
+	slices.SortFunc(spans, func(a, b span) int { return a.from - b.from })
+	var b strings.Builder
+	at := 0
+	for i := 0; i < len(spans); {
+		from, to := spans[i].from, spans[i].to
+		for i++; i < len(spans) && spans[i].from <= to; i++ {
+			to = max(to, spans[i].to)
+		}
+		b.WriteString(s[at:from])
+		b.WriteString(mark)
+		at = to
+	}
+	b.WriteString(s[at:])
+	return b.String()
 }
 
 // Error returns err with a text without secrets; err itself where there are none. What

@@ -180,10 +180,21 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.
 // name, or an IP address without a zone, behind which any text may stand.
 func validHost(u *url.URL) bool {
 	host := u.Hostname()
-	if port := u.Port(); port == "" && strings.HasSuffix(u.Host, ":") {
+	if !validPort(u) {
 		return false
 	}
-	return hostName.MatchString(host) && len(host) <= 253 || net.ParseIP(host) != nil
+	tooLong := slices.ContainsFunc(strings.Split(host, "."), func(label string) bool { return len(label) > 63 })
+	return hostName.MatchString(host) && len(host) <= 253 && !tooLong || net.ParseIP(host) != nil
+}
+
+// validPort reports whether an address has no port, or one that there is.
+func validPort(u *url.URL) bool {
+	port := u.Port()
+	if port == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
 
 func loopback(host string) bool {

@@ -29,15 +29,12 @@ func checkProxy(_ *Settings, v string) error {
 	}
 	u, err := url.Parse(v)
 	switch {
+	case err == nil && !validPort(u):
+		return errors.New("its port is not a number from 1 to 65535. " + acceptedProxy)
 	case err != nil, !validHost(u), u.Path != "" && u.Path != "/", u.RawQuery != "", u.ForceQuery, u.Fragment != "", strings.Contains(v, "#"):
 		return errors.New("it is not the address of a proxy. " + acceptedProxy)
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return errors.New("its scheme is not one of http, https, socks5 and socks5h. " + acceptedProxy)
-	}
-	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
-		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return errors.New("its port is not a number from 1 to 65535. " + acceptedProxy)
-		}
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
+
+	"qualys-sentinel/handler/internal/redact"
 )
 
 // A Vault reads secrets.
@@ -302,7 +304,7 @@ func explainVault(err error, role string) error {
 	case http.StatusUnauthorized:
 		return errors.New("the vault refuses the identity's token: it belongs to another tenant")
 	}
-	return fmt.Errorf("the vault answered %d %s", r.StatusCode, r.ErrorCode)
+	return fmt.Errorf("the vault answered %d %s", r.StatusCode, redact.Code(r.ErrorCode))
 }
 
 // Credentials are the Qualys account's. They can be read anew where they are

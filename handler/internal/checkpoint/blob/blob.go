@@ -31,6 +31,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/lease"
 
 	"qualys-sentinel/handler/internal/checkpoint"
+	"qualys-sentinel/handler/internal/redact"
 )
 
 const (
@@ -420,7 +421,7 @@ func isLost(err error) bool {
 func code(err error) string {
 	var r *azcore.ResponseError
 	if errors.As(err, &r) {
-		return r.ErrorCode
+		return redact.Code(r.ErrorCode)
 	}
 	return "no code"
 }
@@ -448,5 +449,5 @@ func explain(operation string, err error) error {
 	if r.StatusCode == http.StatusForbidden {
 		advice = ": the function app's identity needs the role Storage Blob Data Contributor or Owner on the storage account; a new role takes some minutes"
 	}
-	return fmt.Errorf("state storage: %s: answered %d %s%s", operation, r.StatusCode, r.ErrorCode, advice)
+	return fmt.Errorf("state storage: %s: answered %d %s%s", operation, r.StatusCode, redact.Code(r.ErrorCode), advice)
 }

@@ -260,8 +260,8 @@ func declaredEncoding(decl []byte) (enc string) {
 }
 
 func utf8Compatible(enc string) bool {
-	switch strings.ToLower(enc) {
-	case "utf-8", "utf8", "us-ascii", "ascii":
+	switch strings.ReplaceAll(strings.ToLower(strings.TrimSpace(enc)), "_", "-") {
+	case "utf-8", "utf8", "unicode-1-1-utf-8", "us-ascii", "ascii":
 		return true
 	case "utf-16", "utf-16le", "utf-16be", "utf-32", "ucs-2": // the declaration was read, so it is none of these
 		return true
