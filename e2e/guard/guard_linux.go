@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,33 +30,50 @@ func adopt() error {
 	return nil
 }
 
-// tie kills the command when the guard itself is killed.
-func tie(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+// tie kills the command when the inner guard is killed. That one hears by itself when
+// the outer is, and has a group of its own, so that nothing kills both at once.
+func tie(cmd *exec.Cmd, inner bool) {
+	if inner {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	}
+}
 
-// sweep kills all descendants, and returns what they were.
+// sweep kills all descendants, and returns what they were. Orphans are adopted, so there
+// are none when there is no child; a look at /proc alone may miss one whose parent ends
+// meanwhile.
 func sweep() (left []string) {
 	self := os.Getpid()
 	seen := map[int]bool{}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		descendants := below(self)
-		if len(descendants) == 0 {
-			return left
-		}
-		for _, pid := range descendants {
+		for _, pid := range below(self) {
 			if !seen[pid] {
 				seen[pid] = true
 				left = append(left, name(pid))
 			}
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone
 		}
-		<-time.After(20 * time.Millisecond)
-		for { // those that were adopted have nobody else to be waited for by
-			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || pid <= 0 {
-				break
-			}
+		if !reap() {
+			return left
 		}
+		<-time.After(20 * time.Millisecond)
 	}
 	return left
+}
+
+// reap waits for the children that have ended, those that were adopted among them, and
+// reports whether there are any others.
+func reap() (others bool) {
+	for {
+		switch pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return false
+		case pid == 0:
+			return true
+		}
+	}
 }
 
 // below lists the descendants of a process that are running.

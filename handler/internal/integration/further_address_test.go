@@ -121,7 +121,7 @@ func TestFurtherAddressesThatAreTaken(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://rule-ab12.westeurope-1.ingest.monitor.azure.com":          "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
 		"HTTPS://Rule-AB12.WestEurope-1.Ingest.Monitor.Azure.COM":          "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
-		" https://rule-ab12.westeurope-1.ingest.monitor.azure.com \n":      "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
+		"\thttps://rule-ab12.westeurope-1.ingest.monitor.azure.com\n":      "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
 		"https://rule-ab12.westeurope-1.ingest.monitor.azure.com/":         "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
 		"https://rule-ab12.westeurope-1.ingest.monitor.azure.com/a?b=c#d":  "https://rule-ab12.westeurope-1.ingest.monitor.azure.com",
 		"https://rule-ab12.westeurope-1.ingest.monitor.azure.com:443":      "https://rule-ab12.westeurope-1.ingest.monitor.azure.com:443",
