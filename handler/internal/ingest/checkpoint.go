@@ -45,6 +45,8 @@ type Checkpoint struct {
 	PageSize int `json:"pageSize,omitempty"`
 	// Trouble is what runs have found out about a page that does not come; null: none.
 	Trouble *Trouble `json:"trouble,omitempty"`
+	// Refused is what the destination has refused since it accepted a row; null: nothing.
+	Refused *Refusals `json:"refused,omitempty"`
 	// LastRun is the id of the run that wrote this, Saved when, by its clock.
 	LastRun string     `json:"lastRun"`
 	Saved   *time.Time `json:"saved,omitempty"`

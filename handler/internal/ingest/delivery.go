@@ -67,8 +67,10 @@ type delivery struct {
 	settled  int             // sequence of the next batch to settle
 	saving   bool
 	err      error
-	accepted bool // any row ever was
-	refused  refusals
+	accepted bool // any row was, in this run
+	refused  Refusals
+	// refusedNow is how many rows were refused in this run, as long as none is accepted.
+	refusedNow int
 }
 
 // arrival is what an accepted batch moves.
@@ -89,7 +91,7 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 	if r.BatchBytes > 0 {
 		most = min(most, r.BatchBytes)
 	}
-	return &delivery{
+	d := &delivery{
 		ctx: ctx, stop: stop, run: r,
 		enc:      record.NewEncoder(r.Dataset.Schema, limits, r.Policy),
 		max:      most,
@@ -101,6 +103,10 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 		cutName:  cutName(r, 0),
 		patience: r.Patience,
 	}
+	if r.state.Refused != nil {
+		d.refused = *r.state.Refused
+	}
+	return d
 }
 
 // fail keeps the first error and ends the reading. The slot of the batch stays
@@ -156,6 +162,10 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		}
 		if n == 0 {
 			return
+		}
+		if d.refused.Rows > 0 {
+			refused := d.refused
+			d.run.state.Refused = &refused
 		}
 		keep := d.ledger.due(d.run.Clock.Now())
 		d.mu.Unlock()

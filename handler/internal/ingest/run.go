@@ -440,7 +440,10 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	if r.Joined != nil {
 		d.join = r.openJoin(parent)
 	}
-	readErr := r.pages(readCtx, d)
+	readErr := r.prove(readCtx, d)
+	if readErr == nil {
+		readErr = r.pages(readCtx, d)
+	}
 	if err := d.drain(); err != nil {
 		return endOf(err), err
 	}

@@ -14,11 +14,6 @@ import (
 	"qualys-sentinel/handler/internal/record"
 )
 
-// maxRefusedOnly is how many rows may be refused before any is accepted. Then
-// it is not the rows: the table or its rule does not fit, and every row of the
-// subscription would become a dead letter.
-const maxRefusedOnly = 20
-
 // shipment is what has become of a batch's rows so far.
 type shipment struct {
 	// parent is that of all rows, such as a host, unless they are mixed.
@@ -74,7 +69,7 @@ func (d *delivery) sendAll(b record.Batch, s *shipment) error {
 		return nil
 	}, func(l letter, reason error) error {
 		if d.refuse(s) {
-			return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
+			return nothingAccepted(reason)
 		}
 		s.letters = append(s.letters, l)
 		return nil
@@ -103,82 +98,6 @@ func part(b record.Batch, send func(record.Batch) error, refused func(l letter, 
 		rest[i] -= cut
 	}
 	return part(record.Batch{Body: b.Body[cut:], Ends: rest}, send, refused)
-}
-
-// errNothingTaken ends a run whose destination takes no row at all.
-var errNothingTaken = fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows", maxRefusedOnly)
-
-// probes is how many rows of a batch are tried by themselves before the
-// destination is given up.
-const probes = 16
-
-// probe tells whether any row of b is accepted by itself. The first that is
-// will be sent a second time, with the others.
-func (d *delivery) probe(b record.Batch) bool {
-	d.restore(b)
-	for n := range probes {
-		i := n * (b.Rows() - 1) / (probes - 1)
-		begin := 1
-		if i > 0 {
-			begin = b.Ends[i-1] + 1
-		}
-		row := append(append([]byte{'['}, b.Body[begin:b.Ends[i]]...), ']')
-		if _, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}}); err == nil {
-			d.taken()
-			return true
-		}
-	}
-	return false
-}
-
-// restore makes one array again of a batch that was parted.
-func (d *delivery) restore(b record.Batch) {
-	b.Body[0] = '['
-	for _, end := range b.Ends[:len(b.Ends)-1] {
-		b.Body[end] = ','
-	}
-	b.Body[len(b.Body)-1] = ']'
-}
-
-// refusals are counted until the first row is accepted.
-type refusals struct {
-	rows   int
-	parent uint64 // of the first of them
-	others bool   // there are some of others
-}
-
-// taken notes that a row was accepted.
-func (d *delivery) taken() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.accepted = true
-}
-
-// refuse notes that a row of a batch was refused, and reports whether there were too
-// many, and none accepted: then it is the destination. All rows of one parent may be
-// bad, and that says nothing of it; but two such parents do.
-func (d *delivery) refuse(s *shipment) (tooMany bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r := &d.refused
-	if r.rows == 0 {
-		r.parent = s.parent
-	}
-	r.rows++
-	r.others = r.others || s.mixed || s.parent != r.parent
-	return !d.accepted && r.rows > maxRefusedOnly && r.others
-}
-
-// nothingTaken is the error of a window whose rows were all of one parent, and all
-// refused. They are kept, and the next run goes on behind them; but it may be the
-// destination.
-func (d *delivery) nothingTaken() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.accepted || d.refused.rows <= maxRefusedOnly {
-		return nil
-	}
-	return fmt.Errorf("all %d rows of the window are of one of the %s, and were refused: they are kept as dead letters; if others are refused, too, check that table and data collection rule fit this version", d.refused.rows, d.run.Dataset.Parents)
 }
 
 // send sends b until it is accepted or refused for good.

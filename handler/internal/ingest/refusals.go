@@ -1,0 +1,202 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/record"
+)
+
+// maxRefusedOnly is how many rows may be refused before any is accepted. Then
+// it is not the rows: the table or its rule does not fit, and every row of the
+// subscription would become a dead letter.
+const maxRefusedOnly = 20
+
+// Refusals are the rows that a destination has refused since it accepted one, as far as
+// they were kept as dead letters. Runs share the count: where each began its own, a
+// table that takes no row would be filled into the dead letters piece by piece.
+type Refusals struct {
+	Rows int `json:"rows"`
+	// Parent is that of the first of them, Others says that some are of others.
+	Parent uint64 `json:"parent,omitempty"`
+	Others bool   `json:"others,omitempty"`
+}
+
+// doubtful reports whether it may be the destination and not the rows. All rows of one
+// parent may be bad, and that says nothing of it; but two such parents do.
+func (r *Refusals) doubtful() bool { return r.Rows > maxRefusedOnly && r.Others }
+
+// taken notes that a row was accepted.
+func (d *delivery) taken() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.accepted, d.refused, d.run.state.Refused = true, Refusals{}, nil
+}
+
+// refuse notes that a row of a batch was refused, and reports whether there were too
+// many, and none accepted.
+func (d *delivery) refuse(s *shipment) (tooMany bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.accepted {
+		return false
+	}
+	r := &d.refused
+	if r.Rows == 0 {
+		r.Parent = s.parent
+	}
+	r.Rows++
+	d.refusedNow++
+	r.Others = r.Others || s.mixed || s.parent != r.Parent
+	if !r.doubtful() {
+		return false
+	}
+	doubt := *r
+	d.run.state.Refused = &doubt // the next run begins with it
+	return true
+}
+
+// nothingTaken is the error of a window whose rows were all of one parent, and all
+// refused. They are kept, and the next run goes on behind them; but it may be the
+// destination.
+func (d *delivery) nothingTaken() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.refusedNow == 0 || d.refused.Rows <= maxRefusedOnly {
+		return nil
+	}
+	return fmt.Errorf("all rows of the window, %d, are of one of the %s, and were refused: they are kept as dead letters; if others are refused, too, check that table and data collection rule fit this version", d.refusedNow, d.run.Dataset.Parents)
+}
+
+// errNothingTaken ends a run whose destination takes no row at all.
+var errNothingTaken = fmt.Errorf("the destination has refused %d rows and accepted none, so it is not the rows", maxRefusedOnly)
+
+// probes is how many rows of a batch are tried by themselves before the
+// destination is given up.
+const probes = 16
+
+// probe tells whether any row of b is accepted by itself. The first that is
+// will be sent a second time, with the others.
+func (d *delivery) probe(b record.Batch) bool {
+	d.restore(b)
+	for n := range probes {
+		i := n * (b.Rows() - 1) / (probes - 1)
+		begin := 1
+		if i > 0 {
+			begin = b.Ends[i-1] + 1
+		}
+		row := append(append([]byte{'['}, b.Body[begin:b.Ends[i]]...), ']')
+		if _, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}}); err == nil {
+			d.taken()
+			return true
+		}
+	}
+	return false
+}
+
+// restore makes one array again of a batch that was parted.
+func (d *delivery) restore(b record.Batch) {
+	b.Body[0] = '['
+	for _, end := range b.Ends[:len(b.Ends)-1] {
+		b.Body[end] = ','
+	}
+	b.Body[len(b.Body)-1] = ']'
+}
+
+// prove asks a destination that has accepted nothing so far, before anything else is sent,
+// for one row of each of some parents. If it takes one, it was the rows. Each run tries
+// others: those at the cursor may be bad, all of them.
+func (r *Run) prove(ctx context.Context, d *delivery) error {
+	if !d.refused.doubtful() {
+		return nil
+	}
+	limit := aloneTime(r.Budget)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	s := &samples{d: d, leave: probes * r.state.Stalled}
+	_, err := r.Source.Page(ctx, r.query(), s)
+	if err != nil && !errors.Is(err, errEnough) {
+		// That is for the reading to meet, and to tell.
+		r.Log.Info("no rows to ask the destination for", zap.Error(err))
+	}
+	if len(s.rows) == 0 {
+		return nil
+	}
+	for _, row := range s.rows {
+		_, err = d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
+		if err == nil {
+			r.Log.Info("the destination accepts rows: those that it has refused were to blame")
+			d.taken()
+			return nil
+		}
+		if !isRefusal(err) {
+			return err
+		}
+	}
+	return nothingAccepted(err)
+}
+
+// nothingAccepted explains a destination that takes no row.
+func nothingAccepted(reason error) error {
+	return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
+}
+
+// errEnough ends a page when there are samples enough.
+var errEnough = errors.New("there are samples enough")
+
+// samples takes the first row of each of some parents of a page.
+type samples struct {
+	d     *delivery
+	leave int // parents to leave out, as long as others follow
+	rows  [][]byte
+	bytes int
+	seen  int  // parents
+	has   bool // there is a row of the parent in work
+}
+
+var _ record.Sink = (*samples)(nil)
+
+// Begin implements record.Sink.
+func (*samples) Begin(time.Time) error { return nil }
+
+// Record implements record.Sink.
+func (s *samples) Record(rec *record.Record) error {
+	if s.has {
+		return nil
+	}
+	s.has = true
+	if s.d.join != nil {
+		if err := s.d.join.fill(rec); err != nil {
+			return err
+		}
+	}
+	r := s.d.run
+	body, _ := s.d.enc.Append([]byte{'['}, rec, record.Meta{Time: r.Clock.Now(), Run: r.ID})
+	body = append(body, ']')
+	s.rows = append(s.rows, body)
+	s.bytes += len(body)
+	for len(s.rows) > probes || len(s.rows) > 1 && s.bytes > s.d.max {
+		s.bytes -= len(s.rows[0])
+		s.rows = s.rows[1:]
+	}
+	return nil
+}
+
+// Done implements record.Sink.
+func (s *samples) Done(uint64) error {
+	if s.has {
+		s.seen++
+	}
+	s.has = false
+	if s.seen >= s.leave+probes {
+		return errEnough
+	}
+	return nil
+}
+
+// Tally implements record.Sink.
+func (s *samples) Tally(t record.Tally) { s.d.run.counts.addTally(t) }
