@@ -75,9 +75,11 @@ type app struct {
 	// no connector yet.
 	checkedBefore atomic.Pointer[connector]
 	jobs          sync.WaitGroup
-	// gathering holds a token while the status is read, of which gathered is the last.
-	gathering chan struct{}
-	gathered  status.Document
+	// gathering holds a token while the status is read, of which gathered is the last,
+	// begun at gatheredAt by this process' own clock.
+	gathering  chan struct{}
+	gathered   status.Document
+	gatheredAt time.Time
 }
 
 var (
@@ -232,20 +234,27 @@ func (a *app) Status(ctx context.Context, host string) (status.Document, error) 
 		return status.Document{}, err
 	}
 	defer leave()
-	if a.gathered.At.Before(came) {
+	if a.gatheredAt.Before(came) {
+		a.gatheredAt = time.Now()
 		a.gathered = a.status.Gather(ctx)
 	}
 	doc := a.gathered
 	if ctx.Err() != nil { // it tells what its caller could not wait for
-		a.gathered = status.Document{}
+		a.gathered, a.gatheredAt = status.Document{}, time.Time{}
 	}
 	doc.Program.Host = host
 	return doc, nil
 }
 
+// turnTime is how long a caller waits for its turn to read the status: one who reads a
+// state that hangs takes 20 s, and the platform ends a call after 230.
+const turnTime = 30 * time.Second
+
 // turn waits for the turn to read the status: the lists of the state take memory, and
 // many may ask at once.
 func (a *app) turn(ctx context.Context) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, turnTime)
+	defer cancel()
 	select {
 	case a.gathering <- struct{}{}:
 		return func() { <-a.gathering }, nil

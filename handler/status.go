@@ -183,6 +183,9 @@ func (p *paper) facts(d *status.Dataset, now time.Time, replay string) {
 	for _, i := range d.Isolated {
 		line("isolated", "%s %d, tried again at %s: %s", p.paint(yellow, d.Parents), i.ID, i.Again.Format(time.RFC3339), firstLine(i.Reason))
 	}
+	if more := d.IsolatedTotal - len(d.Isolated); more > 0 {
+		line("isolated", "and %d more", more)
+	}
 	if len(d.Runs) > 0 {
 		for _, text := range d.Runs[0].Warnings {
 			line("warning", "%s", p.paint(yellow, text))

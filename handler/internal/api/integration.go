@@ -372,8 +372,9 @@ func address(r *http.Request) string {
 	return network.String()
 }
 
-// networkBits is how much of an IPv6 address is the network's, which its provider gives.
-const networkBits = 64
+// networkBits is how much of an IPv6 address its provider gives: a site gets up to a /48
+// (RFC 6177), and of 6to4 addresses that much is an IPv4 address.
+const networkBits = 48
 
 func invocation(r *http.Request) string { return r.Header.Get(functions.HeaderInvocation) }
 

@@ -62,15 +62,21 @@ type Refuser interface {
 // away.
 func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f http.Handler) {
 	answer := newAnswer()
-	most := maxInvocation
+	// The host has the whole request: it sends it at once, or never. What is not wanted
+	// of it is read by the server, behind the answer, and in this time, too.
+	deadline(w, time.Now().Add(readTime))
+	size := limits{invocation: maxInvocation, body: maxInvocation}
 	if door, ok := f.(Door); ok {
 		if door.Closed(answer) {
 			finish(w, answer)
 			return
 		}
-		most = min(most, 2*door.MaxBody()+maxEnvelope)
+		size = limits{invocation: min(maxInvocation, 2*door.MaxBody()+maxEnvelope), body: door.MaxBody()}
 	}
-	req, err := h.read(w, r, most)
+	req, err := h.read(r, size)
+	if err == nil {
+		deadline(w, time.Time{}) // of what the function takes
+	}
 	if err != nil {
 		status := http.StatusBadRequest
 		if errors.Is(err, errTooLong) {
@@ -82,6 +88,11 @@ func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f 
 		h.callHTTP(answer, req, name, f)
 	}
 	finish(w, answer)
+}
+
+// deadline sets when a request has to be there, as far as its connection knows that.
+func deadline(w http.ResponseWriter, at time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(at)
 }
 
 // finish gives the host its answer.
@@ -100,7 +111,7 @@ const maxEnvelope = 64 << 10
 const maxReading = 4
 
 // read reads a request when it is its turn.
-func (h *Host) read(w http.ResponseWriter, r *http.Request, most int) (*http.Request, error) {
+func (h *Host) read(r *http.Request, size limits) (*http.Request, error) {
 	h.once.Do(func() { h.reading = make(chan struct{}, maxReading) })
 	select {
 	case h.reading <- struct{}{}:
@@ -108,12 +119,11 @@ func (h *Host) read(w http.ResponseWriter, r *http.Request, most int) (*http.Req
 	case <-r.Context().Done():
 		return nil, fmt.Errorf("read the invocation: %w", context.Cause(r.Context()))
 	}
-	// The host has the whole request: it sends it at once, or never.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime)) // as far as the connection knows deadlines
-	req, err := readRequest(r, most)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // of requests to come
-	return req, err
+	return readRequest(r, size)
 }
+
+// limits are how long an invocation may be, and the body of the request in it, in bytes.
+type limits struct{ invocation, body int }
 
 // readTime is how long a request may take to arrive from the host.
 const readTime = 30 * time.Second
@@ -132,18 +142,18 @@ func (h *Host) callHTTP(answer *answer, req *http.Request, name string, f http.H
 
 var errTooLong = errors.New("the request is too long")
 
-// readRequest makes the caller's request of an invocation of so many bytes at most. The
-// function key is left out: the host has checked it.
-func readRequest(r *http.Request, most int) (*http.Request, error) {
-	tooLong := fmt.Errorf("%w: at most %d KiB", errTooLong, most>>10)
-	if r.ContentLength > int64(most) {
+// readRequest makes the caller's request of an invocation. The function key is left out:
+// the host has checked it.
+func readRequest(r *http.Request, size limits) (*http.Request, error) {
+	tooLong := fmt.Errorf("%w: at most %d KiB", errTooLong, size.body>>10)
+	if r.ContentLength > int64(size.invocation) {
 		return nil, tooLong
 	}
-	doc, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
+	doc, err := io.ReadAll(io.LimitReader(r.Body, int64(size.invocation)+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the invocation: %w", err)
 	}
-	if len(doc) > most {
+	if len(doc) > size.invocation {
 		return nil, tooLong
 	}
 	var envelope struct {
@@ -154,7 +164,11 @@ func readRequest(r *http.Request, most int) (*http.Request, error) {
 	if err := json.Unmarshal(doc, &envelope); err != nil || envelope.Data.Request == nil {
 		return nil, errors.New("the invocation holds no HTTP request")
 	}
-	return envelope.Data.Request.open(r.Context(), r.Header)
+	req, err := envelope.Data.Request.open(r.Context(), r.Header)
+	if err == nil && req.ContentLength > int64(size.body) {
+		return nil, tooLong
+	}
+	return req, err
 }
 
 // open makes an http.Request.

@@ -1,26 +1,16 @@
 package ingest
 
 import (
-	"cmp"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
-	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 )
-
-// cutName is where the whole fields of the n-th cut row are kept.
-func cutName(r *Run, n int) string {
-	return fmt.Sprintf("%s%s/cut-%06d.ndjson.gz", r.letters(), r.ID, n)
-}
 
 // beginPage says which page comes next.
 func (d *delivery) beginPage(q record.Query) {
@@ -77,7 +67,7 @@ func (d *delivery) Record(rec *record.Record) error {
 			return err
 		}
 	}
-	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: cmp.Or(d.cutOnce.name, d.cutName)}
+	meta := record.Meta{Time: r.Clock.Now(), Run: r.ID, DeadLetter: func(cut []int) string { return d.keeping.place(rec, cut) }}
 	if len(d.ends) == 0 {
 		d.begin()
 	}
@@ -97,15 +87,8 @@ func (d *delivery) Record(rec *record.Record) error {
 		return nil
 	}
 	if len(row.Cut) > 0 {
-		if d.cutOnce.name != "" && !d.cutOnce.hold(row.Cut) { // some are this row's own
-			meta.DeadLetter = d.cutName
-			begin := before
-			if len(d.ends) > 0 {
-				begin++ // the comma
-			}
-			d.buf, row = d.enc.Append(d.buf[:begin], rec, meta)
-		}
-		if err := d.keepWhole(rec, row.Cut); err != nil {
+		d.host.cut++
+		if err := d.keeping.keep(d.ctx, rec, d.enc); err != nil {
 			return err
 		}
 	}
@@ -168,7 +151,8 @@ func (d *delivery) Done(id uint64) error {
 	d.run.counts.parents.Add(1)
 	d.run.counts.repeated.Add(d.host.repeated)
 	d.run.counts.cut.Add(d.host.cut)
-	d.host.repeated, d.host.cut, d.cutOnce = 0, 0, cutFields{}
+	d.host.repeated, d.host.cut = 0, 0
+	d.keeping.endParent()
 	if !d.run.Clock.Now().Before(d.run.deadline) {
 		return errPause
 	}
@@ -221,7 +205,8 @@ func (d *delivery) rollback() uint64 {
 	}
 	d.ledger.forget()
 	d.inHost = false
-	d.host.repeated, d.host.cut, d.cutOnce = 0, 0, cutFields{}
+	d.host.repeated, d.host.cut = 0, 0
+	d.keeping.endParent()
 	if !d.ordered {
 		return d.query.From
 	}
@@ -341,42 +326,6 @@ func (d *delivery) dispatch() {
 		d.recycle(b.Body, b.Ends)
 		d.settle(sequence, arrived)
 	}()
-}
-
-// cutFields are fields of a parent that were kept whole with one of its rows, for all
-// of them.
-type cutFields struct {
-	name    string // where
-	columns []int
-}
-
-// hold reports whether they are all of some columns.
-func (c *cutFields) hold(columns []int) bool {
-	return !slices.ContainsFunc(columns, func(column int) bool { return !slices.Contains(c.columns, column) })
-}
-
-// keepWhole stores the fields of a row that its destination cuts, unless they are the
-// parent's and kept already.
-func (d *delivery) keepWhole(rec *record.Record, columns []int) error {
-	d.host.cut++
-	if d.cutOnce.name != "" && d.cutOnce.hold(columns) {
-		return nil
-	}
-	name := d.cutName
-	d.cuts++
-	d.cutName = cutName(d.run, d.cuts)
-	if !slices.ContainsFunc(columns, func(column int) bool { return !rec.Schema.OfParent(column) }) {
-		d.cutOnce = cutFields{name, slices.Clone(columns)}
-	}
-	return checkpoint.Write(d.ctx, d.run.Store, name, func(w io.Writer) error {
-		gz := gzip.NewWriter(w)
-		for _, column := range columns {
-			if err := d.enc.WriteWhole(gz, rec, column); err != nil {
-				return err
-			}
-		}
-		return gz.Close()
-	})
 }
 
 // room is the memory of a batch.

@@ -95,7 +95,7 @@ var VM = &Dataset{
 			{Name: "Result_column_count_d", Key: "Result_column_count", Made: record.MadeParts, Kind: record.Number, Doc: "Number of Results columns in use."},
 			{Name: "ResultsBytes_d", Key: "ResultsBytes", Made: record.MadeSize, Kind: record.Number, Doc: "Size of the whole scan output in bytes of UTF-8."},
 			{Name: "Cut_s", Key: "Cut", Made: record.MadeCut, Doc: "Fields that are not whole in this row, each with the reason: (policy) as the settings ask, (limit) what the destination takes."},
-			{Name: "DeadLetter_s", Key: "DeadLetter", Made: record.MadeDeadLetter, Doc: "Blob of the state container that holds the fields cut by a limit, whole."},
+			{Name: "DeadLetter_s", Key: "DeadLetter", Made: record.MadeDeadLetter, Doc: "Blob of the state container that holds the fields cut by a limit, whole; of two, the first holds those of the host."},
 
 			{Name: "AssetId_s", Key: "AssetId", Path: "HOST/ASSET_ID", Doc: "Portal asset id, as in Global AssetView."},
 			{Name: "IPv6_s", Key: "IPv6", Path: "HOST/IPV6", Doc: "IPv6 address."},

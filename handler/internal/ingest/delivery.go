@@ -41,9 +41,7 @@ type delivery struct {
 	skip     uint64 // parent that the page before has ended with; 0: none
 	lastID   uint64
 	host     struct{ repeated, cut int64 } // rows of the host in work
-	cuts     int                           // dead letters for cut rows
-	cutName  string                        // of the next one
-	cutOnce  cutFields                     // of the parent in work
+	keeping  keeping                       // of fields that are cut
 	sequence int
 	ledger   ledger
 	watch    *watch // of the page in work
@@ -100,7 +98,7 @@ func newDelivery(ctx context.Context, stop context.CancelCauseFunc, r *Run, seen
 		acked:    map[int]arrival{},
 		ledger:   seen,
 		idColumn: r.Dataset.Schema.Index(r.Dataset.Schema.ParentID),
-		cutName:  cutName(r, 0),
+		keeping:  keeping{run: r},
 		patience: r.Patience,
 	}
 	if r.state.Refused != nil {

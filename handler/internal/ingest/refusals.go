@@ -119,6 +119,9 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	defer cancel()
 	s := &samples{d: d, leave: probes * r.state.Stalled}
 	_, err := r.Source.Page(ctx, r.query(), s)
+	if source, ok := r.Source.(interface{ Forget() }); ok { // it hands nothing over twice
+		source.Forget()
+	}
 	if err != nil && !errors.Is(err, errEnough) {
 		// That is for the reading to meet, and to tell.
 		r.Log.Info("no rows to ask the destination for", zap.Error(err))

@@ -1,16 +1,13 @@
 package ingest
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"go.uber.org/zap"
 
-	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 )
 
@@ -38,7 +35,7 @@ func (d *delivery) deliver(b record.Batch, sequence int, s shipment) (int, error
 		return s.accepted, nil
 	}
 	name := fmt.Sprintf("%s%s/rows-%06d.ndjson.gz", d.run.letters(), d.run.ID, sequence)
-	if err := d.keepLetters(name, s.letters); err != nil {
+	if err := writeLetters(d.ctx, d.run.Store, name, d.run.Dataset, s.letters); err != nil {
 		return s.accepted, err
 	}
 	d.run.counts.deadLetters.Add(int64(len(s.letters)))
@@ -123,24 +120,4 @@ func (d *delivery) send(b record.Batch) (int64, error) {
 			return 0, fmt.Errorf("not accepted in %d tries: %w", tries, err)
 		}
 	}
-}
-
-func (d *delivery) keepLetters(name string, letters []letter) error {
-	return writeLetters(d.ctx, d.run.Store, name, d.run.Dataset, letters)
-}
-
-// writeLetters writes refused rows as an object.
-func writeLetters(ctx context.Context, store checkpoint.Store, name string, dataset *Dataset, letters []letter) error {
-	return checkpoint.Write(ctx, store, name, func(w io.Writer) error {
-		gz := gzip.NewWriter(w)
-		for _, l := range letters {
-			line := record.AppendQuoted([]byte(`{"table":`), dataset.Schema.Table)
-			line = record.AppendQuoted(append(line, `,"reason":`...), l.reason)
-			line = append(append(append(line, `,"row":`...), l.row...), "}\n"...)
-			if _, err := gz.Write(line); err != nil {
-				return err
-			}
-		}
-		return gz.Close()
-	})
 }

@@ -123,6 +123,9 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 	return record.Page{Next: taken.next, Warning: strings.TrimSpace(warning + " " + taken.warning())}, nil
 }
 
+// Forget lets the next page bring again what the last has handed over.
+func (s *KnowledgeBase) Forget() { s.taken = nil }
+
 // PageLimit is the page size, in QIDs.
 func (s *KnowledgeBase) PageLimit() int {
 	if s.PageSize == 0 {

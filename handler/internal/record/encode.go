@@ -5,6 +5,7 @@ import (
 	stdhex "encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -170,8 +171,9 @@ func member(name string) []byte {
 type Meta struct {
 	Time time.Time
 	Run  string
-	// DeadLetter is where the whole fields will be kept if the row is cut.
-	DeadLetter string
+	// DeadLetter says, of a row that is cut, where its cut columns are to be kept whole.
+	// They are valid for the call. Nil: nowhere.
+	DeadLetter func(cut []int) string
 }
 
 // Row describes an appended row.
@@ -236,8 +238,8 @@ func (e *Encoder) Append(dst []byte, r *Record, meta Meta) ([]byte, Row) {
 	}
 	stableEnd := len(dst)
 	for i := range e.letters {
-		if len(e.cuts) > 0 {
-			dst = AppendQuoted(append(dst, e.letters[i].members[0]...), meta.DeadLetter)
+		if len(e.cuts) > 0 && meta.DeadLetter != nil {
+			dst = AppendQuoted(append(dst, e.letters[i].members[0]...), meta.DeadLetter(e.cuts))
 		}
 	}
 	dst = append(dst, '}')
@@ -432,7 +434,7 @@ func (e *Encoder) cut(c *column, why string) {
 	}
 	e.cutText = append(append(append(append(e.cutText, name...), " ("...), why...), ')')
 	// A plain text's HTML, and the entry that was joined, are whole elsewhere.
-	if why == "limit" && c.Kind != PlainText && c.Joined == "" {
+	if why == "limit" && c.Kind != PlainText && c.Joined == "" && !slices.Contains(e.cuts, c.source) {
 		e.cuts = append(e.cuts, c.source)
 	}
 }

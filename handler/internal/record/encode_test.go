@@ -63,7 +63,7 @@ func fill(t testing.TB, memory int, values map[string]string) *Record {
 
 func encode(t testing.TB, e *Encoder, r *Record) (map[string]any, Row, int) {
 	t.Helper()
-	b, row := e.Append([]byte("prefix"), r, Meta{Time: time.Date(2026, 11, 1, 1, 2, 3, 4e8+56789, time.FixedZone("x", 3600)), Run: "r1", DeadLetter: "dl"})
+	b, row := e.Append([]byte("prefix"), r, Meta{Time: time.Date(2026, 11, 1, 1, 2, 3, 4e8+56789, time.FixedZone("x", 3600)), Run: "r1", DeadLetter: func([]int) string { return "dl" }})
 	b = bytes.TrimPrefix(b, []byte("prefix"))
 	var m map[string]any
 	if err := json.Unmarshal(b, &m); err != nil {

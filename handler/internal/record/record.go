@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"qualys-sentinel/handler/internal/scratch"
 )
@@ -132,6 +133,16 @@ func (r *Record) append(f *Field, level Level, p []byte) error {
 
 // Field returns a column's value. It is valid until the level is reset.
 func (r *Record) Field(column int) *Field { return &r.fields[column] }
+
+// OfParent reports whether a column holds what all records of the parent share.
+func (r *Record) OfParent(column int) bool {
+	s := r.Schema
+	if s.Columns[column].Kind == Extra {
+		return s.Item != "" && r.extra[Item].size == 0
+	}
+	level, _, _ := strings.Cut(s.Columns[column].Path, "/")
+	return s.Item != "" && level == s.Parent
+}
 
 // Extra returns the members of the Extra column of a level.
 func (r *Record) Extra(level Level) *Field { return &r.extra[level] }

@@ -136,12 +136,6 @@ func (s *Schema) Index(path string) int {
 	return -1
 }
 
-// OfParent reports whether a column holds what all records of a parent share.
-func (s *Schema) OfParent(column int) bool {
-	level, _, _ := strings.Cut(s.Columns[column].Path, "/")
-	return s.Item != "" && level == s.Parent
-}
-
 // Column finds a column by its name, or -1.
 func (s *Schema) Column(name string) int {
 	for i := range s.Columns {

@@ -106,8 +106,10 @@ type Dataset struct {
 	// Runs are the last ones that have ended, the newest first.
 	Runs []ingest.Report `json:"runs"`
 	// Syncs are what was asked for: what is open, then what was closed last.
-	Syncs    []Sync            `json:"syncs"`
-	Isolated []ingest.Isolated `json:"isolated"`
+	Syncs []Sync `json:"syncs"`
+	// Isolated are the first of them, of IsolatedTotal.
+	Isolated      []ingest.Isolated `json:"isolated"`
+	IsolatedTotal int               `json:"isolatedTotal"`
 	// DeadLetters counts the objects that keep rows which were refused for good,
 	// CutFields those that keep fields too long for the table.
 	DeadLetters int `json:"deadLetters"`
@@ -265,6 +267,11 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	problem(err)
 	if c != nil {
 		v.fill(c, s.Now())
+		most := maxIsolated
+		if s.Integration != "" {
+			most = maxIsolatedOther
+		}
+		v.tellIsolated(c.Isolated, most)
 	}
 	open, err := s.file().Open(ctx, d.Name)
 	problem(err)
@@ -308,9 +315,19 @@ func (v *Dataset) fill(c *ingest.Checkpoint, now time.Time) {
 	if w := c.Window; w != nil {
 		v.Window = &Window{w.After, w.Until, w.NextID}
 	}
-	if c.Isolated != nil {
-		v.Isolated = c.Isolated
-	}
+}
+
+// maxIsolated is how many isolated parents are told of a dataset, and of each
+// integration's, of which there may be fifty: many ask for the status at once.
+const (
+	maxIsolated      = 100
+	maxIsolatedOther = 10
+)
+
+// tellIsolated tells the first of the isolated.
+func (v *Dataset) tellIsolated(list []ingest.Isolated, most int) {
+	v.IsolatedTotal = len(list)
+	v.Isolated = append(v.Isolated, list[:min(most, len(list))]...) // and not the rest of the memory
 }
 
 // limits are those that a run of this process was told, or the last to end.
