@@ -1,9 +1,12 @@
 package ingest_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -114,4 +117,53 @@ func TestFurtherByName(t *testing.T) {
 		}
 	}
 	t.Error("stands still")
+}
+
+// The neighbour of a host that is isolated comes in every window, whichever side it is on
+// and however many of them are isolated: ids may follow each other without a gap.
+func TestNeighboursOfTheIsolated(t *testing.T) {
+	for name, ill := range map[string][]uint64{"one": {5}, "the first": {2}, "the last": {10}, "two beside each other": {5, 6}, "two around one": {4, 6}, "three": {3, 4, 7}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, 1)
+			w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+				low, high, _ := asks(r)
+				if !strings.Contains(r.URL.Path, "detection") {
+					fmt.Fprintf(rw, "<HOST_LIST_OUTPUT><RESPONSE><DATETIME>%s</DATETIME><ID_SET><ID_RANGE>%d-10</ID_RANGE></ID_SET></RESPONSE></HOST_LIST_OUTPUT>", w.clock.Now().Format(time.RFC3339), max(low, 2))
+					return true
+				}
+				fmt.Fprintf(rw, "<HOST_LIST_VM_DETECTION_OUTPUT><RESPONSE><DATETIME>%s</DATETIME><HOST_LIST>", w.clock.Now().Format(time.RFC3339))
+				for id := max(low, 2); id <= 10 && (high == 0 || id <= high); id++ {
+					fmt.Fprintf(rw, "<HOST><ID>%d</ID><DETECTION_LIST><DETECTION><QID>5</QID><LAST_PROCESSED_DATETIME>%s</LAST_PROCESSED_DATETIME></DETECTION></DETECTION_LIST>", id, w.clock.Now().Format(time.RFC3339))
+					if slices.Contains(ill, id) {
+						panic(http.ErrAbortHandler)
+					}
+					fmt.Fprint(rw, "</HOST>")
+				}
+				fmt.Fprint(rw, "</HOST_LIST></RESPONSE></HOST_LIST_VM_DETECTION_OUTPUT>")
+				return true
+			}
+			for window := range 3 {
+				clear(w.dest.keys)
+				for range 12 {
+					if report, _ := w.do(); report.Outcome == ingest.Complete {
+						break
+					}
+				}
+				var came []uint64
+				for key := range w.dest.keys {
+					id, err := strconv.ParseUint(key[:strings.IndexByte(key, '|')], 10, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					came = append(came, id)
+				}
+				for id := uint64(2); id <= 10; id++ {
+					if !slices.Contains(ill, id) && !slices.Contains(came, id) {
+						t.Errorf("window %d: host %d is missing", window, id)
+					}
+				}
+				w.clock.advance(time.Hour)
+			}
+		})
+	}
 }
