@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -32,10 +33,6 @@ func main() {
 	}
 	os.Exit(code)
 }
-
-// leftOutput is how long the output of a command that has ended may be held open by what
-// it left behind.
-const leftOutput = time.Second
 
 // run returns the exit code of the command.
 func run(log string, inner bool, command []string) (int, error) {
@@ -56,17 +53,17 @@ func run(log string, inner bool, command []string) (int, error) {
 		}
 		cmd = exec.Command(self, append([]string{"-inner"}, command...)...)
 	}
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = os.Stdout, os.Stderr, leftOutput
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	var out output
 	if log != "" {
-		file, err := os.Create(log)
-		if err != nil {
+		if err := out.open(cmd, log); err != nil {
 			return 1, err
 		}
-		defer file.Close()
-		cmd.Stdout, cmd.Stderr = io.MultiWriter(os.Stdout, file), io.MultiWriter(os.Stderr, file)
 	}
 	tie(cmd, inner)
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	out.begin()
+	if err != nil {
 		return 1, err
 	}
 	ended := make(chan error, 1)
@@ -75,6 +72,7 @@ func run(log string, inner bool, command []string) (int, error) {
 	case s := <-signals:
 		sweep()
 		<-ended
+		out.wait(time.After(signalled))
 		code := 128 + int(s.(syscall.Signal))
 		if inner {
 			return code, nil // the other tells
@@ -84,6 +82,7 @@ func run(log string, inner bool, command []string) (int, error) {
 		for _, left := range sweep() {
 			fmt.Fprintln(os.Stderr, "guard: left behind, and killed:", left)
 		}
+		out.wait(nil) // nobody holds it open any more
 		if cmd.ProcessState == nil {
 			return 1, err
 		}
@@ -91,5 +90,72 @@ func run(log string, inner bool, command []string) (int, error) {
 			return code, nil
 		}
 		return 1, nil // killed
+	}
+}
+
+// signalled is how long a guard that was told to end waits for whoever reads the output.
+const signalled = time.Second
+
+// output copies what a command writes to a file, too.
+type output struct {
+	copies []func() error
+	theirs []*os.File // what the command writes into
+	file   *os.File
+	all    sync.WaitGroup
+}
+
+// open lets the command write into pipes. They are files, so that its end is known
+// although somebody it has left behind still writes.
+func (o *output) open(cmd *exec.Cmd, log string) (err error) {
+	if o.file, err = os.Create(log); err != nil {
+		return err
+	}
+	pipe := func(to io.Writer) (*os.File, error) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		o.theirs = append(o.theirs, w)
+		o.copies = append(o.copies, func() error {
+			_, err := io.Copy(io.MultiWriter(o.file, to), r)
+			return errors.Join(err, r.Close())
+		})
+		return w, nil
+	}
+	out, err := pipe(os.Stdout)
+	if err != nil {
+		return err
+	}
+	errs, err := pipe(os.Stderr)
+	cmd.Stdout, cmd.Stderr = out, errs
+	return err
+}
+
+// begin copies, once the command has its ends of the pipes.
+func (o *output) begin() {
+	for _, w := range o.theirs {
+		w.Close()
+	}
+	for _, run := range o.copies {
+		o.all.Go(func() {
+			// A reader who has gone is told by a signal.
+			_ = run()
+		})
+	}
+}
+
+// wait waits until all is copied, or enough.
+func (o *output) wait(enough <-chan time.Time) {
+	done := make(chan struct{})
+	go func() {
+		o.all.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-enough:
+	}
+	if o.file != nil {
+		o.file.Close()
 	}
 }

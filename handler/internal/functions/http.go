@@ -73,7 +73,7 @@ func (h *Host) serveHTTP(w http.ResponseWriter, r *http.Request, name string, f 
 		}
 		size = limits{invocation: min(maxInvocation, 2*door.MaxBody()+maxEnvelope), body: door.MaxBody()}
 	}
-	req, err := h.read(r, size)
+	req, err := h.read(w, r, size)
 	if err == nil {
 		deadline(w, time.Time{}) // of what the function takes
 	}
@@ -111,7 +111,7 @@ const maxEnvelope = 64 << 10
 const maxReading = 4
 
 // read reads a request when it is its turn.
-func (h *Host) read(r *http.Request, size limits) (*http.Request, error) {
+func (h *Host) read(w http.ResponseWriter, r *http.Request, size limits) (*http.Request, error) {
 	h.once.Do(func() { h.reading = make(chan struct{}, maxReading) })
 	select {
 	case h.reading <- struct{}{}:
@@ -119,6 +119,7 @@ func (h *Host) read(r *http.Request, size limits) (*http.Request, error) {
 	case <-r.Context().Done():
 		return nil, fmt.Errorf("read the invocation: %w", context.Cause(r.Context()))
 	}
+	deadline(w, time.Now().Add(readTime)) // the wait for its turn does not count
 	return readRequest(r, size)
 }
 

@@ -2,8 +2,8 @@ package ingest
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,6 +35,13 @@ func (d *delivery) taken() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.accepted, d.refused, d.run.state.Refused = true, Refusals{}, nil
+}
+
+// hasTaken reports whether a row was accepted in this run.
+func (d *delivery) hasTaken() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.accepted
 }
 
 // refuse notes that a row of a batch was refused, and reports whether there were too
@@ -108,39 +115,35 @@ func (d *delivery) restore(b record.Batch) {
 }
 
 // prove asks a destination that has accepted nothing so far, before anything else is sent,
-// for one row of each of some parents. If it takes one, it was the rows. Each run tries
-// others: those at the cursor may be bad, all of them.
+// for one row of each of some parents: those that are to come, and then those that have
+// come before. If it takes one, it was the rows. Each run tries others.
 func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if !d.refused.doubtful() {
 		return nil
 	}
-	limit := aloneTime(r.Budget)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	s := &samples{d: d, leave: probes * r.state.Stalled}
-	_, err := r.Source.Page(ctx, r.query(), s)
-	if source, ok := r.Source.(interface{ Forget() }); ok { // it hands nothing over twice
-		source.Forget()
+	queries := []record.Query{r.query()}
+	if next := queries[0].From; next > 1 {
+		queries = append(queries, record.Query{From: 1, To: next - 1})
 	}
-	if err != nil && !errors.Is(err, errEnough) {
-		// That is for the reading to meet, and to tell.
-		r.Log.Info("no rows to ask the destination for", zap.Error(err))
-	}
-	if len(s.rows) == 0 {
-		return nil
-	}
-	for _, row := range s.rows {
-		_, err = d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
-		if err == nil {
-			r.Log.Info("the destination accepts rows: those that it has refused were to blame")
-			d.taken()
-			return nil
-		}
-		if !isRefusal(err) {
-			return err
+	var refused error
+	for _, q := range queries {
+		for _, row := range r.samples(ctx, d, q) {
+			_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
+			if err == nil {
+				r.Log.Info("the destination accepts rows: those that it has refused were to blame")
+				d.taken()
+				return nil
+			}
+			if !isRefusal(err) {
+				return err
+			}
+			refused = err
 		}
 	}
-	return nothingAccepted(err)
+	if refused == nil {
+		return nil // there is no row to ask it for
+	}
+	return nothingAccepted(refused)
 }
 
 // nothingAccepted explains a destination that takes no row.
@@ -148,27 +151,58 @@ func nothingAccepted(reason error) error {
 	return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
 }
 
-// errEnough ends a page when there are samples enough.
-var errEnough = errors.New("there are samples enough")
-
-// samples takes the first row of each of some parents of a page.
-type samples struct {
-	d     *delivery
-	leave int // parents to leave out, as long as others follow
-	rows  [][]byte
-	bytes int
-	seen  int  // parents
-	has   bool // there is a row of the parent in work
+// samples are rows of a page, each as a batch of its own.
+func (r *Run) samples(ctx context.Context, d *delivery, q record.Query) [][]byte {
+	ctx, cancel := context.WithTimeout(ctx, aloneTime(r.Budget))
+	defer cancel()
+	s := &sampler{d: d, step: 1}
+	if _, err := r.Source.Page(ctx, q, s); err != nil {
+		// That is for the reading to meet, and to tell.
+		r.Log.Info("the page to take samples from has failed", zap.Error(err))
+	}
+	if source, ok := r.Source.(interface{ Forget() }); ok { // it hands nothing over twice
+		source.Forget()
+	}
+	var rows [][]byte
+	for _, sample := range s.list {
+		rows = append(rows, sample.row)
+	}
+	return rows
 }
 
-var _ record.Sink = (*samples)(nil)
+// sampler takes the first row of each of some parents, spread over a page: that of the
+// first, and of every step-th, which are others with each run that got nowhere.
+type sampler struct {
+	d    *delivery
+	step int
+	list []sample
+	size int  // of their rows, in bytes
+	seen int  // parents
+	has  bool // the parent in work had its turn
+}
+
+// maxSamples is how much the samples of a run take, in bytes: fifty destinations may be in
+// doubt at once.
+const maxSamples = 256 << 10
+
+type sample struct {
+	parent int // the how manieth
+	row    []byte
+}
+
+var _ record.Sink = (*sampler)(nil)
+
+// wants reports whether a parent is one of those.
+func (s *sampler) wants(parent int) bool {
+	return parent == 0 || parent%s.step == s.d.run.state.Stalled%s.step
+}
 
 // Begin implements record.Sink.
-func (*samples) Begin(time.Time) error { return nil }
+func (*sampler) Begin(time.Time) error { return nil }
 
 // Record implements record.Sink.
-func (s *samples) Record(rec *record.Record) error {
-	if s.has {
+func (s *sampler) Record(rec *record.Record) error {
+	if s.has || !s.wants(s.seen) {
 		return nil
 	}
 	s.has = true
@@ -178,28 +212,26 @@ func (s *samples) Record(rec *record.Record) error {
 		}
 	}
 	r := s.d.run
-	body, _ := s.d.enc.Append([]byte{'['}, rec, record.Meta{Time: r.Clock.Now(), Run: r.ID})
-	body = append(body, ']')
-	s.rows = append(s.rows, body)
-	s.bytes += len(body)
-	for len(s.rows) > probes || len(s.rows) > 1 && s.bytes > s.d.max {
-		s.bytes -= len(s.rows[0])
-		s.rows = s.rows[1:]
+	row, _ := s.d.enc.Append([]byte{'['}, rec, record.Meta{Time: r.Clock.Now(), Run: r.ID})
+	s.list = append(s.list, sample{s.seen, append(row, ']')})
+	s.size += len(row) + 1
+	for len(s.list) > probes || len(s.list) > 2 && s.size > maxSamples {
+		s.step *= 2
+		s.list = slices.DeleteFunc(s.list, func(o sample) bool { return !s.wants(o.parent) })
+		s.size = 0
+		for _, o := range s.list {
+			s.size += len(o.row)
+		}
 	}
 	return nil
 }
 
 // Done implements record.Sink.
-func (s *samples) Done(uint64) error {
-	if s.has {
-		s.seen++
-	}
+func (s *sampler) Done(uint64) error {
+	s.seen++
 	s.has = false
-	if s.seen >= s.leave+probes {
-		return errEnough
-	}
 	return nil
 }
 
 // Tally implements record.Sink.
-func (s *samples) Tally(t record.Tally) { s.d.run.counts.addTally(t) }
+func (s *sampler) Tally(t record.Tally) { s.d.run.counts.addTally(t) }

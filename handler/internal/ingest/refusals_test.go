@@ -1,6 +1,7 @@
 package ingest_test
 
 import (
+	"errors"
 	"regexp"
 	"strconv"
 	"testing"
@@ -50,6 +51,55 @@ func TestBadHostsAtTheCursor(t *testing.T) {
 					t.Errorf("detection %s is missing", key)
 				}
 			}
+		})
+	}
+}
+
+// A destination that takes rows again is believed, although those at the cursor are bad:
+// others of the page show it, or, where it holds no others, those that have come before.
+func TestDestinationThatIsWellAgain(t *testing.T) {
+	hostID := regexp.MustCompile(`"HostId_s":"(\d+)"`)
+	// refuse refuses the rows of some hosts.
+	refuse := func(bad func(id uint64) bool, reason error) func(int, record.Batch) error {
+		return func(_ int, b record.Batch) error {
+			for _, m := range hostID.FindAllSubmatch(b.Body, -1) {
+				if id, err := strconv.ParseUint(string(m[1]), 10, 64); err != nil || bad(id) {
+					return reason
+				}
+			}
+			return nil
+		}
+	}
+	for name, c := range map[string]struct {
+		hosts, detections, batch int
+		bad                      int   // the hosts from this one on
+		before                   error // how they are refused at first
+		all                      bool  // all others are, too
+	}{
+		"the last of a page are bad":   {40, 3, 1_000_000, 24, &problem{refused: true}, true},
+		"the first of a page are well": {40, 3, 1_000_000, 1, &problem{refused: true}, true},
+		"the last of all are bad":      {10, 30, 8_000, 8, errors.New("answered 403"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.hosts, c.detections)
+			w.page, w.dest.batch = 60, c.batch
+			bad := func(id uint64) bool { return id >= w.hostIDs()[c.bad] }
+			w.dest.before = refuse(func(id uint64) bool { return c.all || bad(id) }, c.before)
+			for range 3 {
+				if report, err := w.do(); err == nil {
+					t.Fatalf("%s", report.Outcome)
+				}
+				w.clock.advance(5 * time.Minute)
+			}
+			w.dest.before = refuse(bad, &problem{refused: true})
+			var report ingest.Report
+			for range 8 {
+				if report, _ = w.do(); report.Outcome == ingest.Complete {
+					return
+				}
+				w.clock.advance(5 * time.Minute)
+			}
+			t.Errorf("%s: %s", report.Outcome, report.Reason)
 		})
 	}
 }

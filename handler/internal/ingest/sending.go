@@ -24,7 +24,7 @@ type shipment struct {
 // letter, and in any case how many were.
 func (d *delivery) deliver(b record.Batch, sequence int, s shipment) (int, error) {
 	err := d.sendAll(b, &s)
-	if errors.Is(err, errNothingTaken) && d.probe(b) {
+	if errors.Is(err, errNothingTaken) && (d.probe(b) || d.hasTaken()) {
 		s.accepted, s.letters = 0, nil // it is the rows after all: part them to the last
 		err = d.sendAll(b, &s)
 	}

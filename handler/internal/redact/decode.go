@@ -12,9 +12,16 @@ import (
 // of its bytes comes.
 type view struct {
 	text     []byte
-	from, to []int // of each byte, in the text of the first view
-	at       []int // of each byte, in the view that it was squeezed from
+	from, to []int32 // of each byte, in the text of the first view
+	at       []int32 // of each byte, in the view that it was squeezed from
+	// escapes are where the view before, raw, has what stands for something here.
+	escapes []escape
+	raw     *view
 }
+
+// escape is an escape from at to end of a view, behind which the decoded view goes on
+// with behind.
+type escape struct{ at, end, behind int }
 
 // span is a part of a text.
 type span struct{ from, to int }
@@ -26,24 +33,45 @@ const maxViews = 5
 // views are a text, and what it says when it is decoded once, twice, and so on until
 // nothing is left to decode.
 func views(s string) []view {
-	list := []view{plainView(s)}
+	list := make([]view, 1, maxViews) // views point to those before them
+	list[0] = plainView(s)
 	for len(list) < maxViews {
 		last := list[len(list)-1]
 		next := decode(last)
 		if bytes.Equal(next.text, last.text) {
 			break
 		}
+		next.raw = &list[len(list)-1]
 		list = append(list, next)
 	}
 	return list
 }
 
 func plainView(s string) view {
-	v := view{text: []byte(s), from: make([]int, len(s)), to: make([]int, len(s))}
+	v := view{text: []byte(s), from: make([]int32, len(s)), to: make([]int32, len(s))}
 	for i := range v.text {
-		v.from[i], v.to[i] = i, i+1
+		v.from[i], v.to[i] = int32(i), int32(i+1) //nolint:gosec // a message is shorter
 	}
 	return v
+}
+
+// sized is an empty view with room for so many bytes.
+func sized(n int) view {
+	return view{text: make([]byte, 0, n), from: make([]int32, 0, n), to: make([]int32, 0, n)}
+}
+
+// fromInside is a view that begins inside an escape, with what it is made of, and goes on
+// decoded: what stands before a secret may make an escape of its beginning. It has so
+// many bytes behind the escape at most.
+func (v view) fromInside(e escape, most int) view {
+	out := sized(e.end - e.at + most)
+	for i := e.at + 1; i < e.end; i++ {
+		out.append(*v.raw, i, i+1, v.raw.text[i])
+	}
+	for i := e.behind; i < min(len(v.text), e.behind+most); i++ {
+		out.append(v, i, i+1, v.text[i])
+	}
+	return out
 }
 
 // append adds bytes that stand for those from i up to j of another view.
@@ -58,13 +86,14 @@ func (v *view) append(of view, i, j int, text ...byte) {
 // squeeze leaves out what does not count: blanks, which messages collapse and headers are
 // folded at, and "+", which is one in a query.
 func squeeze(v view) view {
-	var out view
+	out := sized(len(v.text))
+	out.at = make([]int32, 0, len(v.text))
 	for i, c := range v.text {
 		switch c {
 		case ' ', '\t', '\n', '\r', '+':
 		default:
 			out.append(v, i, i+1, c)
-			out.at = append(out.at, i)
+			out.at = append(out.at, int32(i)) //nolint:gosec // a message is shorter
 		}
 	}
 	return out
@@ -72,13 +101,16 @@ func squeeze(v view) view {
 
 // decode undoes the escapes of URLs, of HTML and XML, and of JSON and Go.
 func decode(v view) view {
-	var out view
+	out := sized(len(v.text))
 	for i := 0; i < len(v.text); {
 		text, n := escaped(v.text[i:])
 		if n == 0 {
 			text, n = v.text[i:i+1], 1
 		}
 		out.append(v, i, i+n, text...)
+		if n > 1 {
+			out.escapes = append(out.escapes, escape{i, i + n, len(out.text)})
+		}
 		i += n
 	}
 	return out

@@ -36,7 +36,8 @@ type Redactor struct {
 	mu    sync.Mutex
 	known map[string]bool // secrets, and logins
 	// forms are squeezed, by how they begin: the search costs no more with many.
-	forms map[[minPrefix]byte][][]byte
+	forms   map[[minPrefix]byte][][]byte
+	longest int // of them
 }
 
 // Know adds secrets.
@@ -77,6 +78,7 @@ func (r *Redactor) add(secret string) {
 			begin := [minPrefix]byte(text)
 			if !slices.ContainsFunc(r.forms[begin], func(f []byte) bool { return bytes.Equal(f, text) }) {
 				r.forms[begin] = append(r.forms[begin], text)
+				r.longest = max(r.longest, len(text))
 			}
 		}
 	}
@@ -131,8 +133,8 @@ func (r *Redactor) Text(s string) string {
 	}
 	return ownForms.ReplaceAllStringFunc(r.cut(s), func(found string) string {
 		name := keepName.FindString(found)
-		if !strings.HasSuffix(name, "=") && strings.Trim(found[len(name):], "abcdefghijklmnopqrstuvwxyz") == "" {
-			return found // a word: no token has small letters only
+		if !strings.HasSuffix(name, "=") && strings.Trim(found[len(name)+1:], "abcdefghijklmnopqrstuvwxyz") == "" {
+			return found // a word: no token has small letters only, but for the first
 		}
 		return name + mark
 	})
@@ -150,16 +152,30 @@ func (r *Redactor) cut(s string) string {
 	}
 	var found []span
 	for _, v := range views(s) {
-		dense := squeeze(v)
-		for at := range max(0, len(dense.text)-minPrefix+1) {
-			for _, form := range r.forms[[minPrefix]byte(dense.text[at:])] {
-				if n := common(form, dense.text[at:]); n == len(form) || isCut(v.text[dense.at[at+n-1]+1:]) {
-					found = append(found, span{dense.from[at], dense.to[at+n-1]})
-				}
-			}
+		found = append(found, r.find(v, len(v.text))...)
+		for _, e := range v.escapes {
+			// Twice as long, for blanks in it.
+			found = append(found, r.find(v.fromInside(e, 2*r.longest), e.end-e.at-1)...)
 		}
 	}
 	return without(s, found)
+}
+
+// find lists where forms begin among the first bytes of a view: whole, or as far as they
+// go where the text was cut.
+func (r *Redactor) find(v view, first int) (found []span) {
+	dense := squeeze(v)
+	for at := range max(0, len(dense.text)-minPrefix+1) {
+		if int(dense.at[at]) >= first {
+			break
+		}
+		for _, form := range r.forms[[minPrefix]byte(dense.text[at:])] {
+			if n := common(form, dense.text[at:]); n == len(form) || isCut(v.text[dense.at[at+n-1]+1:]) {
+				found = append(found, span{int(dense.from[at]), int(dense.to[at+n-1])})
+			}
+		}
+	}
+	return found
 }
 
 // common is how many bytes two texts have in common at their begin.

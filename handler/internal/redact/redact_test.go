@@ -86,6 +86,7 @@ func TestOwnForms(t *testing.T) {
 		"https://a.blob.example/x?sv=1&sig=abc%2Fdef%3D&se=2":      "https://a.blob.example/x?sv=1&sig=***&se=2",
 		"the bearer of this letter, a basic rule, a signal":        "the bearer of this letter, a basic rule, a signal",
 		"Basic authentication is required":                         "Basic authentication is required",
+		"HTTP Basic Authentication is not enabled":                 "HTTP Basic Authentication is not enabled",
 		"password=hunter22 was refused":                            "password=*** was refused",
 		"check apiUsername and apiPassword; see password rotation": "check apiUsername and apiPassword; see password rotation",
 	} {
@@ -137,6 +138,23 @@ func FuzzText(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What stands before a secret may make an escape of how it begins.
+func TestEscapesAcrossTheBegin(t *testing.T) {
+	for secret, texts := range map[string][]string{
+		"nab&cdef99":   {`C:\nab%26cdef99`, `path\nab&amp;cdef99`, `DOM\nab\u0026cdef99 x`, `DOM\\nab\\u0026cdef99`},
+		"ab12&cd34":    {`50%ab12%26cd34`},
+		"amp;secret&9": {`x&amp;secret%269`},
+	} {
+		r := &redact.Redactor{}
+		r.Know(secret)
+		for _, text := range texts {
+			if got := r.Text("said " + text + " end"); strings.Contains(got, text[len(text)-5:]) || !strings.HasSuffix(got, "end") {
+				t.Errorf("%s: left %s", text, got)
+			}
+		}
+	}
 }
 
 // The log asks for every line, with the keys of many integrations.
