@@ -22,11 +22,11 @@ import (
 const (
 	// sharedBatches is what their batches take together, in bytes: a few of each are
 	// filled or on their way.
-	sharedBatches = 12 << 20
+	sharedBatches = 8 << 20
 	// leastBatch of one of them: smaller ones make calls, and save nothing.
 	leastBatch = 64 << 10
 	// sharedRecent is how many rows they remember together, leastRecent each of them.
-	sharedRecent = 1_000_000
+	sharedRecent = 500_000
 	leastRecent  = 10_000
 	// longestRow of an integration, however many there are: that of RESULTS as nearly
 	// all have them. What is longer is cut, flagged, and kept whole in the state.

@@ -140,8 +140,12 @@ func (t *joinTable) fill(index *indexReader, journal []byte) error {
 }
 
 // recentJoins is how many entries a run keeps at hand: the QIDs of one host
-// are often those of the next. A power of two.
-const recentJoins = 1024
+// are often those of the next; fewer where many runs share the memory, most of whose
+// rows another run has joined already. Powers of two.
+const (
+	recentJoins       = 1024
+	recentJoinsShared = 64
+)
 
 // join is a run's use of a table.
 type join struct {
@@ -163,7 +167,12 @@ type hotEntry struct {
 // openJoin opens what is joined. Findings are worth more than what is said of
 // them: without an index they are sent as they are.
 func (r *Run) openJoin(ctx context.Context) *join {
-	j := &join{run: r, key: r.Dataset.Schema.Index(r.Dataset.JoinBy), size: maxIndexed, hot: make([]hotEntry, recentJoins)}
+	j := &join{run: r, key: r.Dataset.Schema.Index(r.Dataset.JoinBy), size: maxIndexed}
+	if r.BatchBytes > 0 {
+		j.hot = make([]hotEntry, recentJoinsShared)
+	} else {
+		j.hot = make([]hotEntry, recentJoins)
+	}
 	if most := r.Destination.Limits().FieldBytes; most > 0 {
 		j.size = min(j.size, most)
 	}
@@ -220,7 +229,7 @@ func (j *join) fill(rec *record.Record) error {
 
 // find returns the values of an id, with tabs between.
 func (j *join) find(id uint64) (line []byte, known bool, err error) {
-	h := &j.hot[id%recentJoins]
+	h := &j.hot[id%uint64(len(j.hot))]
 	if h.id == id && id != 0 {
 		return h.line, h.known, nil
 	}

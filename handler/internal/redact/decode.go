@@ -50,7 +50,7 @@ func views(s string) []view {
 func plainView(s string) view {
 	v := view{text: []byte(s), from: make([]int32, len(s)), to: make([]int32, len(s))}
 	for i := range v.text {
-		v.from[i], v.to[i] = int32(i), int32(i+1) //nolint:gosec // a message is shorter
+		v.from[i], v.to[i] = int32(i), int32(i+1)
 	}
 	return v
 }
@@ -93,7 +93,7 @@ func squeeze(v view) view {
 		case ' ', '\t', '\n', '\r', '+':
 		default:
 			out.append(v, i, i+1, c)
-			out.at = append(out.at, int32(i)) //nolint:gosec // a message is shorter
+			out.at = append(out.at, int32(i))
 		}
 	}
 	return out

@@ -212,9 +212,13 @@ func (s *Store) Open(ctx context.Context, name string) (io.ReadCloser, error) {
 	return resp.NewRetryReader(ctx, nil), nil
 }
 
+// listPage is how many names are listed by one call, where the service has up to 5,000:
+// an answer is decoded whole, at some 2 KB a name.
+const listPage = 1000
+
 // List implements checkpoint.Store.
 func (s *Store) List(ctx context.Context, prefix string) (names []string, err error) {
-	pager := s.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix})
+	pager := s.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix, MaxResults: to.Ptr[int32](listPage)})
 	for pager.More() {
 		page, err := pager.NextPage(ctx)
 		if bloberror.HasCode(err, bloberror.ContainerNotFound) {
