@@ -168,7 +168,7 @@ func (s *services) writeRecords(count int) {
 // statusEvery is how long each of those who ask for the status waits before it asks again.
 // Azurite, on one core, has to list 20,000 names each time: were it asked without a
 // pause, no run could save its checkpoint.
-const statusEvery = 30 * time.Second
+const statusEvery = time.Minute
 
 // crowd lets others call the handler until ctx ends: a hundred anonymous bodies of 1 MB a
 // second, and twenty who ask for the status, each again a little after the answer.
