@@ -294,6 +294,7 @@ func (q *Qualys) knowledge(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	now := q.dated(w)
 	var out io.Writer = w
 	flush := func() { _ = http.NewResponseController(w).Flush() } // a client that has gone away
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -307,7 +308,7 @@ func (q *Qualys) knowledge(w http.ResponseWriter, r *http.Request) {
 			plain()
 		}
 	}
-	k.write(out, flush, f, q.Now(), "https://"+q.LinkHost+"/api/"+q.KnowledgeVersion+knowledgePath)
+	k.write(out, flush, f, now, "https://"+q.LinkHost+"/api/"+q.KnowledgeVersion+knowledgePath)
 }
 
 const knowledgeRoot = "KNOWLEDGE_BASE_VULN_LIST_OUTPUT"

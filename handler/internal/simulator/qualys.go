@@ -134,16 +134,17 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	x := &xmlWriter{w: w, buf: []byte("<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n")}
+	now := q.dated(w)
 	x.open("HOST_LIST_OUTPUT")
 	x.open("RESPONSE")
-	x.date("DATETIME", q.Now())
+	x.date("DATETIME", now)
 	n, more := 0, uint64(0)
 	for index := range q.Subscription.Hosts {
 		id := q.Subscription.hostID(index)
-		if q.Subscription.host(index, q.Now()).Processed.Before(after) {
+		if q.Subscription.host(index, now).Processed.Before(after) {
 			continue
 		}
-		if id < low || id > high || !only.has(id) || tags.on && !tags.has(q.Subscription.host(index, q.Now()).Tags) {
+		if id < low || id > high || !only.has(id) || tags.on && !tags.has(q.Subscription.host(index, now).Tags) {
 			continue
 		}
 		if n == limit {
@@ -173,9 +174,17 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 
 const detectionPath = "/fo/asset/host/vm/detection/"
 
+// dated puts the time into an answer's Date header, and returns it for the document:
+// Qualys states one moment in both.
+func (q *Qualys) dated(w http.ResponseWriter) time.Time {
+	now := q.Now()
+	w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
+	return now
+}
+
 // ServeHTTP implements http.Handler.
 func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Date", q.Now().UTC().Format(http.TimeFormat))
+	q.dated(w)
 	if !strings.HasSuffix(r.URL.Path, "/") {
 		host, _, _ := strings.Cut(r.Host, ":")
 		w.Header().Set("Location", "http://"+host+":443"+r.URL.Path+"/")
@@ -268,11 +277,12 @@ func (q *Qualys) write(w io.Writer, s string) { _, _ = io.WriteString(w, s) }
 // fail answers a SIMPLE_RETURN as Qualys does.
 func (q *Qualys) fail(w http.ResponseWriter, status int, code, text string, items map[string]string) {
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	now := q.dated(w)
 	w.WriteHeader(status)
 	x := &xmlWriter{w: w, buf: []byte("<!DOCTYPE SIMPLE_RETURN SYSTEM \"https://" + q.LinkHost + "/api/2.0/simple_return.dtd\">\n")}
 	x.open("SIMPLE_RETURN")
 	x.open("RESPONSE")
-	x.date("DATETIME", q.Now())
+	x.date("DATETIME", now)
 	x.leaf("CODE", code)
 	x.leaf("TEXT", text)
 	if len(items) > 0 {
@@ -321,6 +331,7 @@ func (q *Qualys) detections(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	now := q.dated(w)
 	var out io.Writer = w
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -328,7 +339,7 @@ func (q *Qualys) detections(w http.ResponseWriter, r *http.Request) {
 		defer gz.Close()                                //nolint:errcheck // a client that has gone away
 		out = gz
 	}
-	q.Subscription.Write(out, f, q.Now(), "https://"+q.LinkHost+"/api/"+q.Version+detectionPath, params)
+	q.Subscription.Write(out, f, now, "https://"+q.LinkHost+"/api/"+q.Version+detectionPath, params)
 }
 
 // A Filter is a checked detection request.
