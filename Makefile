@@ -34,8 +34,9 @@ test: e2e/node_modules/.installed bin/gotestsum bin/guard ## all tests; those of
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/handler.log \
 	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/handler.json -- -count=1 -timeout $(LIMIT) $(RACE) ./handler/...
 	@# The program is a process of its own here, and allocations are counted: not with the race detector.
+	@# Tests that mostly wait run beside each other.
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/e2e.log \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout $(LIMIT) ./e2e/... ./tools/... ./handler/internal/bench
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout $(LIMIT) -parallel 3 ./e2e/... ./tools/... ./handler/internal/bench
 	@go run ./e2e/leak $(OUTPUT)
 
 race: e2e/node_modules/.installed bin/gotestsum bin/guard ## the tests of the program's packages with the race detector

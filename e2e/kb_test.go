@@ -55,6 +55,7 @@ func (s *services) reports(dataset string) (list []simulation.Report) {
 // The whole KnowledgeBase arrives over several ticks, each QID once; then each
 // change once, however late it becomes visible, and nothing else.
 func TestKnowledgeBase(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, c := range map[string]struct {
 		size   int
 		change map[string]string

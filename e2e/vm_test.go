@@ -39,6 +39,7 @@ func windowAfter(t *testing.T, s *services, h *functionsHost, dataset string, af
 // The timer fires; every detection arrives once; the next tick asks only for
 // the new window. Through both ways into Log Analytics.
 func TestTimer(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, change := range map[string]map[string]string{
 		"logs ingestion": nil,
 		"data collector": {"logAnalyticsApi": "data-collector", "dcrImmutableId": "", "workspaceID": "11111111-1111-1111-1111-111111111111", "workspaceKey": canary.WorkspaceKeyText()},

@@ -343,6 +343,7 @@ func (s *stoppingSink) Done(id uint64) error {
 
 // An ill host is found once for all, and isolated by each.
 func TestIllHostInAConvoy(t *testing.T) {
+	t.Parallel()
 	for _, breaks := range []bool{true, false} {
 		t.Run(fmt.Sprint("breaks ", breaks), func(t *testing.T) {
 			alone := newFleet(t, 95, 6, choices[0])

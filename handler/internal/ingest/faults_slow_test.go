@@ -128,6 +128,7 @@ func (w *world) ticks(most int) (runs int, last ingest.Report) {
 // A host whose answer is slow is no wall: a few processes later it is passed, all
 // others have arrived, and when it is well again it arrives, too.
 func TestSlowFaults(t *testing.T) {
+	t.Parallel()
 	m := &matrix{}
 	for name, how := range slownesses {
 		for _, place := range []int{0, 23, 59} {
@@ -187,6 +188,7 @@ func (w *world) wantFindings(ids []string) {
 // A hundred bad hosts of every kind among a thousand, and processes of one tick each:
 // the nine hundred arrive, the hundred are named, and tried again.
 func TestHundredBadHosts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t, 1000, 2)
 		w.page, w.budget = 1000, 25*time.Minute

@@ -145,6 +145,7 @@ func faultWorld(t *testing.T, dataset *ingest.Dataset) *world {
 // for as long as the run lasts: when it is over, nothing is missing and nothing
 // came twice that need not. make faults prints the table.
 func TestFaults(t *testing.T) {
+	t.Parallel()       // the longest
 	const oneHost = 20 // rows of one that had come are asked for again, to tell ill hosts from an outage
 	m := &matrix{}
 	for _, dataset := range ingest.Datasets() {

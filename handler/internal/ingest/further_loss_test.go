@@ -47,6 +47,7 @@ func (s *atHostSink) Done(id uint64) error {
 // However a run ends at whichever host of a page, in whatever order its hosts come: the
 // next runs bring all of them.
 func TestFurtherEndsInAPage(t *testing.T) {
+	t.Parallel()
 	orders := map[string][]int{
 		"ascending, neighbours": {2, 3, 4, 5, 6, 7, 8, 9, 10},
 		"out of order":          {5, 9, 3, 10, 11, 12, 2, 13, 14},
@@ -111,6 +112,7 @@ func TestFurtherEndsInAPage(t *testing.T) {
 // An isolated host that comes again while the destination, the state or the time is at
 // an end stays isolated until all of it has arrived.
 func TestFurtherIsolatedComesInBadTime(t *testing.T) {
+	t.Parallel()
 	broken := errors.New("broken")
 	for name, bad := range map[string]func(w *world, stop func()){
 		"the destination fails for good": func(w *world, _ func()) {

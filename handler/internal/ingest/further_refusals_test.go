@@ -31,6 +31,7 @@ func (w *world) pack(batch int) {
 // however the destination says no; the watermark stays, and what is kept as dead letters
 // is little. When the table is mended everything arrives.
 func TestFurtherTablesThatTakeNoRow(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		hosts, detections, batch, inFlight, page int
 		refuse                                   func(n int, b record.Batch) error
@@ -91,6 +92,7 @@ func TestFurtherTablesThatTakeNoRow(t *testing.T) {
 // A run that was stopped has moved no cursor far: the runs after it meet the same table,
 // and must not carry the whole window into the dead letters piece by piece, and close it.
 func TestFurtherLaterRunsIntoATableThatTakesNoRow(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct{ hosts, detections, batch int }{
 		"hosts of one row, alone": {60, 1, oneRow},
 		"batches of one row":      {40, 5, oneRow},

@@ -14,6 +14,7 @@ import (
 // Hosts whose rows are all refused, many of them in a row, look like a table that takes
 // nothing. Runs find out that it takes those of others, and go on.
 func TestBadHostsAtTheCursor(t *testing.T) {
+	t.Parallel()
 	hostID := regexp.MustCompile(`"HostId_s":"(\d+)"`)
 	for _, bad := range []int{2, 20, 45} {
 		t.Run(strconv.Itoa(bad), func(t *testing.T) {

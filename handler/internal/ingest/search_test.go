@@ -28,6 +28,7 @@ func (w *world) processed(since time.Time) (ids []uint64) {
 // One ill host in a window that holds few of the hosts, wherever it stands: it
 // alone is isolated, in the first run, and all others arrive.
 func TestIllHostInASmallWindow(t *testing.T) {
+	t.Parallel()
 	for _, page := range []int{16, 1000} {
 		for _, breaks := range []bool{true, false} {
 			t.Run(fmt.Sprint("page of ", page, ", breaks ", breaks), func(t *testing.T) {
@@ -253,6 +254,7 @@ func TestPassedAndThenALimit(t *testing.T) {
 // An outage in the middle of a window takes nobody along, whatever batches were
 // under way when it began.
 func TestOutageInTheMiddle(t *testing.T) {
+	t.Parallel()
 	for batch := 6_000; batch <= 20_000; batch += 1_000 {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {
 			w := newWorld(t, 60, 6)
