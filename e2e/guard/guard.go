@@ -105,7 +105,7 @@ type output struct {
 }
 
 // open lets the command write into pipes. They are files, so that its end is known
-// although somebody it has left behind still writes.
+// although a process that it has left behind still writes.
 func (o *output) open(cmd *exec.Cmd, log string) (err error) {
 	if o.file, err = os.Create(log); err != nil {
 		return err
@@ -138,8 +138,10 @@ func (o *output) begin() {
 	}
 	for _, run := range o.copies {
 		o.all.Go(func() {
-			// A reader who has gone is told by a signal.
-			_ = run()
+			// A reader that has gone shows as SIGPIPE.
+			if err := run(); err != nil && !errors.Is(err, syscall.EPIPE) {
+				fmt.Fprintln(os.Stderr, "guard: a part of the output is lost:", err)
+			}
 		})
 	}
 }

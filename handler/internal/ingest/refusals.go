@@ -16,8 +16,8 @@ import (
 // subscription would become a dead letter.
 const maxRefusedOnly = 20
 
-// Refusals are the rows that a destination has refused since it accepted one, as far as
-// they were kept as dead letters. Runs share the count: where each began its own, a
+// Refusals are the rows that a destination has refused since it accepted one: those kept
+// as dead letters, and those with which a run has stopped. Runs share the count: where each began its own, a
 // table that takes no row would be filled into the dead letters piece by piece.
 type Refusals struct {
 	Rows int `json:"rows"`
@@ -186,7 +186,7 @@ type sampler struct {
 const maxSamples = 256 << 10
 
 type sample struct {
-	parent int // the how manieth
+	parent int // its place in the page, from 0
 	row    []byte
 }
 

@@ -26,8 +26,8 @@ type escape struct{ at, end, behind int }
 // span is a part of a text.
 type span struct{ from, to int }
 
-// maxViews is how often a text is decoded: nothing is escaped more often on its way
-// through a few services.
+// maxViews is how many views there are of a text: it is decoded four times at most, as
+// nothing is escaped more often on its way through a few services.
 const maxViews = 5
 
 // views are a text, and what it says when it is decoded once, twice, and so on until

@@ -267,9 +267,9 @@ func (s *Source) dataset(ctx context.Context, d *ingest.Dataset) Dataset {
 	problem(err)
 	if c != nil {
 		v.fill(c, s.Now())
-		most := maxIsolated
+		most := maxTold
 		if s.Integration != "" {
-			most = maxIsolatedOther
+			most = maxToldOther
 		}
 		v.tellIsolated(c.Isolated, most)
 	}
@@ -317,11 +317,11 @@ func (v *Dataset) fill(c *ingest.Checkpoint, now time.Time) {
 	}
 }
 
-// maxIsolated is how many isolated parents are told of a dataset, and of each
+// maxTold is how many isolated parents are told of a dataset, and of each
 // integration's, of which there may be fifty: many ask for the status at once.
 const (
-	maxIsolated      = 100
-	maxIsolatedOther = 10
+	maxTold      = 100
+	maxToldOther = 10
 )
 
 // tellIsolated tells the first of the isolated.
