@@ -8,7 +8,6 @@ GOTESTSUM := v1.13.0
 BENCHSTAT := v0.0.0-20260908200009-22c9c6c9d4da
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 ARCH      ?= amd64,arm64
-RACE      ?=
 FUZZTIME  ?= 60s
 FUZZWORKERS ?= 2
 OUTPUT    := $(CURDIR)/build/test-output
@@ -31,12 +30,10 @@ build: ## bin/qualys-sentinel for this machine
 
 test: e2e/node_modules/.installed bin/gotestsum bin/guard ## all tests; those of the real Functions host need Core Tools (func, or FUNC=path)
 	@rm -rf $(OUTPUT) && mkdir -p $(OUTPUT)
-	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/handler.log \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/handler.json -- -count=1 -timeout $(LIMIT) $(RACE) ./handler/...
-	@# The program is a process of its own here, and allocations are counted: not with the race detector.
-	@# Tests that mostly wait run beside each other.
-	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/e2e.log \
-	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/e2e.json -- -count=1 -timeout $(LIMIT) -parallel 3 ./e2e/... ./tools/... ./handler/internal/bench
+	@# Those of e2e mostly wait, for hosts that start and leases that end: beside each
+	@# other, and beside all other packages.
+	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/test.log \
+	  bin/gotestsum --format pkgname --jsonfile $(OUTPUT)/test.json -- -count=1 -timeout $(LIMIT) -p 3 -parallel 5 ./...
 	@go run ./e2e/leak $(OUTPUT)
 
 race: e2e/node_modules/.installed bin/gotestsum bin/guard ## the tests of the program's packages with the race detector
@@ -44,8 +41,7 @@ race: e2e/node_modules/.installed bin/gotestsum bin/guard ## the tests of the pr
 	@TEST_OUTPUT=$(OUTPUT) E2E_REQUIRE="azurite $$E2E_REQUIRE" exec bin/guard -log $(OUTPUT)/race.log \
 	  bin/gotestsum --format pkgname -- -count=1 -timeout $(LIMIT) -race ./handler/...
 
-check: fmt vet lint ## what has to hold before a commit: format, vet, linters, all tests with the race detector
-	@$(MAKE) --no-print-directory test RACE=-race
+check: fmt vet lint test race ## what has to hold before a commit: format, vet, linters, all tests, the race detector
 
 fmt:
 	@files=$$(gofmt -l handler e2e tools); if [ -n "$$files" ]; then echo "not formatted: $$files"; exit 1; fi

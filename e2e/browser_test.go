@@ -203,6 +203,7 @@ func (s *services) putState(name string, doc any) {
 // it shows a running sync's progress, starts one, shows a failed check with its
 // advice, and makes text of whatever the documents hold.
 func TestStatusPage(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 400, 30)
 	s.now = time.Now().UTC().Truncate(time.Second) // watermarks of today
 	s.setKnowledge(&simulation.Knowledge{Seed: 2, Size: 1200})

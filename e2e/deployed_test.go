@@ -201,7 +201,7 @@ func TestDeployed(t *testing.T) {
 		}
 	}
 	add("alert", c.Alert)
-	queries, err := w.Check(t.Context(), sources...)
+	queries, err := w.Check(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestDeployed(t *testing.T) {
 		}
 		want[key] = true
 	}
-	all, err := w.Check(t.Context(), kql.Source{Name: "recorded", Text: "QualysFindings(36500d)"})
+	all, err := w.Check(kql.Source{Name: "recorded", Text: "QualysFindings(36500d)"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,6 +338,7 @@ var neverSent = map[string][]string{
 // the old function apps (Azure-Sentinel, Solutions/QualysVM and Solutions/Qualys
 // VM Knowledgebase) are there, under their names and with their types.
 func TestOldNames(t *testing.T) {
+	t.Parallel()
 	old := map[string]string{
 		"QualysHostDetectionV2_CL": `TimeGenerated:datetime HostId_s IPAddress TrackingMethod_s OperatingSystem_s DnsName_s NetBios_s QGHostId_g
 			LastScanDateTime_t:datetime LastVMScannedDateTime_t:datetime LastVMAuthScannedDateTime_t:datetime HostTags_s HostTags

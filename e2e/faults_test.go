@@ -258,6 +258,7 @@ func TestFaults(t *testing.T) {
 	var mu sync.Mutex
 	var table []string
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	turn := make(chan struct{}, 8) // they mostly wait
 	faults := serviceFaults()
 	// The slow ones first.

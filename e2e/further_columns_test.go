@@ -12,6 +12,7 @@ import (
 // named by one, and so may be its instance, its tags or its network. What names a GUID
 // without dashes is stored with them.
 func TestFurtherOldAPIColumns(t *testing.T) {
+	t.Parallel()
 	_, w := sentinel(t)
 	const table = "QualysHostDetectionV2_CL"
 	columns := map[string]string{
@@ -22,7 +23,7 @@ func TestFurtherOldAPIColumns(t *testing.T) {
 	for name := range columns {
 		w.Tables[table] = append(w.Tables[table], kql.Column{Name: name + "_g", Type: "guid"}, kql.Column{Name: name + "_t", Type: "datetime"})
 	}
-	queries, err := w.Check(t.Context(), kql.Source{Name: "findings", Text: "QualysFindings()"}, kql.Source{Name: "with", Text: "QualysFindingsWithKnowledge()"})
+	queries, err := w.Check(kql.Source{Name: "findings", Text: "QualysFindings()"}, kql.Source{Name: "with", Text: "QualysFindingsWithKnowledge()"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func checkTies(t *testing.T, cases []tie) {
 	for _, c := range cases {
 		sources = append(sources, kql.Source{Name: c.name, Text: c.query})
 	}
-	queries, err := w.Check(t.Context(), sources...)
+	queries, err := w.Check(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +55,7 @@ func checkTies(t *testing.T, cases []tie) {
 // The latest state of a finding is the last by Qualys' times, whatever the order and
 // time in which rows arrive.
 func TestFurtherTies(t *testing.T) {
+	t.Parallel()
 	at, tick := before(1, 0), 100*time.Nanosecond
 	row := func(changes ...kql.Row) kql.Row {
 		all := kql.Row{"TimeGenerated": at, "LastProcessed_t": at, "RowKey_s": "k@" + at.Format(time.RFC3339)}
@@ -103,6 +104,7 @@ func TestFurtherTies(t *testing.T) {
 // can be replayed (Log Analytics dates rows that are older than two days anew, and the
 // HTTP Data Collector API all of them), and two runs may be a tick apart.
 func TestFurtherTiesOfKnowledge(t *testing.T) {
+	t.Parallel()
 	version := func(made, modified time.Time, changes kql.Row) kql.Row {
 		row := kql.Row{"TimeGenerated": made, "Last_Service_Modification_DateTime_t": modified}
 		for k, v := range changes {
@@ -128,6 +130,7 @@ func TestFurtherTiesOfKnowledge(t *testing.T) {
 // What rules, hunting queries, the workbook and the alert say of a host or a dataset is
 // of its latest state, too.
 func TestFurtherTiesOfHosts(t *testing.T) {
+	t.Parallel()
 	c, _ := sentinel(t)
 	query := map[string]string{"alert": c.Alert}
 	for _, r := range c.Rules {

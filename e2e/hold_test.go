@@ -230,6 +230,7 @@ func TestTwoHandlers(t *testing.T) {
 
 // A disk that is full stops a run with the reason, and costs nothing but time.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 60, 20)
 	s.program = program(t)
 	dir := t.TempDir()

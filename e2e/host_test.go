@@ -64,6 +64,9 @@ func TestMain(m *testing.M) {
 	if dir, err := app(); err == nil {
 		os.RemoveAll(filepath.Dir(dir))
 	}
+	if dir, err := outputs(); err == nil && dir != os.Getenv("TEST_OUTPUT") {
+		os.RemoveAll(dir)
+	}
 	os.Exit(code)
 }
 
@@ -187,9 +190,7 @@ type place struct {
 
 func (s *services) open(name string, h http.Handler, tls bool) *place {
 	p := &place{Faulty: &simulation.Faulty{Next: h}, tls: tls}
-	if err := p.start("127.0.0.1:0"); err != nil {
-		s.t.Fatal(err)
-	}
+	p.start(azurite.Listen(s.t))
 	p.url = p.server.URL
 	s.places[name] = p
 	s.t.Cleanup(func() {
@@ -200,11 +201,7 @@ func (s *services) open(name string, h http.Handler, tls bool) *place {
 	return p
 }
 
-func (p *place) start(address string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
+func (p *place) start(l net.Listener) {
 	server := httptest.NewUnstartedServer(p.Faulty)
 	server.Listener.Close()
 	server.Listener = l
@@ -214,7 +211,6 @@ func (p *place) start(address string) error {
 		server.Start()
 	}
 	p.server = server
-	return nil
 }
 
 // goDown refuses connections for a while.
@@ -227,9 +223,12 @@ func (p *place) goDown(s *services, d time.Duration) {
 		defer p.mu.Unlock()
 		p.server.Close()
 		<-time.After(d)
-		if err := p.start(address); err != nil {
-			s.t.Errorf("start again at %s: %v", address, err)
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			s.t.Errorf("listen again: %v", err)
+			return
 		}
+		p.start(l)
 	}()
 }
 
@@ -373,12 +372,20 @@ func (s *services) documentsOf(name, prefix string) map[string][]byte {
 	return docs
 }
 
+// outputs is the folder of all outputs: TEST_OUTPUT, or one that goes with the tests.
+var outputs = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("TEST_OUTPUT"); dir != "" {
+		return dir, nil
+	}
+	return os.MkdirTemp("", "qualys-output-*")
+})
+
 // outputDir is where everything that processes wrote is kept, for the search
 // for secrets; see package leak.
 func outputDir(t testing.TB) string {
-	dir := os.Getenv("TEST_OUTPUT")
-	if dir == "" {
-		dir = t.TempDir()
+	dir, err := outputs()
+	if err != nil {
+		t.Fatal(err)
 	}
 	dir = filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "_"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {

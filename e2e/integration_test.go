@@ -55,7 +55,7 @@ type serviceResponse struct {
 // The guide's curl commands, through the real host and by curl itself, with only the
 // host changed: documented answers, and findings that arrive.
 func TestIntegrationAPI(t *testing.T) {
-	keepOutputs(t)
+	t.Parallel()
 	s := startServices(t, 60, 8)
 	s.sub.Infos = 2
 	teams := s.teams(2)
@@ -161,14 +161,6 @@ func TestIntegrationAPI(t *testing.T) {
 	noKeys(t, s)
 }
 
-// keepOutputs keeps what is written in one place, where nobody has named one.
-func keepOutputs(t *testing.T) {
-	t.Helper()
-	if os.Getenv("TEST_OUTPUT") == "" {
-		t.Setenv("TEST_OUTPUT", t.TempDir())
-	}
-}
-
 // noKeys searches everything that was written for the keys of workspaces.
 func noKeys(t *testing.T, s *services) {
 	t.Helper()
@@ -195,7 +187,7 @@ func noKeys(t *testing.T, s *services) {
 // Twenty workspaces with filters of their own over one subscription: each has exactly
 // what its filter allows, and Qualys is asked as often as for one.
 func TestTwentyIntegrations(t *testing.T) {
-	keepOutputs(t)
+	t.Parallel()
 	const hosts, pages = 2000, 20
 	calls := map[int]int{}
 	for _, count := range []int{1, 20} {
@@ -329,6 +321,7 @@ func TestIntegrationKills(t *testing.T) {
 // One whose workspace refuses everything fails by itself: the others get theirs, and
 // status, check and health rows tell. Mended, it gets all that it has missed.
 func TestFailingIntegration(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 150, 8)
 	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 20})
 	teams := s.teams(4)

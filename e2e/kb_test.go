@@ -173,6 +173,7 @@ func (s *services) checkJoin(t *testing.T, h *functionsHost) {
 // A subscription that may not download the KnowledgeBase is told so, and its
 // detections arrive all the same.
 func TestKnowledgeBaseRefused(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 3, 3)
 	s.setKnowledge(&simulation.Knowledge{Seed: 5, Size: 10, Refused: true})
 	s.environ["enrichDetections"] = "true"

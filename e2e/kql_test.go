@@ -46,6 +46,7 @@ func kqlType(declared string) string {
 // Microsoft's Kusto language service: functions, rules, hunting queries, the
 // workbook with its parameters filled in, the alert, and those of the documents.
 func TestQueries(t *testing.T) {
+	t.Parallel()
 	c, w := sentinel(t)
 	var queries []kql.Source
 	add := func(name, query string) { queries = append(queries, kql.Source{Name: name, Text: query}) }
@@ -82,7 +83,7 @@ func TestQueries(t *testing.T) {
 	if len(c.Functions) < 3 || len(c.Rules) < 6 || len(c.Hunts) < 3 || written < 2 {
 		t.Errorf("%d functions, %d rules, %d hunting queries, %d in documents", len(c.Functions), len(c.Rules), len(c.Hunts), written)
 	}
-	analysed, err := w.Check(t.Context(), queries...)
+	analysed, err := w.Check(queries...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +102,11 @@ func TestQueries(t *testing.T) {
 		}
 	}
 
-	if _, err := w.Check(t.Context(), kql.Source{Text: "QualysKB_CL | project NoSuchColumn_s"}); err == nil {
+	if _, err := w.Check(kql.Source{Text: "QualysKB_CL | project NoSuchColumn_s"}); err == nil {
 		t.Error("the check takes anything")
 	}
 	// What Microsoft's parser QualysKB 1.0.0 names without column_ifexists.
-	if _, err := w.Check(t.Context(), kql.Source{Name: "QualysKB", Text: `QualysKB_CL | project SourceSystem, MG, ManagementGroupName, Computer, RawData, TimeGenerated, QID_s, Title_s, Category, Consequence_s, Diagnosis_s, Patchable_s, CVE_ID_s, CVE_URL_s, Vendor_Reference_ID_s, Vendor_Reference_URL_s, PCI_Flag_s, Severity_Level_s, Software_Product_s, Software_Vendor_s, Solution_s, Vuln_Type_s, Discovery_Additional_Info_s, Discovery_Remote_s, Discovery_Auth_Type_s, THREAT_INTELLIGENCE_s`}); err != nil {
+	if _, err := w.Check(kql.Source{Name: "QualysKB", Text: `QualysKB_CL | project SourceSystem, MG, ManagementGroupName, Computer, RawData, TimeGenerated, QID_s, Title_s, Category, Consequence_s, Diagnosis_s, Patchable_s, CVE_ID_s, CVE_URL_s, Vendor_Reference_ID_s, Vendor_Reference_URL_s, PCI_Flag_s, Severity_Level_s, Software_Product_s, Software_Vendor_s, Solution_s, Vuln_Type_s, Discovery_Additional_Info_s, Discovery_Remote_s, Discovery_Auth_Type_s, THREAT_INTELLIGENCE_s`}); err != nil {
 		t.Error(err)
 	}
 }

@@ -86,6 +86,7 @@ func (c caller) syncState(id string) (simulation.Sync, error) {
 // The three HTTP functions, through the real host: routes, status codes,
 // content types, and what they do.
 func TestHTTPFunctions(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 60, 20)
 	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
 	h := startHost(t, s)
@@ -237,6 +238,7 @@ func (s *services) functionKey(h *functionsHost) (key string) {
 // The host asks for a function key, by header or in the address; it appears
 // nowhere.
 func TestFunctionKeys(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 10, 5)
 	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
 	h := startHost(t, s, "--enableAuth")
@@ -378,6 +380,7 @@ func TestSyncGoesOnAfterSIGKILL(t *testing.T) {
 // A handler that is asked to stop ends what was asked for in good order, and
 // leaves it to the next.
 func TestStopDuringASync(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 400, 40)
 	s.environ["filterParameters"] = "&truncation_limit=20"
 	reached := make(chan struct{})

@@ -151,6 +151,7 @@ func TestPackage(t *testing.T) {
 // Every function of the package starts under the real host where nothing may be
 // executed, as after a deployment that has lost the modes.
 func TestPackageUnderTheHost(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 20, 10)
 	s.setKnowledge(&simulation.Knowledge{Seed: 1, Size: 50})
 	dir := unpack(t, zipped(t))

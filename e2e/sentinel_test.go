@@ -116,6 +116,7 @@ func show(rows []kql.Row, columns ...string) (lines []string) {
 
 // What the functions make of rows: each finding once, in its last state.
 func TestFunctions(t *testing.T) {
+	t.Parallel()
 	_, w := sentinel(t)
 	cases := []struct {
 		name, query, columns string
@@ -189,7 +190,7 @@ func TestFunctions(t *testing.T) {
 	for _, c := range cases {
 		sources = append(sources, kql.Source{Name: c.name, Text: c.query})
 	}
-	queries, err := w.Check(t.Context(), sources...)
+	queries, err := w.Check(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,12 +210,13 @@ func TestFunctions(t *testing.T) {
 // The HTTP Data Collector API puts a text that looks like a GUID or a date into a column
 // of its own. The functions read that, too, and do without it where there is none.
 func TestOldAPIColumns(t *testing.T) {
+	t.Parallel()
 	_, w := sentinel(t)
 	const table = "QualysHostDetectionV2_CL"
 	for _, name := range []string{"CloudResourceId", "DnsName", "HostTags", "Instance", "NetBios", "NetworkName", "Results_0", "Service"} {
 		w.Tables[table] = append(w.Tables[table], kql.Column{Name: name + "_g", Type: "string"}, kql.Column{Name: name + "_t", Type: "datetime"})
 	}
-	queries, err := w.Check(t.Context(), kql.Source{Name: "findings", Text: "QualysFindings()"})
+	queries, err := w.Check(kql.Source{Name: "findings", Text: "QualysFindings()"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +241,7 @@ func TestOldAPIColumns(t *testing.T) {
 
 // What each rule fires on, and what it does not.
 func TestRules(t *testing.T) {
+	t.Parallel()
 	c, w := sentinel(t)
 	exploited := kql.Row{"QDSFactors_s": `{"CISA_vuln":"YES"}`}
 	changed := func(changes ...kql.Row) kql.Row {
@@ -389,7 +392,7 @@ func TestRules(t *testing.T) {
 	for _, r := range c.Rules {
 		sources = append(sources, kql.Source{Name: r.Name, Text: r.Query})
 	}
-	queries, err := w.Check(t.Context(), sources...)
+	queries, err := w.Check(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,6 +444,7 @@ func within(data kql.Data, period time.Duration) kql.Data {
 
 // What the hunting queries and the alert find.
 func TestHunts(t *testing.T) {
+	t.Parallel()
 	c, w := sentinel(t)
 	exploited := `{"CISA_vuln":"YES"}`
 	cases := map[string]struct {
@@ -478,7 +482,7 @@ func TestHunts(t *testing.T) {
 	for _, h := range c.Hunts {
 		sources = append(sources, kql.Source{Name: h.Name, Text: h.Query})
 	}
-	queries, err := w.Check(t.Context(), append(sources, kql.Source{Name: "alert", Text: c.Alert})...)
+	queries, err := w.Check(append(sources, kql.Source{Name: "alert", Text: c.Alert})...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,6 +95,7 @@ func TestTimer(t *testing.T) {
 
 // The handler is killed in the middle of a page; the next tick goes on.
 func TestKilledInTheMiddleOfAPage(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, hosts, detections)
 	s.environ["filterParameters"] = "&truncation_limit=1000" // one page
 	var h *functionsHost
@@ -147,6 +148,7 @@ func TestKilledInTheMiddleOfAPage(t *testing.T) {
 // Wrong settings fail the invocation, visibly and all at once, and the host
 // stays up.
 func TestWrongSettings(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 2, 2)
 	s.environ["uri"] = "https://qualysguard.qg2.apps.qualys.com"
 	s.environ["runBudget"] = "45m"
@@ -170,6 +172,7 @@ func TestWrongSettings(t *testing.T) {
 
 // A rotated password is read again once, on 401, in the same run.
 func TestRotatedPassword(t *testing.T) {
+	t.Parallel()
 	s := startServices(t, 3, 3)
 	s.azure.SetSecret("qualys-password", canary.OldPassword)
 	s.qualys.Password = canary.OldPassword

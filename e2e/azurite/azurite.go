@@ -3,15 +3,23 @@
 package azurite
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
 // Require tells whether a part must be there: then its absence fails a test
@@ -78,19 +86,56 @@ func Start(t testing.TB) string {
 		"BlobEndpoint=http://127.0.0.1:" + port + "/devstoreaccount1;"
 }
 
+// Ports lie below those that systems give to outgoing connections (from 32768), in blocks
+// of which each test process has one: a port that was free a moment ago stays free.
+const (
+	firstPort = 20000
+	blockSize = 1000
+	blocks    = 12
+)
+
+var (
+	lastPort atomic.Int64
+	// blockLock is held as long as the process lives.
+	blockLock *flock.Flock
+	// block is the first port of this process.
+	block = sync.OnceValues(func() (int64, error) {
+		var last error
+		for n := range int64(blocks) {
+			blockLock = flock.New(filepath.Join(os.TempDir(), fmt.Sprintf("qualys-sentinel-ports-%d.lock", n)))
+			mine, err := blockLock.TryLock()
+			if mine {
+				return firstPort + n*blockSize, nil
+			}
+			last = cmp.Or(err, last) // another user's, perhaps
+		}
+		return 0, fmt.Errorf("no block of ports is free: %w", cmp.Or(last, errors.New("other processes have them")))
+	})
+)
+
+// Listen listens on a port of this machine that is this process's own.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	first, err := block()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range blockSize {
+		port := strconv.FormatInt(first+lastPort.Add(1)%blockSize, 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return l
+		}
+	}
+	t.Fatalf("nothing is free between port %d and %d", first, first+blockSize)
+	return nil
+}
+
 // FreePort returns a port that nothing listens on.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := Listen(t)
 	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // Eventually polls until check returns nil, and fails the test after a time.

@@ -8,14 +8,9 @@
 package kql
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -70,7 +65,7 @@ type diagnostic struct {
 // Check analyses queries. Each error names the query and the line in it, or in
 // the functions before it where the line is negative. Warnings are errors: the
 // service would do something else than was written.
-func (w *Workspace) Check(ctx context.Context, queries ...Source) ([]*Query, error) {
+func (w *Workspace) Check(queries ...Source) ([]*Query, error) {
 	tables := map[string]string{}
 	for name, columns := range w.Tables {
 		var list []string
@@ -79,23 +74,19 @@ func (w *Workspace) Check(ctx context.Context, queries ...Source) ([]*Query, err
 		}
 		tables[name] = "(" + strings.Join(list, ", ") + ")"
 	}
-	head := w.head()
+	heads := make([]string, len(queries))
 	texts := make([]string, len(queries))
 	for i, q := range queries {
-		texts[i] = head + q.Text
+		heads[i] = w.head(q.Text)
+		texts[i] = heads[i] + q.Text
 	}
 	input, err := json.Marshal(map[string]any{"tables": tables, "queries": texts})
 	if err != nil {
 		return nil, fmt.Errorf("encode queries: %w", err)
 	}
-	_, here, _, _ := runtime.Caller(0)
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(filepath.Dir(here), "kusto.js"))
-	cmd.Stdin = bytes.NewReader(input)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := ask(input)
 	if err != nil {
-		return nil, fmt.Errorf("ask the language service: %w\n%s", err, stderr.Bytes())
+		return nil, fmt.Errorf("ask the language service: %w", err)
 	}
 	var answers []struct {
 		Diagnostics []diagnostic `json:"diagnostics"`
@@ -111,7 +102,7 @@ func (w *Workspace) Check(ctx context.Context, queries ...Source) ([]*Query, err
 			if d.Severity == "Suggestion" || d.Severity == "Information" {
 				continue
 			}
-			faults = append(faults, fmt.Errorf("%s, line %d: %s %s: %s", queries[i].Name, d.Line-strings.Count(head, "\n"), strings.ToLower(d.Severity), d.Code, d.Message))
+			faults = append(faults, fmt.Errorf("%s, line %d: %s %s: %s", queries[i].Name, d.Line-strings.Count(heads[i], "\n"), strings.ToLower(d.Severity), d.Code, d.Message))
 		}
 		q := &Query{Source: queries[i], tree: a.Tree}
 		if last := q.last(); last != nil {
@@ -122,13 +113,16 @@ func (w *Workspace) Check(ctx context.Context, queries ...Source) ([]*Query, err
 	return analysed, errors.Join(faults...)
 }
 
-// head declares the saved functions before a query.
-func (w *Workspace) head() string {
-	var b strings.Builder
-	for _, f := range w.Functions {
-		fmt.Fprintf(&b, "let %s = (%s) {\n%s\n};\n", f.Name, f.Parameters, f.Body)
+// head declares the saved functions that a query calls, and those that they call: the
+// language service takes its time for each.
+func (w *Workspace) head(query string) string {
+	head := ""
+	for _, f := range slices.Backward(w.Functions) {
+		if strings.Contains(head+query, f.Name) {
+			head = fmt.Sprintf("let %s = (%s) {\n%s\n};\n%s", f.Name, f.Parameters, f.Body, head)
+		}
 	}
-	return b.String()
+	return head
 }
 
 // last is the statement that the query answers with.

@@ -83,7 +83,7 @@ func TestRun(t *testing.T) {
 	for query := range cases {
 		sources = append(sources, Source{query, query})
 	}
-	queries, err := w.Check(t.Context(), sources...)
+	queries, err := w.Check(sources...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestRun(t *testing.T) {
 // told with its place.
 func TestRefused(t *testing.T) {
 	w := &Workspace{Tables: map[string][]Column{"T": {{"Name", "string"}}}}
-	queries, err := w.Check(t.Context(), Source{"unknown", "T | mv-expand split(Name, ',')"}, Source{"function", "print hash_sha256('a')"})
+	queries, err := w.Check(Source{"unknown", "T | mv-expand split(Name, ',')"}, Source{"function", "print hash_sha256('a')"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,13 +124,13 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: %v", queries[i].Name, err)
 		}
 	}
-	if _, err := w.Check(t.Context(), Source{"wrong", "T\n| where Nam == 1"}); err == nil || !strings.Contains(err.Error(), "wrong, line 2: error KS142") {
+	if _, err := w.Check(Source{"wrong", "T\n| where Nam == 1"}); err == nil || !strings.Contains(err.Error(), "wrong, line 2: error KS142") {
 		t.Errorf("%v", err)
 	}
-	if _, err := w.Check(t.Context(), Source{"none", "let a = 1;"}); err == nil || !strings.Contains(err.Error(), "there is no query") {
+	if _, err := w.Check(Source{"none", "let a = 1;"}); err == nil || !strings.Contains(err.Error(), "there is no query") {
 		t.Errorf("%v", err)
 	}
-	count, err := w.Check(t.Context(), Source{"count", "T | count"})
+	count, err := w.Check(Source{"count", "T | count"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,12 @@
-// Analyses queries with Microsoft's Kusto language service. Reads one JSON
-// document from stdin, {"tables": {name: "(column:type, ...)"}, "queries":
-// [text]}, and writes one to stdout: for each query its diagnostics and its
-// syntax tree, as far as an evaluator needs it.
+// Analyses queries with Microsoft's Kusto language service, until stdin ends.
+// Each line of stdin is a JSON document, {"tables": {name: "(column:type, ...)"},
+// "queries": [text]}, and is answered by a line on stdout: for each query its
+// diagnostics and its syntax tree, as far as an evaluator needs it.
 'use strict';
 
 const fs = require('fs');
 const path = require('path');
+const readline = require('readline');
 const vm = require('vm');
 
 // The service is made to be a browser script, and sets globals.
@@ -44,18 +45,21 @@ function dump(node) {
   return out;
 }
 
-const input = JSON.parse(fs.readFileSync(0, 'utf8'));
-const tables = Object.entries(input.tables).map(([name, columns]) => new Symbols.TableSymbol.$ctor7(name, columns));
-const globals = GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.ctor('workspace', tables));
-
-const output = input.queries.map((text) => {
-  const code = KustoCode.ParseAndAnalyze(text, globals);
-  const diagnostics = list(code.GetDiagnostics()).map((d) => {
-    const before = text.slice(0, d.Start).split('\n');
-    return { line: before.length, column: before.at(-1).length + 1, severity: d.Severity, code: d.Code, message: d.Message };
+function analyse(input) {
+  const tables = Object.entries(input.tables).map(([name, columns]) => new Symbols.TableSymbol.$ctor7(name, columns));
+  const globals = GlobalState.Default.WithDatabase(new Symbols.DatabaseSymbol.ctor('workspace', tables));
+  return input.queries.map((text) => {
+    const code = KustoCode.ParseAndAnalyze(text, globals);
+    const diagnostics = list(code.GetDiagnostics()).map((d) => {
+      const before = text.slice(0, d.Start).split('\n');
+      return { line: before.length, column: before.at(-1).length + 1, severity: d.Severity, code: d.Code, message: d.Message };
+    });
+    if (code.Kind === 'Command') diagnostics.push({ line: 1, column: 1, severity: 'Error', code: 'command', message: 'a management command is no query' });
+    else if (!code.ResultType) diagnostics.push({ line: 1, column: 1, severity: 'Error', code: 'empty', message: 'there is no query' });
+    return { diagnostics, tree: dump(code.Syntax) };
   });
-  if (code.Kind === 'Command') diagnostics.push({ line: 1, column: 1, severity: 'Error', code: 'command', message: 'a management command is no query' });
-  else if (!code.ResultType) diagnostics.push({ line: 1, column: 1, severity: 'Error', code: 'empty', message: 'there is no query' });
-  return { diagnostics, tree: dump(code.Syntax) };
+}
+
+readline.createInterface({ input: process.stdin }).on('line', (line) => {
+  process.stdout.write(JSON.stringify(analyse(JSON.parse(line))) + '\n');
 });
-process.stdout.write(JSON.stringify(output));
