@@ -2,6 +2,7 @@ package kql
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,11 +153,9 @@ func (s *scope) pipe(n *node) *table {
 	case "ExtendOperator", "ProjectOperator":
 		expressions := op.child("List").elements()
 		for _, row := range in.rows {
-			made := Row{}
+			made := make(Row, len(row)+len(expressions))
 			if op.Kind == "ExtendOperator" {
-				for k, v := range row {
-					made[k] = v
-				}
+				maps.Copy(made, row)
 			}
 			for i, e := range expressions {
 				name := columnOf(e)
@@ -175,7 +174,7 @@ func (s *scope) pipe(n *node) *table {
 			renamed[value(e).name()] = columnOf(e)
 		}
 		for _, row := range in.rows {
-			made := Row{}
+			made := make(Row, len(row))
 			for k, v := range row {
 				if to := renamed[k]; to != "" {
 					k = to

@@ -333,6 +333,8 @@ func timespan(literal string) time.Duration {
 	panic(unsupported("the timespan " + literal))
 }
 
+var unescape = strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\'`, `'`, `\n`, "\n", `\t`, "\t")
+
 func unquote(n *node) string {
 	var b strings.Builder
 	var walk func(*node)
@@ -344,7 +346,7 @@ func unquote(n *node) string {
 				return
 			}
 			t = t[1 : len(t)-1]
-			b.WriteString(strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\'`, `'`, `\n`, "\n", `\t`, "\t").Replace(t))
+			b.WriteString(unescape.Replace(t))
 		}
 		for _, c := range n.Children {
 			walk(c)

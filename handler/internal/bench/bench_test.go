@@ -297,7 +297,7 @@ func TestEncoderRemembersHosts(t *testing.T) {
 		}
 	}
 	for _, kind := range kinds[:3] {
-		p := kind.part(t, 100)
+		p := kind.part(t, 150)
 		cuts := 0
 		for _, l := range all {
 			enc := record.NewEncoder(p.dataset().Schema, l, record.KeepAll)
