@@ -71,8 +71,8 @@ faults: e2e/node_modules/.installed bin/guard ## every way in which Qualys, Log 
 	   /^ *--- FAIL|_test.go:[0-9]+:/ { print; bad = 1 } \
 	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
 
-soak: e2e/node_modules/.installed ## 2,000 kills with SIGKILL at random moments (the tests have 200)
-	KILLS=2000 go test ./e2e -count=1 -run TestKills -v -timeout 2h
+soak: e2e/node_modules/.installed bin/guard ## 2,000 kills with SIGKILL at random moments (KILLS=n: so many; the tests have 50)
+	KILLS=$(or $(KILLS),2000) bin/guard go test ./e2e -count=1 -run 'TestKills$$' -v -timeout 2h
 
 fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	@grep -rl '^func Fuzz' --include='*_test.go' handler | sort | while read -r file; do \
