@@ -28,7 +28,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/lease"
 
-	"qualys-sentinel/e2e/azurite"
 	"qualys-sentinel/e2e/canary"
 	"qualys-sentinel/handler/simulation"
 )
@@ -254,7 +253,6 @@ func holds(r *http.Request, text string) bool {
 func TestFaults(t *testing.T) {
 	t.Parallel() // it mostly waits
 	program := program(t)
-	storage := azurite.Start(t)
 	var mu sync.Mutex
 	var table []string
 	var wg sync.WaitGroup
@@ -263,11 +261,11 @@ func TestFaults(t *testing.T) {
 	faults := serviceFaults()
 	// The slow ones first.
 	slices.SortStableFunc(faults, func(a, b serviceFault) int { return cmp.Compare(slow(b), slow(a)) })
-	for n, f := range faults {
+	for _, f := range faults {
 		if which := os.Getenv("FAULTS"); which == "" && f.slow || which != "" && which != "all" && !strings.Contains(f.name, which) {
 			continue // make faults has all; FAULTS=text those whose name has it
 		}
-		s := startServicesAt(t, storage, fmt.Sprintf("state-%02d", n), 150, 20)
+		s := startServices(t, 150, 20)
 		s.environ["uri"] = s.places["Qualys"].url
 		s.environ["filterParameters"] = "&truncation_limit=20"
 		s.environ["runBudget"] = "1m"

@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 	if dir, err := app(); err == nil {
 		os.RemoveAll(filepath.Dir(dir))
 	}
+	sharedStorage.stop()
 	if dir, err := outputs(); err == nil && dir != os.Getenv("TEST_OUTPUT") {
 		os.RemoveAll(dir)
 	}
@@ -115,14 +116,44 @@ type services struct {
 	health []json.RawMessage
 }
 
-func startServices(t testing.TB, hosts, detections int) *services {
-	t.Helper()
-	return startServicesAt(t, azurite.Start(t), "qualys-connector", hosts, detections)
+// storage is the Azurite of all tests of this process: to load one takes three seconds.
+type storage struct {
+	mu         sync.Mutex
+	connection string
+	dir        string
+	end        func()
+	containers int
 }
 
-// startServicesAt keeps the state in a container of an Azurite that runs.
-func startServicesAt(t testing.TB, storage, container string, hosts, detections int) *services {
+var sharedStorage storage
+
+// container is the connection string and a container that nobody else has.
+func (s *storage) container(t testing.TB) (connection, name string) {
 	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.connection == "" {
+		var err error
+		if s.dir, err = os.MkdirTemp("", "qualys-azurite-*"); err != nil {
+			t.Fatal(err)
+		}
+		s.connection, s.end = azurite.Open(t, s.dir)
+	}
+	s.containers++
+	return s.connection, fmt.Sprintf("state-%d", s.containers)
+}
+
+func (s *storage) stop() {
+	if s.end != nil {
+		s.end()
+	}
+	os.RemoveAll(s.dir)
+}
+
+// startServices keeps the state in a container of its own.
+func startServices(t testing.TB, hosts, detections int) *services {
+	t.Helper()
+	storage, container := sharedStorage.container(t)
 	s := &services{t: t, storage: storage, container: container, places: map[string]*place{}, rows: map[string][]json.RawMessage{}, kb: map[string][]json.RawMessage{}}
 	s.sub = simulation.NewSubscription(11, hosts, detections)
 	s.qualys = simulation.NewQualys(s.sub, canary.User, canary.Password)

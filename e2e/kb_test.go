@@ -64,6 +64,7 @@ func TestKnowledgeBase(t *testing.T) {
 		"data collector": {3_000, map[string]string{"logAnalyticsApi": "data-collector", "dcrImmutableId": "", "workspaceID": "11111111-1111-1111-1111-111111111111", "workspaceKey": canary.WorkspaceKeyText()}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := startServices(t, 40, 30)
 			for k, v := range c.change {
 				s.environ[k] = v

@@ -46,13 +46,20 @@ func Missing(t testing.TB, part, why string) {
 // and returns the connection string. It is stopped when the test ends.
 func Start(t testing.TB) string {
 	t.Helper()
+	storage, stop := Open(t, t.TempDir())
+	t.Cleanup(stop)
+	return storage
+}
+
+// Open starts Azurite with its data in a folder. Whoever opens it stops it.
+func Open(t testing.TB, dir string) (storage string, stop func()) {
+	t.Helper()
 	_, file, _, _ := runtime.Caller(0)
 	script := filepath.Join(filepath.Dir(file), "..", "node_modules", "azurite", "dist", "src", "blob", "main.js")
 	if _, err := os.Stat(script); err != nil {
 		Missing(t, "azurite", "install it with: npm ci --prefix e2e")
 	}
 	port := FreePort(t)
-	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "node", script, "--blobHost", "127.0.0.1", "--blobPort", port,
 		"--location", dir, "--silent", "--skipApiVersionCheck", "--disableTelemetry")
@@ -64,14 +71,9 @@ func Start(t testing.TB) string {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
-	Eventually(t, 30*time.Second, "Azurite listens", func() error {
+	Eventually(t, time.Minute, "Azurite listens", func() error {
 		select {
 		case err := <-ended:
-			ended <- err
 			t.Fatalf("Azurite ended: %v\n%s", err, log)
 		default:
 		}
@@ -83,7 +85,7 @@ func Start(t testing.TB) string {
 	})
 	return "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;" +
 		"AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;" +
-		"BlobEndpoint=http://127.0.0.1:" + port + "/devstoreaccount1;"
+		"BlobEndpoint=http://127.0.0.1:" + port + "/devstoreaccount1;", func() { cancel(); <-ended }
 }
 
 // Ports lie below those that systems give to outgoing connections (from 32768), in blocks
