@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -246,6 +248,57 @@ func TestIsolationKilledAtEveryStep(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A run that dies while an isolated host comes at last, at any batch or save, has not
+// lost it: it stays isolated until all of its rows are accepted.
+func TestKilledWhileAnIsolatedHostComes(t *testing.T) {
+	for _, step := range []string{"send", "save"} {
+		kills := 0
+		for n := 1; ; n++ {
+			w := newWorld(t, 6, 40)
+			w.dest.batch = 8_000
+			ids := w.hostIDs()
+			w.ill(true, ids[4])
+			w.mustComplete()
+			if c := w.checkpoint(); len(c.Isolated) != 1 {
+				t.Fatalf("isolated %+v", c.Isolated)
+			}
+			w.before = nil
+			w.clock.advance(time.Hour)
+			var mu sync.Mutex
+			dead, met := false, 0
+			die := func(at string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if at == step {
+					met++
+				}
+				if dead = dead || met == n; dead {
+					return errKilled
+				}
+				return nil
+			}
+			w.dest.before = func(int, record.Batch) error { return die("send") }
+			w.store.beforeSave = func([]byte) error { return die("save") }
+			w.do()
+			if !dead {
+				break
+			}
+			kills++
+			w.dest.before, w.store.beforeSave = nil, nil
+			w.clock.advance(time.Hour)
+			w.mustComplete()
+			for key := range w.expected(time.Time{}) {
+				if w.dest.keys[key] == 0 {
+					t.Errorf("killed at %s %d: row %s is missing", step, n, key)
+				}
+			}
+		}
+		if kills < 4 {
+			t.Errorf("%d kills at a %s", kills, step)
+		}
 	}
 }
 
