@@ -72,7 +72,9 @@ faults: e2e/node_modules/.installed bin/guard ## every way in which Qualys, Log 
 	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
 
 soak: e2e/node_modules/.installed bin/guard ## 2,000 kills with SIGKILL at random moments (KILLS=n: so many; the tests have 50)
-	KILLS=$(or $(KILLS),2000) bin/guard go test ./e2e -count=1 -run 'TestKills$$' -v -timeout 2h
+	@rm -rf $(OUTPUT)/soak && mkdir -p $(OUTPUT)/soak
+	TEST_OUTPUT=$(OUTPUT)/soak KILLS=$(or $(KILLS),2000) E2E_REQUIRE=azurite bin/guard go test ./e2e -count=1 -run 'TestKills$$' -v -timeout 2h
+	@go run ./e2e/leak $(OUTPUT)/soak
 
 fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	@grep -rl '^func Fuzz' --include='*_test.go' handler | sort | while read -r file; do \

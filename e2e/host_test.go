@@ -132,11 +132,13 @@ func (s *storage) container(t testing.TB) (connection, name string) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.connection == "" {
+	if s.dir == "" {
 		var err error
 		if s.dir, err = os.MkdirTemp("", "qualys-azurite-*"); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if s.connection == "" {
 		s.connection, s.end = azurite.Open(t, s.dir)
 	}
 	s.containers++
@@ -435,6 +437,10 @@ func (s *services) dumpState() {
 	}
 }
 
+// hostID is the name of a host's locks and keys, which all hosts keep in the same
+// containers of a storage account.
+func (s *services) hostID() string { return "host-" + s.container }
+
 // functionsHost is the real Azure Functions host with our app.
 type functionsHost struct {
 	t    testing.TB
@@ -465,7 +471,7 @@ func startHostIn(t testing.TB, s *services, app string, options ...string) *func
 		t.Fatal(err)
 	}
 	h.cmd = exec.Command(path, append([]string{"start", "--script-root", h.app, "--port", h.port}, options...)...)
-	h.cmd.Env = os.Environ()
+	h.cmd.Env = append(os.Environ(), "AzureFunctionsWebHost__hostid="+s.hostID())
 	for name, value := range s.environ {
 		h.cmd.Env = append(h.cmd.Env, name+"="+value)
 	}

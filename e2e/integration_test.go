@@ -188,7 +188,7 @@ func noKeys(t *testing.T, s *services) {
 // what its filter allows, and Qualys is asked as often as for one.
 func TestTwentyIntegrations(t *testing.T) {
 	t.Parallel()
-	const hosts, pages = 1000, 10
+	const hosts, pages = 2000, 20
 	calls := map[int]int{}
 	for _, count := range []int{1, 20} {
 		s := startServices(t, hosts, 6)

@@ -225,7 +225,7 @@ func (s *services) functionKey(h *functionsHost) (key string) {
 			var keys struct {
 				FunctionKeys []struct{ Value string } `json:"functionKeys"`
 			}
-			if strings.HasSuffix(name, "/host.json") && json.Unmarshal(doc, &keys) == nil && len(keys.FunctionKeys) > 0 {
+			if name == s.hostID()+"/host.json" && json.Unmarshal(doc, &keys) == nil && len(keys.FunctionKeys) > 0 {
 				key = keys.FunctionKeys[0].Value
 				return nil
 			}

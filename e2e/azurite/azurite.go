@@ -71,6 +71,12 @@ func Open(t testing.TB, dir string) (storage string, stop func()) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	listens := false
+	defer func() {
+		if !listens {
+			cancel()
+		}
+	}()
 	Eventually(t, time.Minute, "Azurite listens", func() error {
 		select {
 		case err := <-ended:
@@ -83,6 +89,7 @@ func Open(t testing.TB, dir string) (storage string, stop func()) {
 		}
 		return conn.Close()
 	})
+	listens = true
 	return "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;" +
 		"AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;" +
 		"BlobEndpoint=http://127.0.0.1:" + port + "/devstoreaccount1;", func() { cancel(); <-ended }

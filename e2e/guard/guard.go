@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -25,24 +26,30 @@ import (
 
 func main() {
 	log := flag.String("log", "", "file that gets the output, too")
-	inner := flag.Bool("inner", false, "this is the guard inside another")
+	outer := flag.Int("inside", 0, "process id of the guard that this one is inside of")
 	flag.Parse()
-	code, err := run(*log, *inner, flag.Args())
+	code, err := run(*log, *outer, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guard:", err)
 	}
 	os.Exit(code)
 }
 
-// run returns the exit code of the command.
-func run(log string, inner bool, command []string) (int, error) {
+// run returns the exit code of the command. Outer is the process id of the guard around
+// this one; zero: there is none.
+func run(log string, outer int, command []string) (int, error) {
 	if len(command) == 0 {
 		return 2, errors.New("no command")
 	}
 	// An orphan is as good as interrupted, and so is one whose output nobody reads.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
-	if err := adopt(); err != nil {
+	inner := outer != 0
+	parent := os.Getppid()
+	if inner {
+		parent = outer // that was there before this process looked
+	}
+	if err := adopt(parent); err != nil {
 		return 1, err
 	}
 	cmd := exec.Command(command[0], command[1:]...)
@@ -51,7 +58,7 @@ func run(log string, inner bool, command []string) (int, error) {
 		if err != nil {
 			return 1, err
 		}
-		cmd = exec.Command(self, append([]string{"-inner"}, command...)...)
+		cmd = exec.Command(self, append([]string{"-inside", strconv.Itoa(os.Getpid())}, command...)...)
 	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	var out output

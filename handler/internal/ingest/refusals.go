@@ -115,8 +115,9 @@ func (d *delivery) restore(b record.Batch) {
 }
 
 // prove asks a destination that has accepted nothing so far, before anything else is sent,
-// for one row of each of some parents: those that are to come, and then those that have
-// come before. If it takes one, it was the rows. Each run tries others.
+// for one row of each of some parents: those that are to come, page after page as long as
+// all are refused and there is time, and then those that have come before. If it takes
+// one, it was the rows. Each run tries others.
 func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if !d.refused.doubtful() {
 		return nil
@@ -125,19 +126,27 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if next := queries[0].From; next > 1 {
 		queries = append(queries, record.Query{From: 1, To: next - 1})
 	}
+	began := r.Clock.Now()
 	var refused error
 	for _, q := range queries {
-		for _, row := range r.samples(ctx, d, q) {
-			_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
-			if err == nil {
-				r.Log.Info("the destination accepts rows: those that it has refused were to blame")
-				d.taken()
-				return nil
+		for {
+			rows, next := r.samples(ctx, d, q)
+			for _, row := range rows {
+				_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
+				if err == nil {
+					r.Log.Info("the destination accepts rows: those that it has refused were to blame")
+					d.taken()
+					return nil
+				}
+				if !isRefusal(err) {
+					return err
+				}
+				refused = err
 			}
-			if !isRefusal(err) {
-				return err
+			if next == 0 || r.Clock.Now().Sub(began) >= aloneTime(r.Budget) {
+				break
 			}
-			refused = err
+			q.From = next
 		}
 	}
 	if refused == nil {
@@ -151,23 +160,23 @@ func nothingAccepted(reason error) error {
 	return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
 }
 
-// samples are rows of a page, each as a batch of its own.
-func (r *Run) samples(ctx context.Context, d *delivery, q record.Query) [][]byte {
+// samples are rows of a page, each as a batch of its own, and where the next page begins.
+func (r *Run) samples(ctx context.Context, d *delivery, q record.Query) (rows [][]byte, next uint64) {
 	ctx, cancel := context.WithTimeout(ctx, aloneTime(r.Budget))
 	defer cancel()
 	s := &sampler{d: d, step: 1}
-	if _, err := r.Source.Page(ctx, q, s); err != nil {
+	page, err := r.Source.Page(ctx, q, s)
+	if err != nil {
 		// That is for the reading to meet, and to tell.
 		r.Log.Info("the page to take samples from has failed", zap.Error(err))
 	}
 	if source, ok := r.Source.(interface{ Forget() }); ok { // it hands nothing over twice
 		source.Forget()
 	}
-	var rows [][]byte
 	for _, sample := range s.list {
 		rows = append(rows, sample.row)
 	}
-	return rows
+	return rows, page.Next
 }
 
 // sampler takes the first row of each of some parents, spread over a page: that of the

@@ -2,6 +2,7 @@ package ingest_test
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"strconv"
 	"testing"
@@ -16,10 +17,11 @@ import (
 func TestBadHostsAtTheCursor(t *testing.T) {
 	t.Parallel()
 	hostID := regexp.MustCompile(`"HostId_s":"(\d+)"`)
-	for _, bad := range []int{2, 20, 45} {
-		t.Run(strconv.Itoa(bad), func(t *testing.T) {
+	for _, c := range []struct{ bad, page int }{{2, 60}, {20, 60}, {45, 60}, {10, 10}, {45, 10}} {
+		bad := c.bad
+		t.Run(fmt.Sprintf("%d hosts, pages of %d", bad, c.page), func(t *testing.T) {
 			w := newWorld(t, 60, 30)
-			w.page = 60
+			w.page = c.page
 			w.dest.batch = 8_000 // a host fills several
 			last := w.hostIDs()[bad-1]
 			w.dest.before = func(_ int, b record.Batch) error {
