@@ -256,7 +256,7 @@ func TestFaults(t *testing.T) {
 	var mu sync.Mutex
 	var table []string
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer wg.Wait()                // also when the test is given up: what reports to it then would panic
 	turn := make(chan struct{}, 8) // they mostly wait
 	faults := serviceFaults()
 	// The slow ones first.

@@ -33,9 +33,12 @@ import (
 	"qualys-sentinel/handler/simulation"
 )
 
+// folder is for what the tests of this process share. It goes when they end.
+var folder = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "qualys-e2e-*") })
+
 // app is the staged function app, built once.
 var app = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "qualys-app-*")
+	dir, err := folder()
 	if err != nil {
 		return "", err
 	}
@@ -61,11 +64,8 @@ func program(t testing.TB) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := app(); err == nil {
-		os.RemoveAll(filepath.Dir(dir))
-	}
 	sharedStorage.stop()
-	if dir, err := outputs(); err == nil && dir != os.Getenv("TEST_OUTPUT") {
+	if dir, err := folder(); err == nil {
 		os.RemoveAll(dir)
 	}
 	os.Exit(code)
@@ -120,36 +120,32 @@ type services struct {
 type storage struct {
 	mu         sync.Mutex
 	connection string
-	dir        string
-	end        func()
+	stopIt     func()
 	containers int
 }
 
 var sharedStorage storage
 
-// container is the connection string and a container that nobody else has.
+// container is the connection string, and the name of a container that no other test has.
 func (s *storage) container(t testing.TB) (connection, name string) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dir == "" {
-		var err error
-		if s.dir, err = os.MkdirTemp("", "qualys-azurite-*"); err != nil {
+	if s.connection == "" {
+		dir, err := folder()
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	if s.connection == "" {
-		s.connection, s.end = azurite.Open(t, s.dir)
+		s.connection, s.stopIt = azurite.Open(t, filepath.Join(dir, "azurite"))
 	}
 	s.containers++
 	return s.connection, fmt.Sprintf("state-%d", s.containers)
 }
 
 func (s *storage) stop() {
-	if s.end != nil {
-		s.end()
+	if s.stopIt != nil {
+		s.stopIt()
 	}
-	os.RemoveAll(s.dir)
 }
 
 // startServices keeps the state in a container of its own.
@@ -405,20 +401,16 @@ func (s *services) documentsOf(name, prefix string) map[string][]byte {
 	return docs
 }
 
-// outputs is the folder of all outputs: TEST_OUTPUT, or one that goes with the tests.
-var outputs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv("TEST_OUTPUT"); dir != "" {
-		return dir, nil
-	}
-	return os.MkdirTemp("", "qualys-output-*")
-})
-
 // outputDir is where everything that processes wrote is kept, for the search
 // for secrets; see package leak.
 func outputDir(t testing.TB) string {
-	dir, err := outputs()
-	if err != nil {
-		t.Fatal(err)
+	dir := os.Getenv("TEST_OUTPUT")
+	if dir == "" {
+		shared, err := folder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(shared, "output")
 	}
 	dir = filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "_"))
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -16,8 +16,8 @@ import (
 	"qualys-sentinel/handler/simulation"
 )
 
-// DefaultKills is how often TestKills kills: a quarter of a minute. KILLS says otherwise
-// (make soak); what decides whether a change lands asks for 200.
+// DefaultKills is how often TestKills kills: they take half a minute. KILLS says
+// otherwise; .ci/run asks for 200, make soak for 2,000.
 const DefaultKills = 50
 
 // The program is killed with SIGKILL at random moments and started again, over

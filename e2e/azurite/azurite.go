@@ -51,7 +51,7 @@ func Start(t testing.TB) string {
 	return storage
 }
 
-// Open starts Azurite with its data in a folder. Whoever opens it stops it.
+// Open is Start for more than one test: the caller gives the folder, and stops it.
 func Open(t testing.TB, dir string) (storage string, stop func()) {
 	t.Helper()
 	_, file, _, _ := runtime.Caller(0)
@@ -105,7 +105,8 @@ const (
 
 var (
 	lastPort atomic.Int64
-	// blockLock is held as long as the process lives.
+	// blockLock is held as long as the process lives: a lock that nothing refers to is
+	// collected, and released.
 	blockLock *flock.Flock
 	// block is the first port of this process.
 	block = sync.OnceValues(func() (int64, error) {
@@ -147,8 +148,9 @@ func FreePort(t testing.TB) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-// Eventually polls until check returns nil, and fails the test after a time. What is
-// there soon is seen soon; a long wait costs the machine a look a second.
+// Eventually calls check until it returns nil, and fails the test after a time. It calls
+// ever less often, once a second in the end: some checks start a program or read a whole
+// container, and many tests wait at the same time.
 func Eventually(t testing.TB, within time.Duration, what string, check func() error) {
 	t.Helper()
 	began := time.Now()

@@ -15,7 +15,7 @@ import (
 )
 
 // adopt lets the guard hear of its parent's death, and makes it the parent of every
-// descendant that loses its own.
+// descendant that loses its own. It fails if parent, a process id, is its parent no more.
 func adopt(parent int) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		return fmt.Errorf("hear of the parent's death: %w", err)

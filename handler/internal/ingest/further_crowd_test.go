@@ -36,7 +36,7 @@ func (m *meeting) wait() {
 	<-m.all
 }
 
-// off lets all go: some of them will not come.
+// off ends the meeting: a run that should have come has ended without.
 func (m *meeting) off() { m.end.Do(func() { close(m.all) }) }
 
 // lettersMeet is a store whose dead letters wait for each other, half written.

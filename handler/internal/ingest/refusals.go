@@ -114,10 +114,15 @@ func (d *delivery) restore(b record.Batch) {
 	b.Body[len(b.Body)-1] = ']'
 }
 
+// maxProved is how many pages of refused samples a run asks for at most, in each
+// direction: a page is a call of Qualys, and a table may stay broken for days. Runs in a
+// row ask for one, two, three and so on, and begin anew.
+const maxProved = 8
+
 // prove asks a destination that has accepted nothing so far, before anything else is sent,
-// for one row of each of some parents: those that are to come, page after page as long as
-// all are refused and there is time, and then those that have come before. If it takes
-// one, it was the rows. Each run tries others.
+// for one row of each of some parents: those that are to come, and then those that have
+// come before. If it takes one, it was the rows. Each run tries others. Pages that have no
+// row for it are passed as long as there is time.
 func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if !d.refused.doubtful() {
 		return nil
@@ -126,24 +131,20 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if next := queries[0].From; next > 1 {
 		queries = append(queries, record.Query{From: 1, To: next - 1})
 	}
-	began := r.Clock.Now()
+	end := r.Clock.Now().Add(aloneTime(r.Budget))
 	var refused error
 	for _, q := range queries {
-		for {
+		for left := 1 + r.state.Stalled%maxProved; left > 0; {
 			rows, next := r.samples(ctx, d, q)
-			for _, row := range rows {
-				_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
-				if err == nil {
-					r.Log.Info("the destination accepts rows: those that it has refused were to blame")
-					d.taken()
-					return nil
-				}
-				if !isRefusal(err) {
-					return err
-				}
-				refused = err
+			taken, err := d.takesOne(rows)
+			if taken || err != nil && !isRefusal(err) {
+				return err
 			}
-			if next == 0 || r.Clock.Now().Sub(began) >= aloneTime(r.Budget) {
+			if err != nil {
+				refused = err
+				left--
+			}
+			if next == 0 || !r.Clock.Now().Before(end) {
 				break
 			}
 			q.From = next
@@ -153,6 +154,23 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 		return nil // there is no row to ask it for
 	}
 	return nothingAccepted(refused)
+}
+
+// takesOne sends rows one by one until the destination accepts one. The error is the last
+// refusal, or another one, which ends the attempt.
+func (d *delivery) takesOne(rows [][]byte) (taken bool, refusal error) {
+	for _, row := range rows {
+		_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
+		if err == nil {
+			d.run.Log.Info("the destination accepts rows: those that it has refused were to blame")
+			d.taken()
+			return true, nil
+		}
+		if refusal = err; !isRefusal(err) {
+			break
+		}
+	}
+	return false, refusal
 }
 
 // nothingAccepted explains a destination that takes no row.

@@ -106,3 +106,22 @@ func TestDestinationThatIsWellAgain(t *testing.T) {
 		})
 	}
 }
+
+// A table that takes no row for days costs Qualys a few calls a run, not the estate.
+func TestBrokenTableCostsFewCalls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 300, 3)
+	w.dest.before = func(int, record.Batch) error { return &problem{refused: true} }
+	most := 0
+	for n := range 20 {
+		had := len(w.qualys.Calls())
+		if report, err := w.do(); err == nil {
+			t.Fatalf("run %d: %s", n, report.Outcome)
+		}
+		most = max(most, len(w.qualys.Calls())-had)
+		w.clock.advance(5 * time.Minute)
+	}
+	if most < 5 || most > 10 {
+		t.Errorf("%d calls in a run, of 30 pages; want 5 to 10", most)
+	}
+}

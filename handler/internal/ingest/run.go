@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,31 +41,6 @@ const (
 	// one does not help.
 	maxTries = 6
 )
-
-// A Clock tells the time and waits.
-type Clock interface {
-	Now() time.Time
-	// Sleep returns early, with the context's cause, when ctx ends.
-	Sleep(ctx context.Context, d time.Duration) error
-}
-
-// SystemClock is the machine's clock.
-type SystemClock struct{}
-
-// Now implements Clock.
-func (SystemClock) Now() time.Time { return time.Now() }
-
-// Sleep implements Clock.
-func (SystemClock) Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
 
 // A Run carries one window of a dataset as far as its budget allows. Use it once.
 type Run struct {
@@ -263,40 +236,6 @@ func (r *Run) keepReport(ctx context.Context, report *Report) error {
 	})
 }
 
-// RecordName is where the record of a run is kept.
-func RecordName(integration, dataset string, started time.Time, run string) string {
-	return fmt.Sprintf("%s%s-%s.json", RecordPrefix(integration, dataset), started.UTC().Format("20060102T150405Z"), run)
-}
-
-// RecordPrefix begins the names of a dataset's run records; they go on with the
-// time of the run's start, 20060102T150405Z. integration is empty for those of the
-// default destination.
-func RecordPrefix(integration, dataset string) string {
-	if integration == "" {
-		return "runs/" + dataset + "/"
-	}
-	return "runs/integrations/" + integration + "/" + dataset + "/"
-}
-
-// LetterPrefix begins the names of a dataset's dead letters; they go on with the run.
-// destination is the name of an integration's: rows for one of its destinations are
-// not for another. It is empty for the default one.
-func LetterPrefix(destination, dataset string) string {
-	if destination == "" {
-		return "deadletter/" + dataset + "/"
-	}
-	return "deadletter/" + destination + "/" + dataset + "/"
-}
-
-// letters begins the names of this run's dead letters.
-func (r *Run) letters() string {
-	destination := ""
-	if r.Integration != "" {
-		destination = r.DestinationName
-	}
-	return LetterPrefix(destination, r.Dataset.Name)
-}
-
 // idleHolder is the error for a hold under which nothing is written for longer
 // than a run can go on. Held runs tell nobody; this one has to.
 func (r *Run) idleHolder(ctx context.Context) error {
@@ -318,25 +257,6 @@ func (r *Run) document() ([]byte, error) {
 	counts, waiting := r.counts.snapshot()
 	r.state.Progress = &Progress{Started: r.started, Counts: counts, Waiting: waiting}
 	return r.state.encode()
-}
-
-// CheckpointName is where the checkpoint of a dataset is kept.
-func CheckpointName(destination, dataset string) string {
-	return fmt.Sprintf("checkpoints/%s/%s.json", destination, dataset)
-}
-
-// AskedName is where the checkpoint of an asked window is kept, until it has
-// arrived whole.
-func AskedName(destination, dataset, id string) string {
-	return fmt.Sprintf("checkpoints/%s/requests/%s-%s.json", destination, dataset, id)
-}
-
-// CheckpointName is where this run keeps its checkpoint.
-func (r *Run) CheckpointName() string {
-	if r.Asked != nil {
-		return AskedName(r.DestinationName, r.Dataset.Name, r.Asked.ID)
-	}
-	return CheckpointName(r.DestinationName, r.Dataset.Name)
 }
 
 // Started is when the run began; zero before that.
@@ -480,44 +400,6 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	return Complete, nil
 }
 
-// A witness is a source that can tell by another way whether a window has anything:
-// it names one of its parents, or zero.
-type witness interface {
-	Witness(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error)
-}
-
-// askWitness warns of a window that has brought nothing although there is a witness
-// who says that it should have. It proves nothing: a parent may have no record that
-// the settings ask for.
-func (r *Run) askWitness(ctx context.Context) {
-	w, ok := r.Source.(witness)
-	if !ok || r.counts.parents.Load() > 0 || r.began.next > 0 {
-		return
-	}
-	var q record.Query
-	if r.state.Window.After != nil {
-		q.After = *r.state.Window.After
-	}
-	switch id, err := w.Witness(ctx, q, r.counts.addTally); {
-	case err != nil:
-		r.Log.Info("whether the empty window should be empty is not known", zap.Error(err))
-	case id != 0:
-		r.warn(fmt.Sprintf("the window has brought nothing, although there are %s in it, such as %d: right only if none of them has a record that filterParameters want", r.Dataset.Parents, id))
-	}
-}
-
-// maxWarnings is how many different warnings a run keeps.
-const maxWarnings = 10
-
-// warn keeps a warning for the run's report.
-func (r *Run) warn(text string) {
-	if slices.Contains(r.warnings, text) || len(r.warnings) == maxWarnings {
-		return
-	}
-	r.warnings = append(r.warnings, text)
-	r.Log.Warn("warning", zap.String("warning", text))
-}
-
 // endOf tells the good ends of an unfinished window from failures.
 func endOf(err error) Outcome {
 	switch {
@@ -593,47 +475,4 @@ func (r *Run) known(after time.Time) time.Time {
 func (r *Run) refreshIsDue() bool {
 	s := r.state
 	return r.Refresh > 0 && s.Watermark != nil && (s.LastFull == nil || s.LastFull.After(*s.Watermark) || s.Watermark.Sub(*s.LastFull) >= r.Refresh)
-}
-
-// inTime tells whether there is budget left to begin something.
-func (r *Run) inTime(ctx context.Context) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	if !r.Clock.Now().Before(r.deadline) {
-		return errPause
-	}
-	return nil
-}
-
-// wait waits before the next try, as long as the other side wants or, if it
-// did not say, twice as long each time. A wait beyond the deadline ends the run
-// with the reason.
-func (r *Run) wait(ctx context.Context, deadline time.Time, reason error, after time.Duration, tries int) error {
-	after = backOff(after, tries)
-	if !r.Clock.Now().Add(after).Before(deadline) {
-		r.Log.Warn("the wait is longer than the run's budget: ending the run", zap.Duration("wait", after), zap.String("reason", reason.Error()))
-		return reason
-	}
-	r.Log.Warn("waiting before another try", zap.Duration("wait", after), zap.Int("try", tries), zap.String("reason", reason.Error()))
-	r.counts.retries.Add(1)
-	r.counts.waited.Add(int64(after))
-	r.counts.setWaiting(fmt.Sprintf("%s: %v", after.Round(time.Second), reason))
-	defer r.counts.setWaiting("")
-	return r.Clock.Sleep(ctx, after)
-}
-
-// backOff is how long to wait before another try: as long as the other side
-// wants or, if it did not say, twice as long each time.
-func backOff(after time.Duration, tries int) time.Duration {
-	if after > 0 {
-		return after
-	}
-	after = doubling(tries)
-	return after + rand.N(after/2) //nolint:gosec // spreads retries, guards nothing
-}
-
-// doubling is a second, and twice as long with each try, up to a minute.
-func doubling(tries int) time.Duration {
-	return min(time.Minute, time.Second<<min(max(tries, 1)-1, 6))
 }
