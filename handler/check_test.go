@@ -323,7 +323,7 @@ func TestCheckFindsTheCause(t *testing.T) {
 			left := []string{}
 			if w.environ["AzureWebJobsStorage"] == "" {
 				_ = filepath.Walk(w.environ["stateFolder"], func(path string, info os.FileInfo, err error) error {
-					if err == nil && !info.IsDir() && filepath.Base(path) != "vm.json" && filepath.Base(path) != "limits.json" && filepath.Base(filepath.Dir(path)) != "integrations" {
+					if err == nil && !info.IsDir() && filepath.Base(path) != "vm.json" && !strings.HasPrefix(filepath.Base(path), "limits.json") && filepath.Base(filepath.Dir(path)) != "integrations" {
 						left = append(left, path)
 					}
 					return nil

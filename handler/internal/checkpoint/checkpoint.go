@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 )
 
 // A Store keeps named documents. Names are paths with "/", without "." and
@@ -104,12 +105,52 @@ func (d Document) Load(ctx context.Context) ([]byte, error) {
 	return doc, err
 }
 
-// Save replaces it.
-func (d Document) Save(ctx context.Context, doc []byte) error {
-	return Write(ctx, d.Store, d.Name, func(w io.Writer) error {
-		_, err := w.Write(doc)
-		return err //nolint:wrapcheck // Write says of what
-	})
+// Update replaces it by what change makes of it; nil is given where there is none. Others
+// who update it take turns. change is called again when somebody who does not take turns,
+// as a person in the portal, has written meanwhile. Update tries until ctx ends.
+func (d Document) Update(ctx context.Context, change func(doc []byte) ([]byte, error)) error {
+	for {
+		err := d.update(ctx, change)
+		if !errors.Is(err, ErrHeld) && !errors.Is(err, ErrLost) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(turnTime):
+		}
+	}
+}
+
+const (
+	// turnTime is about as long as an update takes.
+	turnTime = 200 * time.Millisecond
+	// releaseTime bounds a release: one that does not arrive is made up for by the end of
+	// the lease.
+	releaseTime = 10 * time.Second
+)
+
+func (d Document) update(ctx context.Context, change func(doc []byte) ([]byte, error)) error {
+	lease, err := d.Store.Acquire(ctx, d.Name)
+	if err != nil {
+		return fmt.Errorf("take a turn with %s: %w", d.Name, err)
+	}
+	doc, err := lease.Load(ctx)
+	if err == nil {
+		doc, err = change(doc)
+	}
+	if err == nil {
+		err = lease.Save(ctx, doc)
+	}
+	if err != nil {
+		err = fmt.Errorf("update %s: %w", d.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+	defer cancel()
+	if e := lease.Release(ctx); e != nil {
+		err = errors.Join(err, fmt.Errorf("let go of %s: %w", d.Name, e))
+	}
+	return err
 }
 
 // Write creates an object and fills it. Behind an error it is not there, or is as

@@ -269,18 +269,20 @@ func (c *Client) toOrigin() *http.Request { return &http.Request{URL: c.Origin} 
 
 // reject notes what a failure says of calls to come: a refused login or proxy, a limit.
 func (c *Client) reject(used login, path string, e *Error) {
-	s := &c.standing
+	s, now := &c.standing, c.now()
 	s.mu.Lock()
 	switch e.Kind {
 	case BadLogin:
-		s.logins, s.dirty = s.logins.again(used.secret(), e.Error(), c.now()), true
+		text := e.Error()
+		s.note(func(m *memory) { m.Logins = m.Logins.again(used.secret(), text, now) })
 	case BadProxy:
 		if proxy := c.proxy(c.toOrigin()); proxy != nil {
-			s.proxies, s.dirty = s.proxies.again(proxy.String(), e.Text, c.now()), true
+			text := e.Text
+			s.note(func(m *memory) { m.Proxies = m.Proxies.again(proxy.String(), text, now) })
 		}
 	}
 	s.mu.Unlock()
-	c.limits.failed(path, e, c.now())
+	c.limits.failed(path, e, now)
 }
 
 // accept forgets that a login, or the road, was refused: they were good.
@@ -289,10 +291,10 @@ func (c *Client) accept(used login) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.logins.of(used.secret()) != nil {
-		s.logins, s.dirty = s.logins.without(used.secret()), true
+		s.note(func(m *memory) { m.Logins = m.Logins.without(used.secret()) })
 	}
 	if len(s.proxies) > 0 { // whichever it is, the road is open
-		s.proxies, s.dirty = nil, true
+		s.note(func(m *memory) { m.Proxies = nil })
 	}
 }
 

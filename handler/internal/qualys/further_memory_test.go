@@ -443,10 +443,10 @@ func (s *safely) Load(ctx context.Context) ([]byte, error) {
 	return s.shared.Load(ctx)
 }
 
-func (s *safely) Save(ctx context.Context, doc []byte) error {
+func (s *safely) Update(ctx context.Context, change func(doc []byte) ([]byte, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.shared.Save(ctx, doc)
+	return s.shared.Update(ctx, change)
 }
 
 // Two processes at the same time: what each has met is known to the third.

@@ -21,8 +21,9 @@ import (
 type Memory interface {
 	// Load returns the document; nil if there is none.
 	Load(ctx context.Context) ([]byte, error)
-	// Save replaces it.
-	Save(ctx context.Context, doc []byte) error
+	// Update replaces it by what change makes of it. No process writes in between; change
+	// may be called several times.
+	Update(ctx context.Context, change func(doc []byte) ([]byte, error)) error
 }
 
 const (
@@ -170,7 +171,15 @@ type standing struct {
 	logins  refusals
 	proxies refusals
 	read    time.Time
-	dirty   bool // there is something that is not kept yet
+	news    []func(*memory) // what has happened here and is not kept yet
+	odd     bool            // what was read is not what is believed of it
+}
+
+// note takes in what has happened, to be kept.
+func (s *standing) note(news func(*memory)) {
+	m := memory{Logins: s.logins, Proxies: s.proxies}
+	news(&m)
+	s.logins, s.proxies, s.news = m.Logins, m.Proxies, append(s.news, news)
 }
 
 // recall reads what other processes have met. Where the memory cannot be read, what is
@@ -184,23 +193,27 @@ func (c *Client) recall(ctx context.Context) error {
 	if c.Memory == nil || !s.read.IsZero() && now.Sub(s.read) < recallEvery && !now.Before(s.read) {
 		return nil
 	}
-	m, err := c.loadMemory(ctx)
+	doc, err := c.Memory.Load(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("read what Qualys has asked for before: %w", err)
 	}
 	s.read = now
-	if !s.dirty {
-		s.take(m, now)
-	}
+	m := parseMemory(doc)
+	s.take(&m, now)
 	c.limits.adopt(m.Rests, now)
 	return nil
 }
 
-// take takes over what was read.
-func (s *standing) take(m memory, now time.Time) {
-	logins, odd := m.Logins.sane(now)
-	proxies, odder := m.Proxies.sane(now)
-	s.logins, s.proxies, s.dirty = logins.knowing(s.logins), proxies.knowing(s.proxies), odd || odder
+// take takes over what was read, and adds to it what has happened since.
+func (s *standing) take(m *memory, now time.Time) {
+	var odd, odder bool
+	m.Logins, odd = m.Logins.sane(now)
+	m.Proxies, odder = m.Proxies.sane(now)
+	m.Logins, m.Proxies = m.Logins.knowing(s.logins), m.Proxies.knowing(s.proxies)
+	for _, news := range s.news {
+		news(m)
+	}
+	s.logins, s.proxies, s.odd = m.Logins, m.Proxies, odd || odder
 }
 
 // knowing is the list with what was worked out of it before.
@@ -215,50 +228,44 @@ func (l refusals) knowing(before refusals) refusals {
 	return l
 }
 
-func (c *Client) loadMemory(ctx context.Context) (memory, error) {
+// parseMemory reads a document. A damaged one, or that of another version, says nothing
+// and is written anew.
+func parseMemory(doc []byte) memory {
 	var m memory
-	doc, err := c.Memory.Load(ctx)
-	if err != nil {
-		return m, fmt.Errorf("read what Qualys has asked for before: %w", err)
-	}
-	if len(doc) == 0 {
-		return m, nil
-	}
 	if err := json.Unmarshal(doc, &m); err != nil || m.Version != memoryVersion {
-		return memory{}, nil //nolint:nilerr // a damaged document, or that of another version, is written anew
+		return memory{}
 	}
-	return m, nil
+	return m
 }
 
-// keep writes down what other processes are to know.
+// keep writes down what other processes are to know, beside what they have written.
 func (c *Client) keep(ctx context.Context) error {
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.Memory == nil || !s.dirty && !c.limits.unkept() {
+	if c.Memory == nil {
+		s.news = nil
+		return nil
+	}
+	if len(s.news) == 0 && !s.odd && !c.limits.unkept() {
 		return nil
 	}
 	// The call may have ended with its time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
 	defer cancel()
-	m, err := c.loadMemory(ctx)
-	if err != nil {
-		return err
-	}
-	now := c.now()
-	c.limits.adopt(m.Rests, now)
-	if s.dirty {
-		m.Logins, m.Proxies = s.logins, s.proxies
-	}
-	m.Version, m.Rests = memoryVersion, c.limits.kept(now)
-	doc, err := json.MarshalIndent(m, "", "  ")
-	if err == nil {
-		err = c.Memory.Save(ctx, append(doc, '\n'))
-	}
+	err := c.Memory.Update(ctx, func(doc []byte) ([]byte, error) {
+		now := c.now()
+		m := parseMemory(doc)
+		s.take(&m, now)
+		c.limits.adopt(m.Rests, now)
+		m.Version, m.Rests = memoryVersion, c.limits.kept(now)
+		doc, err := json.MarshalIndent(m, "", "  ")
+		return append(doc, '\n'), err //nolint:wrapcheck // said below
+	})
 	if err != nil {
 		return fmt.Errorf("keep what Qualys has asked for: %w", err)
 	}
-	s.dirty = false
+	s.news, s.odd = nil, false
 	c.limits.wasKept()
 	return nil
 }

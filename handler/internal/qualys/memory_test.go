@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +26,11 @@ type shared struct {
 
 func (m *shared) Load(context.Context) ([]byte, error) { return m.doc, m.err }
 
-func (m *shared) Save(_ context.Context, doc []byte) error {
+func (m *shared) Update(_ context.Context, change func(doc []byte) ([]byte, error)) error {
+	doc, err := change(m.doc)
+	if err != nil {
+		return err
+	}
 	m.saves++
 	m.doc = doc
 	return m.err
@@ -224,5 +230,44 @@ func TestMemoryIsWrittenSeldom(t *testing.T) {
 	}
 	if w.memory.saves != 1 || !json.Valid(w.memory.doc) {
 		t.Errorf("saves = %d, want 1: %s", w.memory.saves, w.memory.doc)
+	}
+}
+
+// Two processes that are refused at a time, each with a password of its own: both
+// passwords rest for a third.
+func TestTwoLoginsAreRefusedAtATime(t *testing.T) {
+	memory, now := &safely{}, time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	w := newAccountWorld(t, nil)
+	var logins atomic.Int32
+	var both sync.WaitGroup
+	both.Add(2)
+	w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if logins.Add(1) <= 2 { // each has read the memory when the other is refused
+			both.Done()
+			both.Wait()
+		}
+		wantPassword("right")(rw, r)
+	})
+	process := func(password string) error {
+		cl := w.client("user", password)
+		cl.Memory, cl.Now = memory, func() time.Time { return now }
+		_, _, err := ask(cl)
+		return err
+	}
+	var done sync.WaitGroup
+	for _, password := range []string{"one", "two"} {
+		done.Go(func() { _ = process(password) })
+	}
+	done.Wait()
+	for _, password := range []string{"one", "two"} {
+		if err := process(password); err == nil {
+			t.Errorf("%s: got an answer, want a refusal", password)
+		}
+	}
+	if n := logins.Load(); n != 2 {
+		t.Errorf("got %d logins, want 2", n)
+	}
+	if err := process("right"); err != nil {
+		t.Error(err)
 	}
 }

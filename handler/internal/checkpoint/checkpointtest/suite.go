@@ -10,7 +10,9 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"qualys-sentinel/handler/internal/checkpoint"
 )
@@ -74,6 +76,50 @@ func Run(t *testing.T, open func() checkpoint.Store) {
 		}
 		l = acquire(t, open(), "b.json")
 		wantDoc(t, l, "{}")
+		release(t, l)
+	})
+	t.Run("updates take turns", func(t *testing.T) {
+		const processes, each = 3, 4
+		var all sync.WaitGroup
+		for range processes {
+			all.Go(func() {
+				counter := checkpoint.Document{Store: open(), Name: "counter.json"}
+				for range each {
+					if err := counter.Update(ctx, func(doc []byte) ([]byte, error) { return append(doc, '+'), nil }); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		if got, err := (checkpoint.Document{Store: open(), Name: "counter.json"}).Load(ctx); err != nil || len(got) != processes*each {
+			t.Errorf("got %q, %v, want %d signs", got, err, processes*each)
+		}
+	})
+	t.Run("an update that fails leaves it as it was, and free", func(t *testing.T) {
+		doc := checkpoint.Document{Store: open(), Name: "same.json"}
+		if err := doc.Update(ctx, func([]byte) ([]byte, error) { return []byte("first"), nil }); err != nil {
+			t.Fatal(err)
+		}
+		broken := errors.New("broken")
+		if err := doc.Update(ctx, func([]byte) ([]byte, error) { return []byte("second"), broken }); !errors.Is(err, broken) {
+			t.Errorf("got %v, want %v", err, broken)
+		}
+		if got, err := doc.Load(ctx); err != nil || string(got) != "first" {
+			t.Errorf("got %q, %v, want first", got, err)
+		}
+		if held, err := open().Held(ctx, "same.json"); err != nil || held {
+			t.Errorf("held is %v, %v", held, err)
+		}
+	})
+	t.Run("an update of what another holds waits for its turn, as long as there is time", func(t *testing.T) {
+		l := acquire(t, open(), "held.json")
+		within, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		err := checkpoint.Document{Store: open(), Name: "held.json"}.Update(within, func(doc []byte) ([]byte, error) { return doc, nil })
+		if !errors.Is(err, checkpoint.ErrHeld) && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want ErrHeld", err)
+		}
 		release(t, l)
 	})
 	t.Run("objects are whole or absent", func(t *testing.T) {
