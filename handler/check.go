@@ -54,7 +54,7 @@ func (f *settingsFlags) check(ctx context.Context) error {
 		told = nil
 	}
 	c, err := open(ctx, environ, purpose{rows: f.to})
-	report := newChecked(ctx, c, err, environ, f.to, nil).run(ctx, told)
+	report := newChecked(ctx, c, err, environ, purpose{rows: f.to}, nil).run(ctx, told)
 	if f.json {
 		if err := out.document(report); err != nil {
 			return &jobError{err}
@@ -95,16 +95,17 @@ func (p *paper) step(s check.Step) {
 type checked struct {
 	source, azure, state *connector
 	parts                check.Parts
+	clock                ingest.Clock
 }
 
 // newChecked checks with whole. Where err says why there is none, it opens what
-// can be opened; before, if not nil, is the source of an earlier check, which
+// can be opened, for the purpose p; before, if not nil, is the source of an earlier check, which
 // knows the login that was refused.
-func newChecked(ctx context.Context, whole *connector, err error, environ []string, rows string, before *connector) *checked {
+func newChecked(ctx context.Context, whole *connector, err error, environ []string, p purpose, before *connector) *checked {
 	if err == nil {
-		return &checked{source: whole, azure: whole, state: whole, parts: check.Parts{References: whole.settings.References()}}
+		return &checked{source: whole, azure: whole, state: whole, parts: check.Parts{References: whole.settings.References()}, clock: p.outside.time()}
 	}
-	c := &checked{source: before}
+	c := &checked{source: before, clock: p.outside.time()}
 	var invalid *settings.InvalidError
 	if errors.As(err, &invalid) {
 		c.parts.Faults = invalid.Faults
@@ -113,17 +114,17 @@ func newChecked(ctx context.Context, whole *connector, err error, environ []stri
 	}
 	// Their errors are among the faults already.
 	if before == nil {
-		c.source, _ = open(ctx, environ, purpose{rows: rows, noDestination: true, connecting: true})
+		c.source, _ = open(ctx, environ, purpose{rows: p.rows, outside: p.outside, noDestination: true, connecting: true})
 	}
-	c.azure, _ = open(ctx, environ, purpose{rows: rows, noSource: true, connecting: true})
-	c.state, _ = open(ctx, environ, purpose{rows: rows, noSource: true, noDestination: true, connecting: true})
+	c.azure, _ = open(ctx, environ, purpose{rows: p.rows, outside: p.outside, noSource: true, connecting: true})
+	c.state, _ = open(ctx, environ, purpose{rows: p.rows, outside: p.outside, noSource: true, noDestination: true, connecting: true})
 	return c
 }
 
 // run tests the connection.
 func (c *checked) run(ctx context.Context, told func(check.Step)) check.Report {
 	parts := c.parts
-	parts.Clock, parts.Told = ingest.SystemClock{}, told
+	parts.Clock, parts.Told = c.clock, told
 	if c.source != nil {
 		parts.Source = c.source.checkedSource()
 	}

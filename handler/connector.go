@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/checkpoint"
@@ -57,16 +57,19 @@ type connector struct {
 	integrations *integration.Registry
 	fleet        fleet
 	// gzips is shared by all destinations.
-	gzips *loganalytics.Compressor
-	log   *zap.Logger
+	gzips   *loganalytics.Compressor
+	log     *zap.Logger
+	outside outside
 }
 
 // identity makes the app's credential once, when it is first needed.
 type identity struct {
 	clientID string
-	once     sync.Once
-	made     azcore.TokenCredential
-	err      error
+	// outside, if not nil, is there already.
+	outside azcore.TokenCredential
+	once    sync.Once
+	made    azcore.TokenCredential
+	err     error
 }
 
 // identityTime ends a call for a token that hangs; one takes less than a second.
@@ -75,6 +78,9 @@ const identityTime = 20 * time.Second
 // credential is the managed identity under Azure, and elsewhere whoever has
 // signed in on the machine.
 func (i *identity) credential() (azcore.TokenCredential, error) {
+	if i.outside != nil {
+		return i.outside, nil
+	}
 	i.once.Do(func() {
 		// Tries belong to runs, which count and bound them.
 		client := azcore.ClientOptions{Retry: policy.RetryOptions{MaxRetries: 1, TryTimeout: identityTime}}
@@ -104,19 +110,20 @@ type purpose struct {
 	log *zap.Logger
 	// secrets are told what the settings hold; nil: the connector has its own.
 	secrets *redact.Redactor
+	outside outside
 }
 
 // open reads the settings and makes a connector.
 func open(ctx context.Context, environ []string, p purpose) (*connector, error) {
-	c := &connector{rows: p.rows, knowledge: ingest.Joined{Dataset: ingest.KB}, log: p.log}
+	c := &connector{rows: p.rows, knowledge: ingest.Joined{Dataset: ingest.KB}, log: p.log, outside: p.outside}
 	if c.log == nil {
 		c.log = zap.NewNop()
 	}
 	// Secrets are read with the same identity as everything else.
-	c.identity.clientID = settings.ClientID(environ)
+	c.identity.clientID, c.identity.outside = settings.ClientID(environ), p.outside.credential
 	s, err := settings.Load(ctx, settings.Options{
 		Environ:            environ,
-		Vault:              &settings.KeyVault{Credential: c.identity.credential},
+		Vault:              c.vault(),
 		CheckFilter:        qualys.CheckFilter,
 		WithoutDestination: p.rows != "" || p.noDestination,
 		WithoutSource:      p.noSource,
@@ -141,6 +148,9 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 		Reserve:     s.CallReserve,
 		Proxy:       http.ProxyFromEnvironment,
 	}
+	if c.outside.transport != nil {
+		c.client.HTTP.Transport = c.outside.transport
+	}
 	if c.store, err = c.openStore(); err != nil {
 		return nil, err
 	}
@@ -148,8 +158,8 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 	c.gzips = loganalytics.NewCompressor(loganalytics.DefaultWriters)
 	c.integrations = c.newRegistry()
 	c.desk = &ondemand.Desk{
-		File: ondemand.File{Store: c.store, Destination: c.destinationName()}, Clock: ingest.SystemClock{}, Log: c.log,
-		NewRun: c.run, NewID: newRunID,
+		File: ondemand.File{Store: c.store, Destination: c.destinationName()}, Clock: c.outside.time(), Log: c.log,
+		NewRun: c.run, NewID: c.outside.runID,
 	}
 	return c, nil
 }
@@ -159,8 +169,14 @@ func (c *connector) memory() checkpoint.Document {
 	return checkpoint.Document{Store: c.store, Name: "limits.json"}
 }
 
-// newRunID makes the id of a run.
-func newRunID() string { return strings.ToLower(rand.Text()[:16]) }
+// vault reads secrets with the app's identity.
+func (c *connector) vault() *settings.KeyVault {
+	v := &settings.KeyVault{Credential: c.identity.credential}
+	if client := c.outside.client(); client != nil {
+		v.Options = &azsecrets.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: client}}
+	}
+	return v
+}
 
 func (c *connector) openStore() (checkpoint.Store, error) {
 	s := c.settings
@@ -174,7 +190,7 @@ func (c *connector) openStore() (checkpoint.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return blob.FromIdentity(s.StorageService, s.StateContainer, credential)
+	return blob.FromIdentity(s.StorageService, s.StateContainer, credential, c.outside.client())
 }
 
 // source of a dataset's pages, of the window w.
@@ -247,7 +263,7 @@ func (c *connector) destination(schema *record.Schema, run string) (ingest.Desti
 	}
 	if s.API == settings.DataCollector {
 		return loganalytics.NewCollector(loganalytics.CollectorConfig{
-			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: schema.LogType(),
+			Endpoint: s.LogAnalyticsURI, Workspace: s.WorkspaceID, Key: s.WorkspaceKey, LogType: schema.LogType(), Transport: c.outside.transport,
 		})
 	}
 	credential, err := c.identity.credential()
@@ -256,7 +272,7 @@ func (c *connector) destination(schema *record.Schema, run string) (ingest.Desti
 	}
 	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
 		Endpoint: s.LogAnalyticsURI, Rule: s.DCRImmutableID, Stream: schema.Stream(),
-		Credential: credential, Compressor: c.gzips,
+		Credential: credential, Compressor: c.gzips, Transport: c.outside.transport,
 	})
 }
 
@@ -265,7 +281,7 @@ func (c *connector) run(dataset *ingest.Dataset, id string, asked *ondemand.Requ
 	s := c.settings
 	r := &ingest.Run{
 		ID: id, Dataset: dataset, Target: c.target(), DestinationName: c.destinationName(),
-		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: ingest.SystemClock{},
+		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: c.outside.time(), BatchBytes: c.outside.batchBytes,
 	}
 	r.Log = c.log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
 	var window ondemand.Window

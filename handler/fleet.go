@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -60,24 +61,27 @@ type berth struct {
 
 // registry of the integrations.
 func (c *connector) newRegistry() *integration.Registry {
-	r := &integration.Registry{Store: c.store, Clock: ingest.SystemClock{}, Log: c.log}
+	r := &integration.Registry{Store: c.store, Clock: c.outside.time(), Log: c.log}
 	// Where rows go to a simulator on this machine, others may, too.
 	r.Local = c.settings.LogAnalyticsURI == nil || settings.Loopback(c.settings.LogAnalyticsURI)
 	if vault := c.settings.IntegrationVault; vault != "" {
-		r.Keys = &settings.KeyFile{KeyVault: settings.KeyVault{Credential: c.identity.credential}, Vault: vault, NewID: func() string { return newRunID()[:8] }}
+		r.Keys = &settings.KeyFile{KeyVault: *c.vault(), Vault: vault, NewID: func() string { return c.outside.runID()[:8] }}
 	}
 	return r
 }
 
 // tick is one of a dataset, for all destinations.
 func (c *connector) tick(ctx context.Context, dataset *ingest.Dataset) (ingest.Report, error) {
-	t := ondemand.Tick{Dataset: dataset, Clock: ingest.SystemClock{}, Log: c.log, Members: []ondemand.Member{{Desk: c.desk, Requests: true}}}
+	t := ondemand.Tick{Dataset: dataset, Clock: c.outside.time(), Log: c.log, Members: []ondemand.Member{{Desk: c.desk, Requests: true}}}
 	if dataset == ingest.VM {
 		t.Members = append(t.Members, c.muster(ctx, t.Members)...)
 		t.More = c.muster
 		if n := len(t.Members); n > 1 {
 			t.Convoy = &ingest.Convoy{Together: together, Clock: t.Clock, Log: c.log}
-			t.Began = func(run *ingest.Run) { share(run, n) }
+			t.Began = func(run *ingest.Run) {
+				share(run, n)
+				run.BatchBytes = cmp.Or(c.outside.batchBytes, run.BatchBytes)
+			}
 		}
 	}
 	own := t.Do(ctx)[0]
@@ -144,12 +148,12 @@ func (c *connector) berth(i *integration.Integration) *berth {
 	if b == nil {
 		b = &berth{}
 		b.desk = &ondemand.Desk{
-			File: ondemand.File{Store: c.store, Destination: name}, Clock: ingest.SystemClock{}, Log: c.log, NewID: newRunID,
+			File: ondemand.File{Store: c.store, Destination: name}, Clock: c.outside.time(), Log: c.log, NewID: c.outside.runID,
 			NewRun: func(dataset *ingest.Dataset, id string, _ *ondemand.Request) (*ingest.Run, error) {
 				return c.integrationRun(b.known.Load(), dataset, id)
 			},
 		}
-		b.status = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: b.desk.Live, Now: time.Now}
+		b.status = &status.Source{Store: c.store, Destination: name, Integration: i.Number(), Live: b.desk.Live, Now: c.outside.time().Now}
 		c.fleet.berths[name] = b
 	}
 	b.known.Store(i)
@@ -177,7 +181,7 @@ func (c *connector) due(ctx context.Context, i *integration.Integration) bool {
 	if err != nil || state == nil || state.Progress == nil {
 		return true // its run tells what is wrong
 	}
-	last, now := state.Progress.Started, time.Now()
+	last, now := state.Progress.Started, c.outside.time().Now()
 	switch {
 	case !last.Truncate(time.Second).After(i.Changed) || now.Before(last): // Changed has no fractions
 		return true

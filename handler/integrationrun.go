@@ -22,7 +22,7 @@ func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.D
 	s := c.settings
 	r := &ingest.Run{
 		ID: id, Dataset: dataset, Target: c.integrationTarget(i), DestinationName: i.Destination(), Integration: i.Number(),
-		Store: c.store, Budget: s.RunBudget, Clock: ingest.SystemClock{}, Lookback: s.Lookback, Overlap: s.Overlap,
+		Store: c.store, Budget: s.RunBudget, Clock: c.outside.time(), Lookback: s.Lookback, Overlap: s.Overlap,
 		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded}, RowBytes: longestRow,
 		Log: c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
 	}
@@ -75,14 +75,14 @@ func (c *connector) integrationDestination(ctx context.Context, i *integration.I
 		if err != nil {
 			return nil, err
 		}
-		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName, Advice: "check the integration's workspaceId and primaryKey, and the clock of this machine, which is a part of the signature"})
+		return loganalytics.NewCollector(loganalytics.CollectorConfig{Endpoint: c.collectorAddress(i), Workspace: i.WorkspaceID, Key: key, LogType: i.CustomLogName, Transport: c.outside.transport, Advice: "check the integration's workspaceId and primaryKey, and the clock of this machine, which is a part of the signature"})
 	}
 	credential, err := c.identity.credential()
 	if err != nil {
 		return nil, err
 	}
 	return loganalytics.NewIngestion(loganalytics.IngestionConfig{
-		Endpoint: i.Address(), Rule: i.DCRImmutableID, Stream: "Custom-" + i.CustomLogName, Credential: credential, Compressor: c.gzips,
+		Endpoint: i.Address(), Rule: i.DCRImmutableID, Stream: "Custom-" + i.CustomLogName, Credential: credential, Compressor: c.gzips, Transport: c.outside.transport,
 	})
 }
 

@@ -29,7 +29,7 @@ import (
 func serve(ctx context.Context, port string) int {
 	level := zap.NewAtomicLevel()
 	secrets := &redact.Redactor{}
-	log := newLog(level, secrets)
+	log := newLog(os.Stdout, level, secrets)
 	// What is asked for over HTTP goes on behind its answer, until the program
 	// is to stop.
 	asked, stop := context.WithCancel(ctx)
@@ -61,6 +61,9 @@ type app struct {
 	level zap.AtomicLevel
 	// secrets are cut out of the log, whoever wrote them there.
 	secrets *redact.Redactor
+	// environ is where the settings are; outside what connectors work with beside them.
+	environ func() []string
+	outside outside
 	// asked is the context of what was asked for over HTTP.
 	asked context.Context //nolint:containedctx // it outlives the calls that begin it
 
@@ -88,7 +91,7 @@ var (
 )
 
 func newApp(asked context.Context, log *zap.Logger, level zap.AtomicLevel) *app {
-	return &app{log: log, level: level, asked: asked, opening: make(chan struct{}, 1), gathering: make(chan struct{}, 1)}
+	return &app{log: log, level: level, asked: asked, environ: os.Environ, opening: make(chan struct{}, 1), gathering: make(chan struct{}, 1)}
 }
 
 // open reads the settings at the first invocation, and again as long as they
@@ -103,7 +106,7 @@ func (a *app) open(ctx context.Context) (*connector, error) {
 	if a.connector != nil {
 		return a.connector, nil
 	}
-	c, err := open(ctx, os.Environ(), purpose{log: a.log, secrets: a.secrets})
+	c, err := open(ctx, a.environ(), purpose{log: a.log, secrets: a.secrets, outside: a.outside})
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +197,7 @@ func (a *app) Registry(ctx context.Context) (r api.Registry, user, password stri
 }
 
 // Off implements api.IntegrationBackend.
-func (a *app) Off() bool { return settings.IntegrationAPIOff(os.Environ()) }
+func (a *app) Off() bool { return settings.IntegrationAPIOff(a.environ()) }
 
 // Renew implements api.IntegrationBackend.
 func (a *app) Renew(ctx context.Context) (user, password string, err error) {
@@ -283,7 +286,7 @@ func (a *app) Check(ctx context.Context) check.Report {
 	known := a.known.Load()
 	c, err := a.open(ctx)
 	before := a.checkedBefore.Load()
-	sides := newChecked(ctx, c, err, os.Environ(), "", before)
+	sides := newChecked(ctx, c, err, a.environ(), purpose{outside: a.outside}, before)
 	if err != nil {
 		a.checkedBefore.CompareAndSwap(before, sides.source)
 	}
@@ -308,13 +311,13 @@ func (w cleanWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// newLog writes one JSON object a line to stdout. The host marks lines of
+// newLog writes one JSON object a line to out: stdout, as the host marks lines of
 // stderr as errors, whatever they say.
-func newLog(level zap.AtomicLevel, secrets *redact.Redactor) *zap.Logger {
+func newLog(out io.Writer, level zap.AtomicLevel, secrets *redact.Redactor) *zap.Logger {
 	config := zap.NewProductionEncoderConfig()
 	config.EncodeTime = zapcore.ISO8601TimeEncoder
 	config.EncodeDuration = zapcore.StringDurationEncoder
 	config.TimeKey, config.MessageKey = "time", "message"
-	out := zapcore.Lock(zapcore.AddSync(cleanWriter{os.Stdout, secrets}))
-	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(config), out, level), zap.ErrorOutput(out))
+	lines := zapcore.Lock(zapcore.AddSync(cleanWriter{out, secrets}))
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(config), lines, level), zap.ErrorOutput(lines))
 }

@@ -16,7 +16,7 @@ import (
 // statusSource reads the status of what this connector works with.
 func (c *connector) statusSource() *status.Source {
 	return &status.Source{
-		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: time.Now, Others: c.others, Rests: c.rests,
+		Store: c.store, Destination: c.destinationName(), Live: c.desk.Live, Now: c.outside.time().Now, Others: c.others, Rests: c.rests,
 		Program: status.Program{Version: version, APIs: map[string]string{
 			ingest.VM.Name: c.settings.DetectionAPIVersion, ingest.KB.Name: c.settings.KBAPIVersion,
 		}},

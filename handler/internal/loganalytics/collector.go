@@ -58,6 +58,8 @@ type CollectorConfig struct {
 	// Advice for whoever sees that the service does not take the signature; that of the
 	// settings if empty.
 	Advice string
+	// Transport makes the calls; that of net/http if nil.
+	Transport http.RoundTripper
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -73,7 +75,7 @@ func NewCollector(c CollectorConfig) (*Collector, error) {
 		workspace: c.Workspace, key: key, logType: c.LogType, now: c.Now,
 		advice: cmp.Or(c.Advice, "check workspaceID, workspaceKey, and the clock of this machine, which is a part of the signature"),
 	}
-	d.http = &http.Client{Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	d.http = &http.Client{Transport: c.Transport, Timeout: collectorTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if d.now == nil {
 		d.now = time.Now
 	}

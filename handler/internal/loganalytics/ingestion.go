@@ -85,6 +85,8 @@ type IngestionConfig struct {
 	Credential azcore.TokenCredential
 	// Compressor, which destinations may share; one of its own if nil.
 	Compressor *Compressor
+	// Transport makes the calls; that of net/http if nil.
+	Transport http.RoundTripper
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -92,7 +94,7 @@ type IngestionConfig struct {
 // NewIngestion returns a destination.
 func NewIngestion(c IngestionConfig) (*Ingestion, error) {
 	// Following a redirect would carry findings elsewhere.
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{Transport: c.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	options := &azlogs.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Cloud:     Cloud(c.Endpoint.Hostname()),
 		Transport: client,

@@ -147,10 +147,10 @@ func (k *KeyVault) client(vault string) (*azsecrets.Client, error) {
 		return nil, err
 	}
 	options := azsecrets.ClientOptions{}
-	options.Retry.TryTimeout = vaultTry
 	if k.Options != nil {
 		options = *k.Options
 	}
+	options.Retry.TryTimeout = cmp.Or(options.Retry.TryTimeout, vaultTry)
 	if u, err := url.Parse(vault); err == nil && loopback(u.Hostname()) {
 		// A vault of the simulator has no name for the challenge to match.
 		options.DisableChallengeResourceVerification = true

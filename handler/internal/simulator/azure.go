@@ -179,8 +179,8 @@ func sealToken(resource string, expires time.Time) string {
 	return "simulated-token." + base64.RawURLEncoding.EncodeToString([]byte(text)) + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// authorized checks a bearer token: its seal, its audience, its time.
-func (a *Azure) authorized(r *http.Request, resource string) bool {
+// Authorized checks a bearer token: its seal, its audience, its time.
+func (a *Azure) Authorized(r *http.Request, resource string) bool {
 	text, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	parts := strings.Split(text, ".")
 	if !ok || len(parts) != 3 {
@@ -223,7 +223,7 @@ func (a *Azure) ingestion(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodPost:
 		problem(w, http.StatusMethodNotAllowed, "MethodNotAllowed", "only POST")
-	case !a.authorized(r, "https://monitor.azure.com"):
+	case !a.Authorized(r, "https://monitor.azure.com"):
 		problem(w, http.StatusUnauthorized, "InvalidToken", "the token is missing, expired or of another audience")
 	case place == nil || parts[2] != "streams":
 		problem(w, http.StatusNotFound, "NotFound", "data collection rule not found")

@@ -61,6 +61,13 @@ func (q *Qualys) SetPassword(password string) {
 	q.Password = password
 }
 
+// SetLimits changes the subscription's limits.
+func (q *Qualys) SetLimits(callsPerHour, concurrent int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.CallsPerHour, q.Concurrent = callsPerHour, concurrent
+}
+
 // Calls lists the parameters of all detection calls so far.
 func (q *Qualys) Calls() []url.Values {
 	q.mu.Lock()
@@ -141,7 +148,7 @@ func (q *Qualys) hosts(w http.ResponseWriter, r *http.Request) {
 	n, more := 0, uint64(0)
 	for index := range q.Subscription.Hosts {
 		id := q.Subscription.hostID(index)
-		if q.Subscription.host(index, now).Processed.Before(after) {
+		if processed, ok := q.Subscription.Listed(index, now); !ok || processed.Before(after) {
 			continue
 		}
 		if id < low || id > high || !only.has(id) || tags.on && !tags.has(q.Subscription.host(index, now).Tags) {
@@ -573,8 +580,8 @@ func (s *Subscription) matches(index int, f Filter, now time.Time) bool {
 	if id < f.idMin || id > f.idMax || !f.ids.has(id) || f.byTags.on && !f.byTags.has(s.host(index, now).Tags) {
 		return false
 	}
-	at := s.processed(index, now)
-	return !at.Before(f.processedAfter) && (f.processedBefore.IsZero() || at.Before(f.processedBefore)) && !at.Before(f.updatedSince)
+	at, ok := s.Listed(index, now)
+	return ok && !at.Before(f.processedAfter) && (f.processedBefore.IsZero() || at.Before(f.processedBefore)) && !at.Before(f.updatedSince)
 }
 
 func (f Filter) wants(d Detection) bool {

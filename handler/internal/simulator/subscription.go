@@ -43,9 +43,16 @@ type Subscription struct {
 	// for a subscription that may not download it.
 	Knowledge *Knowledge
 
+	// Delay is how long a processed scan takes to show.
+	Delay time.Duration
+
 	mu      sync.Mutex
-	rescans map[int]time.Time
+	rescans map[int][]time.Time
+	lives   map[int]life
 }
+
+// life is the time in which a host is listed; zero: from or to for ever.
+type life struct{ from, to time.Time }
 
 // NewSubscription returns a subscription.
 func NewSubscription(seed uint64, hosts, detections int) *Subscription {
@@ -57,19 +64,57 @@ func (s *Subscription) Rescan(index int, at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rescans == nil {
-		s.rescans = map[int]time.Time{}
+		s.rescans = map[int][]time.Time{}
 	}
-	s.rescans[index] = at
+	s.rescans[index] = append(s.rescans[index], at)
 }
 
-// processed is when the latest scan of a host was processed, as of now.
+// Appear lists a host from a time on, at which its first scan was processed.
+func (s *Subscription) Appear(index int, at time.Time) {
+	s.Rescan(index, at)
+	s.live(index, func(l *life) { l.from = at })
+}
+
+// Purge takes a host, and all that was found on it, out of the lists.
+func (s *Subscription) Purge(index int, at time.Time) {
+	s.live(index, func(l *life) { l.to = at })
+}
+
+func (s *Subscription) live(index int, change func(*life)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lives == nil {
+		s.lives = map[int]life{}
+	}
+	l := s.lives[index]
+	change(&l)
+	s.lives[index] = l
+}
+
+// Listed tells whether a host is in the lists at a time, and when its latest scan was
+// processed, as far as that shows then.
+func (s *Subscription) Listed(index int, now time.Time) (processed time.Time, ok bool) {
+	s.mu.Lock()
+	l := s.lives[index]
+	s.mu.Unlock()
+	shown := now.Add(-s.Delay)
+	return s.processed(index, now), (l.from.IsZero() || !shown.Before(l.from)) && (l.to.IsZero() || now.Before(l.to))
+}
+
+// Host is a host at a time, listed or not.
+func (s *Subscription) Host(index int, now time.Time) Host { return s.host(index, now) }
+
+// processed is when the latest scan of a host was processed, as far as it shows now.
 func (s *Subscription) processed(index int, now time.Time) time.Time {
+	now = now.Add(-s.Delay)
 	phase := time.Duration(mix(s.Seed, uint64(index))%uint64(scanPeriod/time.Second)) * time.Second
 	at := now.Add(-phase).Truncate(scanPeriod).Add(phase)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if again, ok := s.rescans[index]; ok && again.After(at) && !again.After(now) {
-		at = again
+	for _, again := range s.rescans[index] {
+		if again.After(at) && !again.After(now) {
+			at = again
+		}
 	}
 	return at.UTC()
 }

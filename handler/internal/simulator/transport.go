@@ -17,6 +17,12 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	in := r.Clone(ctx)
 	in.RequestURI = r.URL.RequestURI()
+	in.Header = make(http.Header, len(r.Header)) // in the form that a server's have, whatever the client wrote
+	for name, values := range r.Header {
+		for _, v := range values {
+			in.Header.Add(name, v)
+		}
+	}
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
@@ -24,11 +30,12 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := &memoryAnswer{header: http.Header{}, out: out, begun: make(chan struct{})}
 	go func() {
 		defer func() {
-			w.WriteHeader(http.StatusOK)
 			if p := recover(); p != nil { // http.ErrAbortHandler, as the handlers break off
+				w.abort()
 				out.CloseWithError(io.ErrUnexpectedEOF)
 				return
 			}
+			w.WriteHeader(http.StatusOK)
 			out.Close() //nolint:errcheck // it returns nil
 		}()
 		t.Handler.ServeHTTP(w, in)
@@ -39,6 +46,11 @@ func (t Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-ctx.Done():
 		cancel(nil)
 		return nil, context.Cause(ctx)
+	}
+	if w.status == 0 {
+		stop()
+		cancel(nil)
+		return nil, io.ErrUnexpectedEOF // as when a connection breaks before an answer
 	}
 	return &http.Response{
 		Status: http.StatusText(w.status), StatusCode: w.status, Header: w.header, Request: r, ContentLength: -1,
@@ -65,6 +77,9 @@ func (w *memoryAnswer) WriteHeader(status int) {
 		close(w.begun)
 	})
 }
+
+// abort breaks off an answer that has not begun.
+func (w *memoryAnswer) abort() { w.once.Do(func() { close(w.begun) }) }
 
 func (w *memoryAnswer) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)

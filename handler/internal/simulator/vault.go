@@ -12,7 +12,7 @@ import (
 // Vault is the simulated Key Vault; the SDK talks to vaults over TLS only.
 func (a *Azure) Vault() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !a.authorized(r, "https://vault.azure.net") {
+		if !a.Authorized(r, "https://vault.azure.net") {
 			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/22222222-2222-2222-2222-222222222222", resource="https://vault.azure.net"`)
 			problem(w, http.StatusUnauthorized, "Unauthorized", "AKV10000: Request is missing a Bearer or PoP token.")
 			return

@@ -87,9 +87,14 @@ func FromConnectionString(connection, name string) (*Store, error) {
 	return New(c), nil
 }
 
-// FromIdentity returns a store in a container of a blob service.
-func FromIdentity(serviceURL, name string, credential azcore.TokenCredential) (*Store, error) {
-	c, err := container.NewClient(strings.TrimRight(serviceURL, "/")+"/"+name, credential, options())
+// FromIdentity returns a store in a container of a blob service. client makes the calls;
+// nil: the SDK's own.
+func FromIdentity(serviceURL, name string, credential azcore.TokenCredential, client *http.Client) (*Store, error) {
+	o := options()
+	if client != nil {
+		o.Transport = client
+	}
+	c, err := container.NewClient(strings.TrimRight(serviceURL, "/")+"/"+name, credential, o)
 	if err != nil {
 		return nil, fmt.Errorf("storage client: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"qualys-sentinel/handler/internal/checkpoint/blob"
 )
 
 // A storage that repeats what it was sent does not make signature or key a part of an
@@ -38,8 +40,11 @@ func TestFurtherEchoedSignatures(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(echo))
 			defer server.Close()
-			s := open(t, "BlobEndpoint="+server.URL+"/account;SharedAccessSignature=sv=2025-01-05&ss=b&sig="+signature, "state")
-			_, err := s.List(context.Background(), "runs/")
+			s, err := blob.FromConnectionString("BlobEndpoint="+server.URL+"/account;SharedAccessSignature=sv=2025-01-05&ss=b&sig="+signature, "state")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = s.List(context.Background(), "runs/")
 			if err != nil && strings.Contains(err.Error(), signature[:9]) {
 				t.Errorf("left: %v", err)
 			}
