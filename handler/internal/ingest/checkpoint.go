@@ -65,6 +65,9 @@ type Trouble struct {
 	High   uint64 `json:"high,omitempty"`
 	// Tries is how often a page of just one parent has failed.
 	Tries int `json:"tries,omitempty"`
+	// Void says that the page counted for nothing: it has said of itself that it may not
+	// be whole.
+	Void bool `json:"void,omitempty"`
 	// Suspects fail by themselves, and no other parent has come since. They are not
 	// isolated before one has: it may be that none comes.
 	Suspects []Isolated `json:"suspects,omitempty"`

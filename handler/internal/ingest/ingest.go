@@ -89,6 +89,16 @@ func retryAfter(err error) (time.Duration, bool) {
 	return 0, false
 }
 
+// void is an error that takes back what a page has brought.
+type void interface {
+	Void() bool
+}
+
+func isVoid(err error) bool {
+	var v void
+	return errors.As(err, &v) && v.Void()
+}
+
 // wrong is an error that lies in what was asked for: nobody can do anything about
 // it but ask for something else.
 type wrong interface {

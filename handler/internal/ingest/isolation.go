@@ -95,6 +95,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 	slices.SortStableFunc(due, func(a, b Isolated) int { return a.Again.Compare(b.Again) })
 	failed := 0
 	var ended error
+	n := -1 // of those that were tried
 	for _, i := range due {
 		if wait := i.Again.Sub(r.Clock.Now()); wait > 0 && wait <= isolatedMost { // longer: this clock was wrong
 			continue
@@ -105,6 +106,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		if failed == max(maxRetried, len(due)/retriedPart) {
 			break
 		}
+		n++
 		q := record.Query{From: i.ID, To: i.ID, Size: 1}
 		if i.After != nil {
 			q.After = *i.After
@@ -119,9 +121,9 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 		}
 		d.rollback()
 		if errors.Is(err, errPause) {
-			if took >= limit/2 {
+			if n == 0 && took >= limit/2 {
 				d.postpone(i.ID, err)
-			} // else it has had little time, and is the first of the next run
+			} // else it has not had all the time that a run can give, and is the first of the next
 			ended = err
 			break
 		}
@@ -149,7 +151,7 @@ func (r *Run) retryIsolated(ctx context.Context, d *delivery) error {
 func (r *Run) extra(ctx context.Context, d *delivery, q record.Query, limit time.Duration) (took time.Duration, err error) {
 	for {
 		d.beginExtra()
-		_, took, err = r.read(ctx, d, q, limit)
+		_, took, err = r.read(ctx, d, d, q, limit)
 		if !errors.Is(err, errSlow) {
 			return took, err
 		}
@@ -160,13 +162,13 @@ func (r *Run) extra(ctx context.Context, d *delivery, q record.Query, limit time
 	}
 }
 
-// read reads a page, and gives it up if it comes to no safe point within limit. It
+// read reads a page into sink, and gives it up if it comes to no safe point within limit. It
 // returns how long it had come to none.
-func (r *Run) read(ctx context.Context, d *delivery, q record.Query, limit time.Duration) (record.Page, time.Duration, error) {
+func (r *Run) read(ctx context.Context, d *delivery, sink record.Sink, q record.Query, limit time.Duration) (record.Page, time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	d.watch = newWatch(r.Clock, limit, func() { cancel(fmt.Errorf("%w: %s", errStuck, limit.Round(time.Second))) })
-	page, err := r.Source.Page(ctx, q, d)
+	page, err := r.Source.Page(ctx, q, sink)
 	return page, d.watch.end(), err //nolint:wrapcheck // the source has said what was asked for
 }
 

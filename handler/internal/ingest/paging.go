@@ -42,6 +42,7 @@ type pager struct {
 	last                   bool    // all pages were read
 	search                 *search // for the parent that makes a page fail
 	reason                 string  // of the last failure
+	rehearse               bool    // the page counted for nothing: see rehearsal
 }
 
 // pages reads page after page until the last, the end of the budget, or an
@@ -79,11 +80,35 @@ func (p *pager) read(ctx context.Context) error {
 	}
 	p.bound()
 	p.d.beginPage(p.q)
-	page, took, err := r.read(ctx, p.d, p.q, p.limit())
+	if p.rehearse {
+		_, took, err := r.read(ctx, p.d, rehearsal{p.d}, p.q, p.limit())
+		r.forget()
+		if err != nil {
+			return p.failed(ctx, err, took)
+		}
+		p.rehearse = false
+	}
+	page, took, err := r.read(ctx, p.d, p.d, p.q, p.limit())
 	if err == nil {
 		return p.succeeded(page)
 	}
 	return p.failed(ctx, err, took)
+}
+
+// rehearsal is a page that is read and not sent: one that counted for nothing is read so
+// until it is whole, or all that it holds would be sent with every try.
+type rehearsal struct{ *delivery }
+
+// Begin implements record.Sink.
+func (rehearsal) Begin(time.Time) error { return nil }
+
+// Record implements record.Sink.
+func (rehearsal) Record(*record.Record) error { return nil }
+
+// Done implements record.Sink.
+func (r rehearsal) Done(uint64) error {
+	r.watch.safe()
+	return nil
 }
 
 // end takes back what was passed although nothing has shown that it was to blame, and
@@ -122,7 +147,7 @@ func (p *pager) recall(ctx context.Context) error {
 	} else if t.ID != from {
 		return nil
 	}
-	p.alone = t.Tries
+	p.alone, p.rehearse = t.Tries, t.Void
 	if !t.Search {
 		return nil
 	}
@@ -146,11 +171,11 @@ func (p *pager) keepTrouble() {
 	if size >= p.run.Source.PageLimit() {
 		size = 0
 	}
-	t := &Trouble{ID: p.q.From, Tries: p.alone, Suspects: p.d.suspects, Reason: p.reason}
+	t := &Trouble{ID: p.q.From, Tries: p.alone, Void: p.rehearse, Suspects: p.d.suspects, Reason: p.reason}
 	if p.search != nil {
 		t.Search, t.High = !p.search.again, p.search.high
 	}
-	if !t.Search && t.Tries == 0 && len(t.Suspects) == 0 {
+	if !t.Search && t.Tries == 0 && !t.Void && len(t.Suspects) == 0 {
 		t = nil
 	}
 	p.d.mu.Lock() // batches under way save the state
@@ -223,6 +248,14 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 		r.Log.Warn("reaching further back", zap.String("reason", again.Error()))
 		p.q.After = again.after
 		return nil
+	}
+	if isVoid(err) {
+		// What has come was sent, and does not count.
+		if err := p.d.settleAll(ctx); err != nil {
+			return err
+		}
+		p.d.rewind(p.q.From)
+		from, p.rehearse = p.q.From, true
 	}
 	if errors.Is(err, errSlow) { // no failure of the page's
 		p.q.From = max(p.q.From, from)

@@ -1,8 +1,10 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -121,8 +123,8 @@ const maxProved = 8
 
 // prove asks a destination that has accepted nothing so far, before anything else is sent,
 // for one row of each of some parents: those that are to come, and then those that have
-// come before. If it takes one, it was the rows. Each run tries others. Pages that have no
-// row for it are passed as long as there is time.
+// come before. If it takes one, it was the rows. Pages that have no row for it are passed
+// as long as there is time.
 func (r *Run) prove(ctx context.Context, d *delivery) error {
 	if !d.refused.doubtful() {
 		return nil
@@ -134,21 +136,11 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	end := r.Clock.Now().Add(aloneTime(r.Budget))
 	var refused error
 	for _, q := range queries {
-		for left := 1 + r.state.Stalled%maxProved; left > 0; {
-			rows, next := r.samples(ctx, d, q)
-			taken, err := d.takesOne(rows)
-			if taken || err != nil && !isRefusal(err) {
-				return err
-			}
-			if err != nil {
-				refused = err
-				left--
-			}
-			if next == 0 || !r.Clock.Now().Before(end) {
-				break
-			}
-			q.From = next
+		taken, err := r.proveFrom(ctx, d, q, end)
+		if taken || err != nil && !isRefusal(err) {
+			return err
 		}
+		refused = cmp.Or(err, refused)
 	}
 	if refused == nil {
 		return nil // there is no row to ask it for
@@ -156,10 +148,75 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	return nothingAccepted(refused)
 }
 
+// proveFrom asks it for rows of a query's pages, until the end of their time.
+func (r *Run) proveFrom(ctx context.Context, d *delivery, q record.Query, end time.Time) (taken bool, refused error) {
+	h := hops{run: r, far: r.state.Stalled % maxFar}
+	for left := 1 + r.state.Stalled%maxProved; left > 0; {
+		s, page, pageErr := r.samples(ctx, d, q)
+		taken, err := d.takesOne(s.list)
+		if taken || err != nil && !isRefusal(err) {
+			return taken, err
+		}
+		next := page.Next
+		if err != nil {
+			refused = err
+			left--
+		}
+		if pageErr != nil {
+			next = max(q.From, s.last) + 1
+		}
+		if next != 0 && (err != nil || pageErr != nil) {
+			next = h.from(ctx, q, next)
+		}
+		if next == 0 || !r.Clock.Now().Before(end) {
+			break
+		}
+		q.From = next
+	}
+	return false, refused
+}
+
+// hops are the parents at which pages of samples begin, behind those that were refused or
+// that do not come: each is twice as far as the one before. Runs in a row begin with
+// others.
+type hops struct {
+	run  *Run
+	far  int // the next is so many parents away, as a power of two
+	ids  []uint64
+	done bool // no list can be had
+}
+
+// maxFar is as far as a list of ids goes, as a power of two.
+const maxFar = 10
+
+// from is where the page behind next begins; zero: nowhere.
+func (h *hops) from(ctx context.Context, q record.Query, next uint64) uint64 {
+	if len(h.ids) == 0 && !h.done {
+		ctx, cancel := context.WithTimeout(ctx, aloneTime(h.run.Budget)/samplePart)
+		defer cancel()
+		ids, err := h.run.Source.IDs(ctx, record.Query{After: q.After, From: next, To: q.To}, maxListed, h.run.counts.addTally)
+		if err != nil {
+			h.run.Log.Info("no list of others to take samples of", zap.Error(err))
+		}
+		h.ids, h.done = ids, err != nil
+	}
+	first, _ := slices.BinarySearch(h.ids, next)
+	if first == len(h.ids) { // there is nobody behind it, or that is not known
+		if !h.done {
+			return 0
+		}
+		return next
+	}
+	place := min(first+1<<h.far-1, len(h.ids)-1)
+	h.far = min(h.far+1, maxFar)
+	return h.ids[place]
+}
+
 // takesOne sends rows one by one until the destination accepts one. The error is the last
 // refusal, or another one, which ends the attempt.
-func (d *delivery) takesOne(rows [][]byte) (taken bool, refusal error) {
-	for _, row := range rows {
+func (d *delivery) takesOne(samples []sample) (taken bool, refusal error) {
+	for _, sample := range samples {
+		row := sample.row
 		_, err := d.send(record.Batch{Body: row, Ends: []int{len(row) - 1}})
 		if err == nil {
 			d.run.Log.Info("the destination accepts rows: those that it has refused were to blame")
@@ -178,34 +235,41 @@ func nothingAccepted(reason error) error {
 	return fmt.Errorf("%w: check that table and data collection rule fit this version: %w", errNothingTaken, reason)
 }
 
-// samples are rows of a page, each as a batch of its own, and where the next page begins.
-func (r *Run) samples(ctx context.Context, d *delivery, q record.Query) (rows [][]byte, next uint64) {
-	ctx, cancel := context.WithTimeout(ctx, aloneTime(r.Budget))
+// samples are rows of a page, each as a batch of its own.
+func (r *Run) samples(ctx context.Context, d *delivery, q record.Query) (*sampler, record.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, aloneTime(r.Budget)/samplePart)
 	defer cancel()
-	s := &sampler{d: d, step: 1}
+	s := &sampler{d: d, step: 1, rand: rand.New(rand.NewPCG(uint64(r.state.Stalled), q.From))} //nolint:gosec // which rows are tried is no secret
 	page, err := r.Source.Page(ctx, q, s)
 	if err != nil {
 		// That is for the reading to meet, and to tell.
 		r.Log.Info("the page to take samples from has failed", zap.Error(err))
 	}
+	r.forget()
+	return s, page, err //nolint:wrapcheck // it is told above
+}
+
+// samplePart of the time of one parent is that of a page of samples: one that does not
+// come must leave time for others.
+const samplePart = 4
+
+// forget lets the source bring again what it has handed over to nobody.
+func (r *Run) forget() {
 	if source, ok := r.Source.(interface{ Forget() }); ok { // it hands nothing over twice
 		source.Forget()
 	}
-	for _, sample := range s.list {
-		rows = append(rows, sample.row)
-	}
-	return rows, page.Next
 }
 
-// sampler takes the first row of each of some parents, spread over a page: that of the
-// first, and of every step-th, which are others with each run that got nowhere.
+// sampler takes a row of each of some parents, spread over a page: that of the first, and
+// of every step-th. Both parents and rows are others with each run that got nowhere.
 type sampler struct {
 	d    *delivery
 	step int
+	rand *rand.Rand
 	list []sample
-	size int  // of their rows, in bytes
-	seen int  // parents
-	has  bool // the parent in work had its turn
+	seen int    // parents
+	rows int    // of the parent in work
+	last uint64 // the highest parent that has come
 }
 
 // maxSamples is how much the samples of a run take, in bytes: fifty destinations may be in
@@ -227,12 +291,15 @@ func (s *sampler) wants(parent int) bool {
 // Begin implements record.Sink.
 func (*sampler) Begin(time.Time) error { return nil }
 
-// Record implements record.Sink.
+// Record implements record.Sink. Each row of a parent is as likely as the others to be its
+// sample.
 func (s *sampler) Record(rec *record.Record) error {
-	if s.has || !s.wants(s.seen) {
+	if !s.wants(s.seen) {
 		return nil
 	}
-	s.has = true
+	if s.rows++; s.rows > 1 && s.rand.IntN(s.rows) > 0 {
+		return nil
+	}
 	if s.d.join != nil {
 		if err := s.d.join.fill(rec); err != nil {
 			return err
@@ -240,23 +307,34 @@ func (s *sampler) Record(rec *record.Record) error {
 	}
 	r := s.d.run
 	row, _ := s.d.enc.Append([]byte{'['}, rec, record.Meta{Time: r.Clock.Now(), Run: r.ID})
-	s.list = append(s.list, sample{s.seen, append(row, ']')})
-	s.size += len(row) + 1
-	for len(s.list) > probes || len(s.list) > 2 && s.size > maxSamples {
-		s.step *= 2
-		s.list = slices.DeleteFunc(s.list, func(o sample) bool { return !s.wants(o.parent) })
-		s.size = 0
-		for _, o := range s.list {
-			s.size += len(o.row)
-		}
+	if n := len(s.list) - 1; n >= 0 && s.list[n].parent == s.seen {
+		s.list = s.list[:n]
 	}
+	s.list = append(s.list, sample{s.seen, append(row, ']')})
+	s.thin()
 	return nil
 }
 
+// thin drops samples where there are too many.
+func (s *sampler) thin() {
+	for {
+		size := 0
+		for _, o := range s.list {
+			size += len(o.row)
+		}
+		if len(s.list) <= probes && (len(s.list) <= 2 || size <= maxSamples) {
+			return
+		}
+		s.step *= 2
+		s.list = slices.DeleteFunc(s.list, func(o sample) bool { return !s.wants(o.parent) })
+	}
+}
+
 // Done implements record.Sink.
-func (s *sampler) Done(uint64) error {
+func (s *sampler) Done(id uint64) error {
 	s.seen++
-	s.has = false
+	s.rows = 0
+	s.last = max(s.last, id)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -65,6 +66,7 @@ func (r *Run) removals(ctx context.Context, d *delivery, x *index) error {
 		gone, err := r.confirm(ctx, source, news, missing.witnesses)
 		if err != nil {
 			_, again := retryAfter(err)
+			again = again || errors.Is(err, errStuck)
 			if errors.Is(err, errPause) || isLimit(err) || context.Cause(ctx) != nil || again && r.state.Stalled < stalledRuns {
 				return err
 			}
@@ -165,6 +167,19 @@ func (x *index) fillRemoved(rec *record.Record, e *indexEntry) error {
 	return errors.Join(errs...)
 }
 
+// gone asks the source once, for as long as the answer for one parent may take: more would
+// use up the time of the run, and of the next.
+func (r *Run) gone(ctx context.Context, source Confirmer, ids, witnesses []uint64) ([]uint64, error) {
+	limit := aloneTime(r.Budget)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w: %s", errStuck, limit.Round(time.Second)))
+	defer cancel()
+	gone, err := source.Gone(ctx, ids, witnesses, r.counts.addTally)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return nil, cause
+	}
+	return gone, err //nolint:wrapcheck // the source has said what was asked for
+}
+
 // confirm asks the source which are gone, as patiently as for a page.
 func (r *Run) confirm(ctx context.Context, source Confirmer, ids, witnesses []uint64) ([]uint64, error) {
 	for tries := 1; ; tries++ {
@@ -174,7 +189,7 @@ func (r *Run) confirm(ctx context.Context, source Confirmer, ids, witnesses []ui
 		if len(ids) == 0 {
 			return nil, nil
 		}
-		gone, err := source.Gone(ctx, ids, witnesses, r.counts.addTally)
+		gone, err := r.gone(ctx, source, ids, witnesses)
 		if err == nil {
 			slices.Sort(gone)
 			return gone, nil

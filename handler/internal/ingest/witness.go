@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -15,6 +16,9 @@ import (
 type witness interface {
 	Witness(ctx context.Context, q record.Query, count func(record.Tally)) (uint64, error)
 }
+
+// witnessTime is how long that may take: the window is whole without it.
+const witnessTime = time.Minute
 
 // askWitness warns of a window that has brought nothing although there is a witness
 // who says that it should have. It proves nothing: a parent may have no record that
@@ -28,6 +32,8 @@ func (r *Run) askWitness(ctx context.Context) {
 	if r.state.Window.After != nil {
 		q.After = *r.state.Window.After
 	}
+	ctx, cancel := context.WithTimeout(ctx, witnessTime)
+	defer cancel()
 	switch id, err := w.Witness(ctx, q, r.counts.addTally); {
 	case err != nil:
 		r.Log.Info("whether the empty window should be empty is not known", zap.Error(err))

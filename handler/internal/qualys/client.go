@@ -127,7 +127,12 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 		return err
 	}
 	defer leave()
-	used := c.login()
+	done, err := c.trial(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	used, began := c.login(), c.now()
 	err = c.once(ctx, path, params, used, sent, read)
 	if e := asError(err); e != nil && e.Kind == BadLogin {
 		changed, reloadErr := c.changedSince(ctx, used)
@@ -145,9 +150,82 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 		return cause // an end from outside shows as a broken answer
 	}
 	if e := asError(err); e != nil {
-		c.reject(used, path, e)
+		c.reject(used, began, path, e)
 	}
 	return err
+}
+
+// trialTime is how long others wait for the first call with a login. A refusal takes a
+// second; an answer that does not begin says nothing of the login.
+const trialTime = 30 * time.Second
+
+// trial lets one call alone try a login that this process does not know to be good:
+// several would be as many bad logins, and Qualys locks an account after some. done is to
+// be called when the call has ended.
+func (c *Client) trial(ctx context.Context) (done func(), err error) {
+	s := &c.standing
+	for {
+		current := c.login()
+		s.mu.Lock()
+		good, trying := s.good == current, s.trying
+		s.mu.Unlock()
+		if good {
+			return func() {}, nil
+		}
+		// Another call may have been refused while this one waited for its turn.
+		if err := c.checkLogin(ctx); err != nil {
+			return nil, err
+		}
+		if trying == nil {
+			if mine := s.try(); mine != nil {
+				return func() { s.tried(mine) }, nil
+			}
+			continue
+		}
+		patience := time.NewTimer(trialTime)
+		select {
+		case <-trying:
+			patience.Stop()
+		case <-patience.C:
+			return func() {}, nil
+		case <-ctx.Done():
+			patience.Stop()
+			return nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
+		}
+	}
+}
+
+// try begins a trial; nil: another goes on.
+func (s *standing) try() chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying != nil {
+		return nil
+	}
+	s.trying = make(chan struct{})
+	return s.trying
+}
+
+// tried ends a trial, unless that was done.
+func (s *standing) tried(trying chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying == trying {
+		close(trying)
+		s.trying = nil
+	}
+}
+
+// vouch notes that Qualys has begun to answer a login.
+func (c *Client) vouch(as login) {
+	s := &c.standing
+	s.mu.Lock()
+	s.good = as
+	trying := s.trying
+	s.mu.Unlock()
+	if trying != nil {
+		s.tried(trying)
+	}
 }
 
 // once sends one request and reads its answer. A refusal may stand in a document
@@ -267,18 +345,20 @@ func (c *Client) closedRoad() error {
 // toOrigin is a request as far as the choice of a proxy needs it.
 func (c *Client) toOrigin() *http.Request { return &http.Request{URL: c.Origin} }
 
-// reject notes what a failure says of calls to come: a refused login or proxy, a limit.
-func (c *Client) reject(used login, path string, e *Error) {
+// reject notes what the failure of a call, which began when, says of calls to come: a
+// refused login or proxy, a limit.
+func (c *Client) reject(used login, began time.Time, path string, e *Error) {
 	s, now := &c.standing, c.now()
 	s.mu.Lock()
 	switch e.Kind {
 	case BadLogin:
 		text := e.Error()
-		s.note(func(m *memory) { m.Logins = m.Logins.again(used.secret(), text, now) })
+		s.good = login{}
+		s.note(func(m *memory) { m.Logins = m.Logins.again(used.secret(), text, began, now) })
 	case BadProxy:
 		if proxy := c.proxy(c.toOrigin()); proxy != nil {
 			text := e.Text
-			s.note(func(m *memory) { m.Proxies = m.Proxies.again(proxy.String(), text, now) })
+			s.note(func(m *memory) { m.Proxies = m.Proxies.again(proxy.String(), text, began, now) })
 		}
 	}
 	s.mu.Unlock()
@@ -336,6 +416,7 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
 	}
+	c.vouch(as)
 	a := &answer{ReadCloser: body, retryAfter: retryAfter(c.dated(resp.Header))}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.at = at

@@ -334,23 +334,30 @@ func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 		return d.envelope.open(n.name)
 	case !d.inParent:
 		return stray(d.scan, d.envelopePath(string(tok.Name)))
-	case d.isRecord(), d.inItem:
+	case d.saysOfItself(string(tok.Name)), d.misplaced(string(tok.Name)):
+		return d.notWhole(string(tok.Name))
+	case above != nil && above.role == itemListRole:
+		return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(string(d.currentPath())+"/"+string(tok.Name), maxErrorCode), d.schema.Item))
+	case d.isRecord(), d.inItem, d.odd != "":
 		// Whatever it is, it goes into the record's row.
-	case above == nil && d.odd == "":
+	case above == nil:
 		d.odd = string(d.currentPath())
-		if d.known().role == itemListRole {
-			return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(d.odd, maxErrorCode), d.schema.Item))
-		}
-	case above != nil && (above.role == itemListRole || above.role == parentRole):
-		name := string(tok.Name)
-		if slices.Contains(selfReports, name) {
-			return d.notWhole(name)
-		}
-		if d.odd == "" && (strings.Contains(name, d.schema.Item) || d.itemNode.children[name] != nil) {
-			d.odd = name // a part of a record, outside of one
-		}
+	case above.role == parentRole && (bytes.Contains(tok.Name, []byte(d.schema.Item)) || d.itemNode.children[string(tok.Name)] != nil):
+		d.odd = string(tok.Name) // a part of a record, outside of one
 	}
 	return nil
+}
+
+// misplaced tells whether an element in a parent is one that documents are made of:
+// another document in this one, or a parent or a record where none may be.
+func (d *Decoder) misplaced(name string) bool {
+	switch name {
+	case d.schema.Root, d.schema.List, d.schema.Parent, "RESPONSE", "REQUEST", "HTML":
+		return true
+	case d.schema.ItemList, d.schema.Item:
+		return name != ""
+	}
+	return strings.HasSuffix(name, "_RETURN") || strings.HasSuffix(name, "_OUTPUT")
 }
 
 // attributesOf refuses attributes where only known elements may be: they may say
@@ -375,7 +382,16 @@ func rootAttributes(name string, attrs []byte) error {
 
 // selfReports are the names of elements by which a parent would say that it is not
 // whole. None of them is a part of those that are known.
-var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS"}
+var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS", "MESSAGE", "FAULT", "EXCEPTION"}
+
+// saysOfItself tells whether an element says something of the parent, or of the answer.
+// What a record has in it may have a code, and an error that was found.
+func (d *Decoder) saysOfItself(name string) bool {
+	if d.inItem || d.isRecord() {
+		return name == "WARNING" || name == "WARNINGS"
+	}
+	return slices.Contains(selfReports, name)
+}
 
 // notWhole explains a parent that says of itself that something is wrong with it.
 // Whatever its code, it concerns this parent.
@@ -389,16 +405,6 @@ func (d *Decoder) notWhole(name string) error {
 // inEcho tells that the open element is of the request that the answer repeats.
 func (d *Decoder) inEcho() bool {
 	return len(d.frames) > 1 && d.frames[1].node == d.root.children["REQUEST"]
-}
-
-// known is the innermost open element that is known.
-func (d *Decoder) known() *node {
-	for _, f := range slices.Backward(d.frames) {
-		if f.node != nil {
-			return f.node
-		}
-	}
-	return d.root
 }
 
 // envelopePath is the path of an element that stands in the envelope.
@@ -589,8 +595,15 @@ func (w extraText) Write(p []byte) (int, error) {
 
 // needID checks that the parent has told its id.
 func (d *Decoder) needID(when string) error {
-	if d.parentID < 0 || d.rec.Field(d.parentID).Size() > 0 {
+	if d.parentID < 0 {
 		return nil
+	}
+	id := d.rec.Field(d.parentID).Head()
+	if _, err := strconv.ParseUint(string(id), 10, 63); err == nil {
+		return nil
+	}
+	if len(id) > 0 {
+		return &Error{Kind: Broken, Text: fmt.Sprintf("the id of a %s is no number: %q", d.schema.Parent, clip(string(id), maxErrorCode))}
 	}
 	return &Error{Kind: Broken, Text: "a " + d.schema.Parent + " does not tell its id" + when + ": its rows could not be told from those of others"}
 }
@@ -608,7 +621,6 @@ func (d *Decoder) endParent() error {
 	}
 	var id uint64
 	if d.parentID >= 0 {
-		// Ids are decimal numbers; what is none cannot be a place to resume.
 		id, _ = strconv.ParseUint(string(d.rec.Field(d.parentID).Head()), 10, 63)
 	}
 	d.highest = max(d.highest, id)

@@ -116,10 +116,12 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page = s.Client.cleanPage(page)
-	if q.To != 0 && page.Next > q.To {
-		if page.Doubt != "" {
-			return record.Page{}, inDoubt(page.Doubt)
+	if page.Doubt != "" {
+		if err := s.dispel(ctx, q, page, sink.Tally); err != nil {
+			return record.Page{}, err
 		}
+	}
+	if q.To != 0 && page.Next > q.To {
 		page.Next = 0 // all of the range is there
 	}
 	if page.Next != 0 && page.Next <= q.From {
@@ -127,6 +129,47 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	}
 	return page, nil
 }
+
+// dispel asks whether the doubt of a page is of what follows its last host: then that
+// comes with the next page. Where nothing follows, the answer has meant what it has
+// brought, and that does not count.
+func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Page, count func(record.Tally)) error {
+	if q.To != 0 && page.Next > q.To {
+		return inDoubt(page.Doubt)
+	}
+	q.From, q.Size = page.Next, 1
+	follows := &following{count: count}
+	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) error {
+		_, err := s.decoder.Decode(doc, at, follows)
+		return err
+	})
+	switch {
+	case follows.any:
+		return nil
+	case err != nil:
+		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", page.Doubt, err)}
+	}
+	return inDoubt(page.Doubt)
+}
+
+// voidError is an error behind which what has come of the answer counts for nothing.
+type voidError struct{ error }
+
+func (e *voidError) Unwrap() error { return e.error }
+
+// Void implements the error that takes back what has come.
+func (*voidError) Void() bool { return true }
+
+// following sees whether anything comes.
+type following struct {
+	count func(record.Tally)
+	any   bool
+}
+
+func (f *following) Begin(time.Time) error       { return nil }
+func (f *following) Record(*record.Record) error { f.any = true; return nil }
+func (f *following) Done(uint64) error           { f.any = true; return nil }
+func (f *following) Tally(t record.Tally)        { f.count(record.Tally{Bytes: t.Bytes}) }
 
 func (s *Detections) path() string { return "/api/" + s.version() + "/fo/asset/host/vm/detection/" }
 

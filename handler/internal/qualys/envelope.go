@@ -1,6 +1,7 @@
 package qualys
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -24,6 +25,7 @@ type envelope struct {
 	next      uint64   // the smallest id that a warning's link goes on with
 	more      bool     // a warning says that more follows, or is not known to say otherwise
 	unsure    string   // the first warning that is not known
+	failed    string   // the first warning with the code of an error
 }
 
 // A warning is one WARNING element. Answers may have several (one for the rest
@@ -95,6 +97,8 @@ func (e *envelope) endWarning() {
 		e.more = true
 	case w.code == "1980" || strings.Contains(w.text, "record limit exceeded"):
 		e.more = true
+	case errorCode.MatchString(w.code):
+		e.failed = cmp.Or(e.failed, said)
 	case harmless(w):
 		e.told = append(e.told, said)
 	default:
@@ -113,19 +117,51 @@ func (e *envelope) endWarning() {
 
 var (
 	endOfService = regexp.MustCompile(`(?i)\bend[ -]of[ -](life|service|support)\b|\bEO[LS]\b|\bdeprecat|\bsupersed|\bno longer (be )?supported|\b(be|is|was|been) (retired|decommissioned|discontinued)|\bsunset|\bobsolete`)
-	notWhole     = regexp.MustCompile(`(?i)truncat|\blimits?\b|incomplete|partial|\bnot (all|complete|every|whole)\b.{0,20}(host|record|result|entr|ids?\b|data)|omit|\bfirst (\d|ids?|hosts?|records?|results?|page)|missing|could not|cannot|unable|fail|error|\btimed? ?out|skip|exclud|exceed|unexpected|abort|withheld|remaining|\bmore (records|hosts|results|data|ids)`)
-	willFail     = regexp.MustCompile(`(?i)\b(will|would|may) (fail|return errors?|result in errors?)\b`)
-	errorCode    = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
+	// phrases are parts of such a notice whose words by themselves say something else.
+	phrases = regexp.MustCompile(`(?i)\b(will|would|may) (fail|return errors?|result in errors?)\b|\bno longer\b|\bnot all features\b|\b(for )?(more|further) (information|details)\b|\bend[ -]of[ -]`)
+	// noticeWords are all words that a notice may have, beside numbers, names of
+	// parameters and addresses.
+	noticeWords = set(`a an the this that these its it is are was has have been be being will would may can should must and or of on in from by after before until since as at for to with
+		api apis version versions endpoint endpoints call calls request requests parameter parameters feature features interface client clients script scripts application applications integration integrations
+		life service support eol eos deprecated deprecate deprecation deprecates superseded supersede supersedes replaced replace replaces supported unsupported retired retirement decommissioned discontinued sunset obsolete end ends ended ending reach reaches reached
+		removed remove removal past available availability release releases
+		use using switch migrate migrating migration move upgrade update change please recommend recommended advise advised we you your our strongly soon now note notice warning instead new newer newest latest current next old older date
+		qualys platform documentation guide user users notes see refer visit read customer customers
+		january february march april may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec
+		monday tuesday wednesday thursday friday saturday sunday q1 q2 q3 q4 year month months days day st nd rd th`)
+	noticeToken = regexp.MustCompile(`^(v?\d+(\.\d+)*(st|nd|rd|th)?|\d+[-/]\d+[-/]\d+|[a-z]+(_[a-z]+)+|(https?:/)?/[^?&=]*)$`)
+	// library is a link to documents: whatever it asks for there is no part of the answer.
+	library   = regexp.MustCompile(`(?i)^https?://(docs|www|notifications|success|community|blog)\.[^/]+/`)
+	errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 )
 
+// set is the words of a text.
+func set(text string) map[string]bool {
+	words := map[string]bool{}
+	for word := range strings.FieldsSeq(text) {
+		words[word] = true
+	}
+	return words
+}
+
 // harmless reports whether a warning is known to say nothing about its answer:
-// answers of a superseded API version warn of the end of their service. A code of
-// Qualys' errors, a link into the API, or a word of something that is not there say
-// otherwise.
+// answers of a superseded API version warn of the end of their service. The rule is
+// positive: it is such a notice, and each of its words is one that such notices have. A
+// link that asks for something says otherwise, too.
 func harmless(w warning) bool {
-	text := willFail.ReplaceAllString(strings.Join(strings.Fields(w.text), " "), "")
-	return endOfService.MatchString(text) && !notWhole.MatchString(text) && !errorCode.MatchString(w.code) &&
-		!strings.Contains(w.url, "/fo/") && !strings.Contains(w.url, "action=list")
+	if strings.ContainsAny(w.url, "?&=") && !library.MatchString(w.url) || !endOfService.MatchString(strings.Join(strings.Fields(w.text), " ")) {
+		return false
+	}
+	text := phrases.ReplaceAllString(strings.ToLower(strings.Join(strings.Fields(w.text), " ")), " ")
+	for word := range strings.FieldsSeq(text) {
+		word = strings.Trim(word, `.,;:!()[]"'`)
+		for part := range strings.SplitSeq(word, "-") {
+			if part != "" && !noticeWords[part] && !noticeToken.MatchString(part) && !noticeToken.MatchString(word) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // finish judges the envelope of a document that was read to its end. highest is
@@ -136,6 +172,8 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 	switch {
 	case e.responses == 0:
 		return p, notUnderstood("it has no RESPONSE")
+	case e.failed != "":
+		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
 	case e.next != 0:
 		p.Next = e.next
 	case e.more && highest > 0:
@@ -151,7 +189,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 // inDoubt is the error for an answer with a warning that may say that it is not whole,
 // where the rest cannot be asked for.
 func inDoubt(warning string) *Error {
-	return &Error{doubt: true, Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
+	return &Error{doubt: true, void: true, Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
 }
 
 // time is the answer's by Qualys' clock, when its first record comes or its end. date

@@ -47,6 +47,7 @@ type Error struct {
 	Advice string        // what a person can do, where the endpoint knows better than advice
 	Err    error
 	doubt  bool // it is about the answer as a whole: no smaller page helps
+	void   bool // what has come of the answer counts for nothing
 }
 
 func (e *Error) Error() string {
@@ -91,6 +92,10 @@ func (e *Error) Retry() (after time.Duration, ok bool) {
 func (e *Error) Heavy() bool {
 	return e.Kind == Broken && !e.doubt || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
 }
+
+// Void tells that the answer has said of itself, behind what has come of it, that it may
+// not be whole: what has come counts for nothing.
+func (e *Error) Void() bool { return e.void }
 
 // Empty tells that there was no document at all: so an account without API access
 // is answered.

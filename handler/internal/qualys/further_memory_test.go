@@ -392,10 +392,10 @@ func TestFurtherMemoryThatIsWrong(t *testing.T) {
 		"huge and no JSON":    strings.Repeat("x", 5<<20),
 		"deep":                strings.Repeat("[", 100_000),
 		"login for a century": edited("2026-11-01T13", "2126-11-01T13"),
-		"login is null":       `{"version":1,"login":null}`,
-		"login is a text":     `{"version":1,"login":"x"}`,
-		"login of no mark":    `{"version":1,"login":{"until":"2027-11-01T12:00:00Z"}}`,
-		"negative times":      `{"version":1,"login":{"mark":"","salt":"","times":-9,"until":"2027-11-01T12:00:00Z"}}`,
+		"login is null":       `{"version":1,"logins":[null]}`,
+		"login is a text":     `{"version":1,"logins":"x"}`,
+		"login of no mark":    `{"version":1,"logins":[{"until":"2027-11-01T12:00:00Z"}]}`,
+		"negative times":      `{"version":1,"logins":[{"mark":"","salt":"","times":-9,"until":"2027-11-01T12:00:00Z"}]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newAccountWorld(t, wantPassword("p"))

@@ -234,6 +234,14 @@ func (s *idSet) between(low, high uint64) uint64 {
 	return s.from(low) - s.from(high)
 }
 
+// anyOf tells whether there is an id from low to high, both included.
+func (s *idSet) anyOf(low, high uint64) bool {
+	for range s.all(low, high) {
+		return true
+	}
+	return false
+}
+
 // all walks the ids from low to high, both included.
 func (s *idSet) all(low, high uint64) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {

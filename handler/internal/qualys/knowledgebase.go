@@ -101,6 +101,10 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 		if page.Next != 0 && page.Next <= q.From {
 			return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with QID %d, not after this page's %d: it would never end", page.Next, q.From)}
 		}
+		if page.Doubt != "" && !s.listed.anyOf(page.Next, high) {
+			s.taken = nil
+			return record.Page{}, inDoubt(page.Doubt) // all has come: it means what is in that
+		}
 		if page.Next != 0 && page.Next-1 < high {
 			next, high = page.Next, page.Next-1
 		}
@@ -169,6 +173,10 @@ func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *ar
 				return err
 			}
 			part = slices.DeleteFunc(slices.Clone(part), func(id uint64) bool { return taken.came[id] })
+			if page.Doubt != "" && len(part) == 0 {
+				s.taken = nil
+				return inDoubt(page.Doubt)
+			}
 			more = page.Next != 0 && len(part) < before // a link to more of them
 		}
 	}

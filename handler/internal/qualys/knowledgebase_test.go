@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -149,6 +150,9 @@ func (d dtd) document(b *strings.Builder, name, path string, n *int, texts map[s
 	default:
 		*n++
 		texts[path] = fmt.Sprintf("text%d", *n)
+		if name == "QID" {
+			texts[path] = strconv.Itoa(*n)
+		}
 		b.WriteString(texts[path])
 	}
 	b.WriteString("</" + name + ">")

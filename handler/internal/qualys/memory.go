@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -136,14 +137,22 @@ func (l refusals) without(secret string) refusals {
 	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return r.is(secret) })
 }
 
-// again is the list when a secret was refused once more.
-func (l refusals) again(secret, text string, now time.Time) refusals {
+// restOf is how long a secret rests that was refused so many times before.
+func restOf(times int) time.Duration {
+	return min(loginRestMost, loginRest<<min(max(times, 0), 10))
+}
+
+// again is the list when a secret was refused once more, by a call that began when. Calls
+// that were under way together are one refusal.
+func (l refusals) again(secret, text string, began, now time.Time) refusals {
 	r := l.of(secret)
 	if r == nil {
 		r = newRefused(secret)
+	} else if last := r.Until.Add(-restOf(r.Times - 1)); !began.After(last) && !now.Before(last) {
+		return l
 	}
 	next := *r
-	next.Until = now.Add(min(loginRestMost, loginRest<<min(max(r.Times, 0), 10)))
+	next.Until = now.Add(restOf(r.Times))
 	next.Times++
 	next.Text = clip(text, maxErrorText)
 	list := append(refusals{&next}, l.without(secret)...)
@@ -173,6 +182,8 @@ type standing struct {
 	read    time.Time
 	news    []func(*memory) // what has happened here and is not kept yet
 	odd     bool            // what was read is not what is believed of it
+	good    login           // Qualys has begun to answer it
+	trying  chan struct{}   // not nil: a call tries a login, and closes it then
 }
 
 // note takes in what has happened, to be kept.
@@ -198,7 +209,10 @@ func (c *Client) recall(ctx context.Context) error {
 		return fmt.Errorf("read what Qualys has asked for before: %w", err)
 	}
 	s.read = now
-	m := parseMemory(doc)
+	m, err := parseMemory(doc)
+	if err != nil {
+		return err
+	}
 	s.take(&m, now)
 	c.limits.adopt(m.Rests, now)
 	return nil
@@ -228,14 +242,22 @@ func (l refusals) knowing(before refusals) refusals {
 	return l
 }
 
-// parseMemory reads a document. A damaged one, or that of another version, says nothing
-// and is written anew.
-func parseMemory(doc []byte) memory {
+// errNewer is the error for a document that is not to be touched.
+var errNewer = errors.New("what Qualys has refused and asked for was written by a newer version of this program: this one neither keeps to it nor adds to it")
+
+// parseMemory reads a document. A damaged one says nothing and is written anew.
+func parseMemory(doc []byte) (memory, error) {
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(doc, &version); err == nil && version.Version > memoryVersion {
+		return memory{}, errNewer
+	}
 	var m memory
 	if err := json.Unmarshal(doc, &m); err != nil || m.Version != memoryVersion {
-		return memory{}
+		return memory{}, nil //nolint:nilerr // see above
 	}
-	return m
+	return m, nil
 }
 
 // keep writes down what other processes are to know, beside what they have written.
@@ -255,11 +277,14 @@ func (c *Client) keep(ctx context.Context) error {
 	defer cancel()
 	err := c.Memory.Update(ctx, func(doc []byte) ([]byte, error) {
 		now := c.now()
-		m := parseMemory(doc)
+		m, err := parseMemory(doc)
+		if err != nil {
+			return nil, err
+		}
 		s.take(&m, now)
 		c.limits.adopt(m.Rests, now)
 		m.Version, m.Rests = memoryVersion, c.limits.kept(now)
-		doc, err := json.MarshalIndent(m, "", "  ")
+		doc, err = json.MarshalIndent(m, "", "  ")
 		return append(doc, '\n'), err //nolint:wrapcheck // said below
 	})
 	if err != nil {

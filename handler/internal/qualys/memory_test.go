@@ -271,3 +271,73 @@ func TestTwoLoginsAreRefusedAtATime(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Calls for several datasets at a time, as of two timers at a full hour: one of them
+// tries a login that is not known to be good, and what it hears holds for all.
+func TestCallsAtATimeAreOneLogin(t *testing.T) {
+	for _, secret := range []string{"wrong", "right"} {
+		w := newAccountWorld(t, nil)
+		var logins atomic.Int32
+		w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if _, p, _ := r.BasicAuth(); p != "right" {
+				time.Sleep(50 * time.Millisecond) // the others are there by then
+				logins.Add(1)
+			}
+			wantPassword("right")(rw, r)
+		})
+		cl := w.client("user", secret)
+		cl.Memory = &safely{}
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { _, _, _ = ask(cl) })
+			all.Go(func() { _ = askHosts(cl) })
+		}
+		all.Wait()
+		if want := map[string]int32{"wrong": 1}[secret]; logins.Load() != want {
+			t.Errorf("%s: got %d bad logins, want %d", secret, logins.Load(), want)
+		}
+	}
+}
+
+// Processes whose calls were under way together have met one refusal: it rests for an
+// hour, not for two.
+func TestRefusalsUnderWayTogether(t *testing.T) {
+	memory, now := &safely{}, time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	w := newAccountWorld(t, nil)
+	var both sync.WaitGroup
+	both.Add(2)
+	w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		both.Done()
+		both.Wait()
+		wantPassword("right")(rw, r)
+	})
+	var done sync.WaitGroup
+	for range 2 {
+		done.Go(func() {
+			cl := w.client("user", "wrong")
+			cl.Memory, cl.Now = memory, func() time.Time { return now }
+			_, _, _ = ask(cl)
+		})
+	}
+	done.Wait()
+	rests, err := qualys.Rests(memory.doc, now)
+	if err != nil || len(rests) != 1 || rests[0].Until.Sub(now) != time.Hour {
+		t.Errorf("got %+v, %v, want an hour", rests, err)
+	}
+}
+
+// What a newer version has written is not touched.
+func TestMemoryOfANewerVersion(t *testing.T) {
+	w := newAccountWorld(t, wantPassword("right"))
+	const doc = `{"version":2,"logins":{"x":1}}`
+	w.memory.doc = []byte(doc)
+	if err := w.process("wrong"); err == nil || !strings.Contains(err.Error(), "newer version") {
+		t.Errorf("got %v", err)
+	}
+	if string(w.memory.doc) != doc {
+		t.Errorf("got %s", w.memory.doc)
+	}
+	if err := w.process("right"); err != nil {
+		t.Error(err)
+	}
+}

@@ -70,11 +70,8 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 			return nil
 		case !d.inParent:
 			return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(string(text), maxErrorText)))
-		case f != nil && f.role == itemListRole && bytes.ContainsFunc(text, unicode.IsLetter):
-			return notUnderstood(fmt.Sprintf("text in %s: %q", f.name, clip(string(text), maxErrorText)))
-		case f != nil && f.role == parentRole && d.odd == "":
-			d.odd = clip(string(text), maxErrorCode)
-			l.target = toExtra
+		case f != nil && (f.role == parentRole || f.role == itemListRole || f.role == itemRole) && bytes.ContainsFunc(text, isWord):
+			return notUnderstood(fmt.Sprintf("text between the elements of a %s: %q", f.name, clip(string(text), maxErrorText)))
 		case d.item.node != nil:
 			l.target = toMember
 		case f != nil && f.role == leafRole: // it goes on after an unexpected child
@@ -107,6 +104,10 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 	l.blanks = append(l.blanks[:0], text[len(core):]...)
 	return d.put(core)
 }
+
+// isWord tells a character of a word or a number from punctuation, which examples in
+// Qualys' documents have between elements, as in "...".
+func isWord(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
 
 // exactText takes text whose blanks count. Only the indentation around a CDATA
 // section is dropped: it belongs to the document, not to the value.

@@ -111,6 +111,13 @@ var furtherForms = map[string]func(s string) string{
 	"quoted by Go":                           strconv.Quote,
 	"quoted by Go twice":                     func(s string) string { return strconv.Quote(strconv.Quote(s)) },
 	"hexadecimal":                            func(s string) string { return hex.EncodeToString([]byte(s)) },
+	"base64 of what is escaped for a query": func(s string) string {
+		return base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(s)))
+	},
+	"base64 of JSON": func(s string) string {
+		text, _ := json.Marshal(s)
+		return base64.StdEncoding.EncodeToString(text)
+	},
 	"base64 of base64": func(s string) string {
 		return base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(s))))
 	},

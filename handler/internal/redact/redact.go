@@ -13,6 +13,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -88,7 +90,17 @@ func (r *Redactor) add(secret string) {
 func formsOf(s string) []string {
 	in64 := base64.StdEncoding.EncodeToString([]byte(s))
 	in16 := hex.EncodeToString([]byte(s))
-	return slices.Concat([]string{s, in16, strings.ToUpper(in16)}, base64Of(s), base64Of(in64))
+	forms := slices.Concat([]string{s, in16, strings.ToUpper(in16)}, base64Of(s), base64Of(in64))
+	asJSON, err := json.Marshal(s)
+	if err != nil {
+		return forms // a text can be written
+	}
+	for _, escaped := range []string{url.QueryEscape(s), url.PathEscape(s), string(asJSON[1 : len(asJSON)-1])} {
+		if escaped != s {
+			forms = append(forms, base64Of(escaped)...)
+		}
+	}
+	return forms
 }
 
 // base64Of is what a text has in common with any base64 text that holds it, by its
