@@ -16,7 +16,7 @@ OUTPUT    := $(CURDIR)/build/test-output
 LIMIT     := 30m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race check fmt vet lint bench faults soak fuzz generate package clean
+.PHONY: help run build test race check fmt vet lint bench faults soak simulate fuzz generate package clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,6 +75,11 @@ soak: e2e/node_modules/.installed bin/guard ## 2,000 kills with SIGKILL at rando
 	@rm -rf $(OUTPUT)/soak && mkdir -p $(OUTPUT)/soak
 	TEST_OUTPUT=$(OUTPUT)/soak KILLS=$(or $(KILLS),2000) E2E_REQUIRE=azurite bin/guard go test ./e2e -count=1 -run 'TestKills$$' -v -timeout 2h
 	@go run ./e2e/leak $(OUTPUT)/soak
+
+SEEDS ?= 2000
+FIRST ?= 1
+simulate: ## many stories in virtual time, several things going wrong in each (SEEDS=n FIRST=seed)
+	go test -count=1 -timeout 24h ./handler -run '^TestStories$$' -seeds $(SEEDS) -first $(FIRST) -v $(if $(filter 1,$(SEEDS)),-chronicle)
 
 fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	@grep -rl '^func Fuzz' --include='*_test.go' handler | sort | while read -r file; do \

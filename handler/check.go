@@ -166,6 +166,9 @@ func (c *connector) checkedSource() *check.Source {
 	if proxy, err := http.ProxyFromEnvironment(req); err == nil {
 		s.Proxy = proxy
 	}
+	if c.outside.transport != nil {
+		s.Proxy = c.settings.URI // connections are its matter
+	}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -208,6 +209,7 @@ func (c *connector) detections(w ondemand.Window) (*qualys.Detections, error) {
 	s := c.settings
 	d := qualys.NewDetections(c.client, ingest.VM.Schema)
 	d.Version, d.Filter, d.PageSize = s.DetectionAPIVersion, s.Filter, s.PageSize
+	d.PageSize = cmp.Or(c.outside.hosts, d.PageSize)
 	d.By = qualys.IncrementalBy(s.IncrementalBy)
 	d.Results = s.ResultsBytes != 0
 	if w.FilterParameters != "" {
@@ -235,7 +237,7 @@ func (c *connector) detections(w ondemand.Window) (*qualys.Detections, error) {
 
 func (c *connector) knowledgeBase() *qualys.KnowledgeBase {
 	k := qualys.NewKnowledgeBase(c.client, ingest.KB.Schema)
-	k.Version, k.PageSize = c.settings.KBAPIVersion, c.settings.KBPageSize
+	k.Version, k.PageSize = c.settings.KBAPIVersion, cmp.Or(c.outside.qids, c.settings.KBPageSize)
 	return k
 }
 

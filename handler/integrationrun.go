@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,6 +15,7 @@ import (
 	"qualys-sentinel/handler/internal/loganalytics"
 	"qualys-sentinel/handler/internal/qualys"
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 // integrationRun makes a run for an integration.
@@ -27,7 +28,7 @@ func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.D
 		Log: c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
 	}
 	d := qualys.NewDetections(c.client, dataset.Schema)
-	d.Version, d.PageSize, d.By, d.Results = s.DetectionAPIVersion, s.PageSize, qualys.IncrementalBy(s.IncrementalBy), i.ResultSectionNeeded
+	d.Version, d.PageSize, d.By, d.Results = s.DetectionAPIVersion, cmp.Or(c.outside.hosts, s.PageSize), qualys.IncrementalBy(s.IncrementalBy), i.ResultSectionNeeded
 	// The settings say which hosts, and each integration which of their findings.
 	d.Filter = qualys.WithoutSelection(s.Filter)
 	d.Select = i.Selection()
@@ -123,7 +124,7 @@ type lateDestination struct {
 	// check, if not nil, is asked now and then whether rows may still be sent.
 	check func(ctx context.Context) error
 
-	mu      sync.Mutex
+	turn    turn.Turn
 	opened  ingest.Destination
 	checked time.Time
 }
@@ -142,8 +143,10 @@ func (d *lateDestination) Send(ctx context.Context, b record.Batch) (int64, erro
 }
 
 func (d *lateDestination) get(ctx context.Context) (ingest.Destination, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if err := d.turn.Take(ctx); err != nil {
+		return nil, err
+	}
+	defer d.turn.Leave()
 	if now := time.Now(); d.check != nil && now.Sub(d.checked) >= checkEvery {
 		if err := d.check(ctx); err != nil {
 			return nil, err

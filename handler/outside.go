@@ -21,9 +21,9 @@ type outside struct {
 	clock ingest.Clock
 	// newID makes ids of runs; nil: by chance.
 	newID func() string
-	// batchBytes is the longest batch; zero: what the destination takes. A small estate
-	// makes several that way.
-	batchBytes int
+	// batchBytes is the longest batch, hosts and qids are the largest pages; zero: what the
+	// destination takes, and what the settings say. A small estate makes several that way.
+	batchBytes, hosts, qids int
 }
 
 func (o *outside) time() ingest.Clock {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 const (
@@ -53,7 +54,7 @@ type Convoy struct {
 	changed chan struct{} // somebody has begun to ask, or left
 	turns   int64
 
-	naming sync.Mutex // of asking for a list of ids
+	naming turn.Turn // of asking for a list of ids
 	named  atomic.Pointer[namedIDs]
 }
 
@@ -78,10 +79,10 @@ type asked struct {
 	// alive tells the run that its page goes on, although with nothing for it yet.
 	alive func()
 
-	mu      sync.Mutex
-	gone    bool // its call has returned: its sink is not to be touched
-	touched bool // its sink has had something of a parent
-	beside  bool // the page in work begins before what it asks for
+	work    turn.Turn // of its sink
+	gone    bool      // its call has returned: its sink is not to be touched
+	touched bool      // its sink has had something of a parent
+	beside  bool      // the page in work begins before what it asks for
 	done    chan struct{}
 	page    record.Page
 	err     error
@@ -137,8 +138,7 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	c.mu.Lock()
 	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
 	c.mu.Unlock()
-	a.mu.Lock() // not while its sink is at work
-	defer a.mu.Unlock()
+	defer a.atWork()() // not while its sink is
 	a.gone = true
 	select {
 	case <-a.done:
@@ -146,6 +146,13 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	default:
 		return record.Page{}, a.cause()
 	}
+}
+
+// atWork waits until nobody works with the sink. That ends by itself: the sink has the
+// context of the call.
+func (a *asked) atWork() (leave func()) {
+	_ = a.work.Take(context.Background()) // it has no end
+	return a.work.Leave
 }
 
 // cause is why the call ends. A page that hangs before it has come to what the run asks
@@ -184,8 +191,10 @@ type namedIDs struct {
 // same time: they get the same list.
 func (m *companion) IDs(ctx context.Context, q record.Query, n int, count func(record.Tally)) ([]uint64, error) {
 	c := m.convoy
-	c.naming.Lock()
-	defer c.naming.Unlock()
+	if err := c.naming.Take(ctx); err != nil {
+		return nil, err //nolint:wrapcheck // the cause of the end
+	}
+	defer c.naming.Leave()
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause // while others asked
 	}
@@ -337,9 +346,9 @@ func (c *Convoy) read(group []*asked) {
 	sources := make([]Joint, len(group))
 	for i, a := range group {
 		sources[i] = a.Joint
-		a.mu.Lock()
+		leave := a.atWork()
 		a.beside = q.From < a.q.From
-		a.mu.Unlock()
+		leave()
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -360,8 +369,7 @@ func (c *Convoy) read(group []*asked) {
 // settle tells one of a group what its page has come to, unless it is to wait for the
 // page that it asks for.
 func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.atWork()()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	behind := page.Next - 1 // the highest that the page has brought all of

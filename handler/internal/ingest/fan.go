@@ -49,8 +49,7 @@ func (f *fan) leave() {
 }
 
 func (a *asked) isGone() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.atWork()()
 	return a.gone
 }
 
@@ -70,8 +69,7 @@ func (f *fan) each(call func(a *asked) error) error {
 }
 
 func (f *fan) one(a *asked, call func(a *asked) error) (stays bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.atWork()()
 	if a.gone || a.ctx.Err() != nil {
 		return false
 	}
@@ -146,8 +144,7 @@ func (a *asked) ahead(id uint64) bool { return id != 0 && id < a.q.From }
 func (f *fan) Tally(t record.Tally) {
 	for _, a := range f.group {
 		func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
+			defer a.atWork()()
 			if !a.gone {
 				a.sink.Tally(t)
 			}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"go.uber.org/zap"
@@ -18,6 +17,7 @@ import (
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/scratch"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 // Joined adds to the rows of one dataset what the index of another holds. It
@@ -27,7 +27,7 @@ type Joined struct {
 	// Dataset whose index it is.
 	Dataset *Dataset
 
-	mu      sync.Mutex
+	turn    turn.Turn
 	current *joinTable
 }
 
@@ -43,8 +43,10 @@ type joinTable struct {
 
 // table returns the index as it is now.
 func (j *Joined) table(ctx context.Context, store checkpoint.Store, destination, identity string) (*joinTable, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	if err := j.turn.Take(ctx); err != nil {
+		return nil, fmt.Errorf("wait for others who read it: %w", err)
+	}
+	defer j.turn.Leave()
 	t, err := j.read(ctx, store, destination, identity)
 	if err != nil {
 		// A run has renewed the index since we read its name, or the storage is

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 const (
@@ -41,7 +41,7 @@ type Desk struct {
 	// NewID makes ids of runs, which sort out nothing and never repeat.
 	NewID func() string
 
-	mu   sync.Mutex // of taking requests
+	turn turn.Turn // of taking requests
 	live live
 }
 
@@ -71,8 +71,10 @@ func (j *Job) Run() *ingest.Run { return j.run }
 // *BusyError if a run of one of them is going on, wherever. When it returns jobs
 // they are in the state, under one id; Do carries them out.
 func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (jobs []*Job, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	if err := k.turn.Take(ctx); err != nil {
+		return nil, fmt.Errorf("wait for others who ask for a run: %w", err)
+	}
+	defer k.turn.Leave()
 	defer func() {
 		if err == nil {
 			return

@@ -146,11 +146,12 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 			}
 		}
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause // an end from outside shows as a broken answer
-	}
-	if e := asError(err); e != nil {
+	cause := context.Cause(ctx)
+	if e := asError(err); e != nil && (cause == nil || e.Status != 0) {
 		c.reject(used, began, path, e)
+	}
+	if err != nil && cause != nil {
+		return cause // an end from outside shows as a broken answer
 	}
 	return err
 }
@@ -412,6 +413,10 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 	}
 	body := newIdleReader(resp.Body, idle, cancel)
 	c.limits.note(path, resp.Header, c.Reserve, c.now())
+	if resp.StatusCode != http.StatusOK {
+		// The status says the most of it: the text must not keep it from being heard.
+		defer time.AfterFunc(errorTime, func() { cancel(errIdle) }).Stop()
+	}
 	if err := c.check(resp, body); err != nil {
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
@@ -498,6 +503,9 @@ func withoutURL(err error) error {
 	}
 	return err
 }
+
+// errorTime is how long the text of an error may take to come.
+const errorTime = 10 * time.Second
 
 // errIdle is the cause of a request that was ended for its silence.
 var errIdle = errors.New("no byte arrived in time")

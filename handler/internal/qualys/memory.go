@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"qualys-sentinel/handler/internal/turn"
 )
 
 // A Memory keeps one document for all processes that ask with the same account. A
@@ -176,7 +178,8 @@ func (l refusals) sane(now time.Time) (list refusals, changed bool) {
 
 // standing is what is known of refusals and rests, here and, by the memory, elsewhere.
 type standing struct {
-	mu      sync.Mutex
+	turn    turn.Turn  // of reading and writing the memory
+	mu      sync.Mutex // of what follows
 	logins  refusals
 	proxies refusals
 	read    time.Time
@@ -186,7 +189,7 @@ type standing struct {
 	trying  chan struct{}   // not nil: a call tries a login, and closes it then
 }
 
-// note takes in what has happened, to be kept.
+// note takes in what has happened, to be kept. s.mu is held.
 func (s *standing) note(news func(*memory)) {
 	m := memory{Logins: s.logins, Proxies: s.proxies}
 	news(&m)
@@ -198,10 +201,15 @@ func (s *standing) note(news func(*memory)) {
 // read there.
 func (c *Client) recall(ctx context.Context) error {
 	s := &c.standing
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if c.Memory == nil {
+		return nil
+	}
+	if err := s.turn.Take(ctx); err != nil {
+		return fmt.Errorf("wait for others who read what Qualys has asked for: %w", err)
+	}
+	defer s.turn.Leave()
 	now := c.now()
-	if c.Memory == nil || !s.read.IsZero() && now.Sub(s.read) < recallEvery && !now.Before(s.read) {
+	if !s.read.IsZero() && now.Sub(s.read) < recallEvery && !now.Before(s.read) {
 		return nil
 	}
 	doc, err := c.Memory.Load(ctx)
@@ -218,8 +226,11 @@ func (c *Client) recall(ctx context.Context) error {
 	return nil
 }
 
-// take takes over what was read, and adds to it what has happened since.
-func (s *standing) take(m *memory, now time.Time) {
+// take takes over what was read, and adds to it what has happened since. It returns how
+// much that was.
+func (s *standing) take(m *memory, now time.Time) (news int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var odd, odder bool
 	m.Logins, odd = m.Logins.sane(now)
 	m.Proxies, odder = m.Proxies.sane(now)
@@ -228,6 +239,7 @@ func (s *standing) take(m *memory, now time.Time) {
 		news(m)
 	}
 	s.logins, s.proxies, s.odd = m.Logins, m.Proxies, odd || odder
+	return len(s.news)
 }
 
 // knowing is the list with what was worked out of it before.
@@ -263,25 +275,27 @@ func parseMemory(doc []byte) (memory, error) {
 // keep writes down what other processes are to know, beside what they have written.
 func (c *Client) keep(ctx context.Context) error {
 	s := &c.standing
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.Memory == nil {
-		s.news = nil
-		return nil
-	}
-	if len(s.news) == 0 && !s.odd && !c.limits.unkept() {
+	if c.Memory == nil || !s.hasNews() && !c.limits.unkept() {
 		return nil
 	}
 	// The call may have ended with its time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTime)
 	defer cancel()
+	if err := s.turn.Take(ctx); err != nil {
+		return fmt.Errorf("wait for others who keep what Qualys has asked for: %w", err)
+	}
+	defer s.turn.Leave()
+	if !s.hasNews() && !c.limits.unkept() {
+		return nil // another has kept it
+	}
+	kept := 0
 	err := c.Memory.Update(ctx, func(doc []byte) ([]byte, error) {
 		now := c.now()
 		m, err := parseMemory(doc)
 		if err != nil {
 			return nil, err
 		}
-		s.take(&m, now)
+		kept = s.take(&m, now)
 		c.limits.adopt(m.Rests, now)
 		m.Version, m.Rests = memoryVersion, c.limits.kept(now)
 		doc, err = json.MarshalIndent(m, "", "  ")
@@ -290,9 +304,23 @@ func (c *Client) keep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("keep what Qualys has asked for: %w", err)
 	}
-	s.news, s.odd = nil, false
+	s.wasKept(kept)
 	c.limits.wasKept()
 	return nil
+}
+
+// hasNews tells whether there is something to keep.
+func (s *standing) hasNews() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.news) > 0 || s.odd
+}
+
+// wasKept forgets so many news, which are kept.
+func (s *standing) wasKept(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.news, s.odd = slices.Delete(s.news, 0, n), false
 }
 
 // keepTime is how long that may take.

@@ -12,9 +12,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
 )
 
 // shared is a memory that processes share.
@@ -339,5 +343,37 @@ func TestMemoryOfANewerVersion(t *testing.T) {
 	}
 	if err := w.process("right"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A refusal is heard by its status, although its text never comes, and although the page
+// has no time left.
+func TestRefusalWhoseTextNeverComes(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"a patient call": time.Hour, "a call that ends first": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logins := 0
+				hang := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					logins++
+					rw.WriteHeader(http.StatusUnauthorized)
+					io.WriteString(rw, "<SIMPLE_RETURN><RESPONSE><CODE>20")
+					<-r.Context().Done()
+				})
+				memory := &shared{}
+				for range 3 {
+					cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "q"}, Credentials: &login{user: "user", pass: "p"}, UserAgent: "test", Memory: memory}
+					cl.HTTP = &http.Client{Transport: simulator.Transport{Handler: hang}}
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					_, err := qualys.NewDetections(cl, ingest.VM.Schema).IDs(ctx, record.Query{}, 1, func(record.Tally) {})
+					cancel()
+					if err == nil {
+						t.Error("got an answer")
+					}
+				}
+				if logins != 1 {
+					t.Errorf("got %d logins of 3 processes, want 1", logins)
+				}
+			})
+		})
 	}
 }

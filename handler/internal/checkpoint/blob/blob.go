@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -32,6 +33,7 @@ import (
 
 	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/redact"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 const (
@@ -48,8 +50,8 @@ type Store struct {
 	// LeaseTime between 15 and 60 seconds; DefaultLeaseTime if zero.
 	LeaseTime time.Duration
 
-	once    sync.Mutex
-	created bool
+	turn    turn.Turn // of making the container
+	created atomic.Bool
 }
 
 var _ checkpoint.Store = (*Store)(nil)
@@ -103,23 +105,26 @@ func FromIdentity(serviceURL, name string, credential azcore.TokenCredential, cl
 
 // ensure creates the container at the first use.
 func (s *Store) ensure(ctx context.Context) error {
-	s.once.Lock()
-	defer s.once.Unlock()
-	if s.created {
+	if s.created.Load() {
+		return nil
+	}
+	if err := s.turn.Take(ctx); err != nil {
+		return fmt.Errorf("wait for the container for state: %w", err)
+	}
+	defer s.turn.Leave()
+	if s.created.Load() {
 		return nil
 	}
 	if _, err := s.container.Create(ctx, nil); err != nil && !bloberror.HasCode(err, bloberror.ContainerAlreadyExists) {
 		return explain("create the container for state", err)
 	}
-	s.created = true
+	s.created.Store(true)
 	return nil
 }
 
 // forget lets the next use create the container again: somebody has deleted it.
 func (s *Store) forget() {
-	s.once.Lock()
-	defer s.once.Unlock()
-	s.created = false
+	s.created.Store(false)
 }
 
 // Acquire implements checkpoint.Store.

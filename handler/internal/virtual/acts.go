@@ -1,0 +1,374 @@
+package virtual
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// A kind is one way in which things go wrong, or change.
+type kind struct {
+	name string
+	// on are the groups of calls that it may concern; none: it concerns no calls.
+	on []string
+	// numbered tells that N means something, lasts that For does.
+	numbered, lasts bool
+	// connect fails a call before it reaches the service.
+	connect func(ctx context.Context, a *acting) error
+	// before may take the place of the service; it tells whether it did.
+	before func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request) bool
+	// answer may give the service's answer in a way of its own; it tells whether it did.
+	answer func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool
+	// happen is an event. It may take time.
+	happen func(w *world, p *platform, a Act)
+	// unclean may make rows be sent twice: what was in flight.
+	unclean bool
+}
+
+// fault tells that it concerns calls.
+func (k *kind) fault() bool { return k.connect != nil || k.before != nil || k.answer != nil }
+
+func kindOf(name string) *kind {
+	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == name })
+	return &kinds[i]
+}
+
+// groups are calls that go wrong together.
+var groups = map[string][]string{
+	"Qualys":        {"detections", "knowledge", "host ids"},
+	"Log Analytics": {"rows", "entries", "health", "rows of an integration"},
+	"storage": {"acquire a lease", "renew a lease", "release a lease", "load a checkpoint", "save a checkpoint", "save the recent rows", "save the index",
+		"load the ledger", "save a dead letter", "save a run record", "save an integration", "load an integration", "load the limits", "save the limits", "look at a lease", "list", "delete", "container", "other state"},
+	"leases": {"acquire a lease", "renew a lease", "release a lease"},
+	"ledger": {"load the ledger", "save the recent rows", "save the index"},
+}
+
+func init() {
+	for _, all := range [][]string{groups["Qualys"], groups["Log Analytics"], groups["storage"], {"token", "secret"}} {
+		for _, one := range all {
+			groups[one] = []string{one}
+		}
+	}
+}
+
+var (
+	readers = []string{"Qualys", "detections", "knowledge", "host ids"}
+	senders = []string{"Log Analytics", "rows", "entries", "rows of an integration", "health"}
+	keepers = []string{"storage", "leases", "ledger", "acquire a lease", "renew a lease", "release a lease", "load a checkpoint", "save a checkpoint",
+		"save the recent rows", "save the index", "load the ledger", "save a dead letter", "save a run record", "load the limits", "save the limits", "list"}
+	helpers  = []string{"token", "secret"}
+	anything = slices.Concat(readers, senders, keepers, helpers)
+)
+
+// kinds are all that may happen.
+var kinds = []kind{
+	// On the way.
+	{name: "no connection", on: anything, lasts: true, unclean: true, connect: func(ctx context.Context, _ *acting) error {
+		if err := sleep(ctx, 3*time.Second); err != nil {
+			return err
+		}
+		return errors.New("connect: connection refused")
+	}},
+	{name: "connections hang", on: anything, lasts: true, unclean: true, connect: func(ctx context.Context, _ *acting) error {
+		if err := sleep(ctx, 30*time.Second); err != nil {
+			return err
+		}
+		return errors.New("dial tcp: i/o timeout")
+	}},
+	{name: "nothing answers", on: anything, lasts: true, unclean: true, before: func(_ *world, _ *acting, _ *call, _ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		return true
+	}},
+	{name: "what was asked is done, and the answer lost", on: anything, lasts: true, unclean: true, answer: func(*world, *acting, *call, http.ResponseWriter, *http.Request, *httptest.ResponseRecorder) bool {
+		panic(http.ErrAbortHandler)
+	}},
+	{name: "what was asked is done, and nothing answers", on: anything, lasts: true, unclean: true, answer: func(_ *world, _ *acting, _ *call, _ http.ResponseWriter, r *http.Request, _ *httptest.ResponseRecorder) bool {
+		<-r.Context().Done()
+		return true
+	}},
+	{name: "all is slow", on: anything, numbered: true, lasts: true, unclean: true, before: func(w *world, a *acting, _ *call, _ http.ResponseWriter, r *http.Request) bool {
+		w.pause(r.Context(), time.Duration(1+a.N%240)*time.Second)
+		return false
+	}},
+	{name: "a call arrives late, whatever has become of who made it", on: slices.Concat(senders, keepers), numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request) bool {
+		time.Sleep(time.Duration(1+a.N%200) * time.Second)
+		return false
+	}},
+
+	// Answers of Qualys.
+	{name: "an answer drips", on: readers, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		w.drip(rw, r, answer, place(a, answer), time.Duration(1+a.N%40)*time.Minute)
+		return true
+	}},
+	{name: "an answer hangs in the middle", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		begun(rw, answer, place(a, answer))
+		<-r.Context().Done()
+		return true
+	}},
+	{name: "an answer breaks off", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		begun(rw, answer, place(a, answer))
+		panic(http.ErrAbortHandler)
+	}},
+	{name: "an answer ends early", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		begun(rw, answer, place(a, answer))
+		return true
+	}},
+	{name: "an answer that is another", on: readers, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		f := foreign(a.N)
+		for _, name := range []string{"Date", "Content-Type", "X-RateLimit-Limit", "X-RateLimit-Remaining"} {
+			if v := answer.Header().Get(name); v != "" {
+				rw.Header().Set(name, v)
+			}
+		}
+		f.Spoil(rw, r, answer.Body.Bytes())
+		return true
+	}},
+	{name: "Qualys repeats the login in an error", on: readers, lasts: true, answer: func(_ *world, _ *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		name, secret, _ := r.BasicAuth()
+		rw.Header().Set("Date", answer.Header().Get("Date"))
+		rw.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(rw, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>1905</CODE><TEXT>no call for %s with %s (%s)</TEXT></RESPONSE></SIMPLE_RETURN>", name, secret, r.Header.Get("Authorization"))
+		return true
+	}},
+	{name: "hosts come twice", on: []string{"detections"}, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		shuffled(answer, func(hosts [][]byte) [][]byte {
+			n := a.N % len(hosts)
+			return slices.Insert(slices.Clone(hosts), n, hosts[n])
+		})
+		return false
+	}},
+	{name: "hosts come in another order", on: []string{"detections"}, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		shuffled(answer, func(hosts [][]byte) [][]byte {
+			n := a.N % len(hosts)
+			return append(slices.Clone(hosts[n:]), hosts[:n]...)
+		})
+		return false
+	}},
+	{name: "a host is ill", on: []string{"detections"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		id := w.estate.Host(a.N%w.story.Hosts, time.Now()).ID
+		return w.ill(a, rw, r, answer, fmt.Sprintf("<ID>%d</ID>", id))
+	}},
+	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		return w.ill(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
+	}},
+	{name: "others use up the calls", lasts: true, happen: func(w *world, _ *platform, a Act) {
+		w.qualys.SetLimits(1, 2)
+		time.Sleep(a.For)
+		w.qualys.SetLimits(callsPerHour, 2)
+	}},
+
+	// Answers of Azure.
+	{name: "Log Analytics refuses", on: senders, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request) bool {
+		refusals := []struct {
+			status int
+			code   string
+		}{{500, "InternalError"}, {503, "ServiceUnavailable"}, {429, "TooManyRequests"}, {408, "RequestTimeout"}, {403, "OperationFailed"}, {404, "NotFound"}, {413, "ContentLengthLimitExceeded"}, {401, "InvalidToken"}, {400, "InvalidPayload"}}
+		s := refusals[a.N%len(refusals)]
+		if s.status == http.StatusTooManyRequests {
+			rw.Header().Set("Retry-After", "30")
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(s.status)
+		fmt.Fprintf(rw, `{"error":{"code":%q,"message":"simulated"}}`, s.code)
+		return true
+	}},
+	{name: "rows of a QID are refused", on: []string{"rows", "entries", "rows of an integration"}, numbered: true, lasts: true, before: func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request) bool {
+		if !w.bodyHas(r, `"QID_s":"`+strconv.Itoa(w.estate.Knowledge.QID(a.N%w.story.QIDs))+`"`) {
+			return false
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(rw, `{"error":{"code":"InvalidRecord","message":"simulated"}}`)
+		return true
+	}},
+	{name: "storage refuses", on: keepers, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request) bool {
+		refusals := []struct {
+			status int
+			code   string
+		}{{500, "InternalError"}, {503, "ServerBusy"}, {403, "AuthorizationPermissionMismatch"}, {500, "OperationTimedOut"}}
+		s := refusals[a.N%len(refusals)]
+		rw.Header().Set("X-Ms-Error-Code", s.code)
+		rw.WriteHeader(s.status)
+		return true
+	}},
+	{name: "identity or vault refuses", on: helpers, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request) bool {
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader([]int{500, 403, 429, 400}[a.N%4])
+		fmt.Fprint(rw, `{"error":{"code":"Simulated","message":"simulated"}}`)
+		return true
+	}},
+	{name: "the state fails over to an older one", numbered: true, unclean: true, happen: func(w *world, _ *platform, a Act) {
+		before := w.blobs.Snapshot()
+		time.Sleep(time.Duration(1+a.N%900) * time.Second)
+		w.blobs.Restore(before)
+		w.laws.restored()
+	}},
+
+	// Processes.
+	{name: "the processes are killed", unclean: true, happen: func(_ *world, p *platform, _ Act) { p.kill() }},
+	{name: "the process is killed when a call leaves", on: anything, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, c *call, _ http.ResponseWriter, _ *http.Request) bool {
+		if a.n != 1+a.N%7 {
+			return false
+		}
+		c.process.kill()
+		return true
+	}},
+	{name: "the process is killed when a call is done", on: anything, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, c *call, _ http.ResponseWriter, _ *http.Request, _ *httptest.ResponseRecorder) bool {
+		if a.n != 1+a.N%7 {
+			return false
+		}
+		c.process.kill()
+		return true
+	}},
+	{name: "the processes are told to stop", unclean: true, happen: func(_ *world, p *platform, _ Act) { p.stop() }},
+	{name: "the processes freeze", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.freeze(a.For) }},
+	{name: "a second app works with the same state", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.second(a.For) }},
+	{name: "the machine's clock is ahead", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(time.Duration(a.N%180)*time.Minute, a.For) }},
+	{name: "the machine's clock is behind", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(-time.Duration(a.N%180)*time.Minute, a.For) }},
+
+	// The estate.
+	{name: "a host is scanned again", numbered: true, happen: func(w *world, _ *platform, a Act) {
+		w.estate.Rescan(a.N%w.story.Hosts, time.Now().Truncate(time.Second))
+	}},
+	{name: "all hosts are scanned again", happen: func(w *world, _ *platform, _ Act) {
+		for n := range w.story.Hosts {
+			w.estate.Rescan(n, time.Now().Truncate(time.Second))
+		}
+	}},
+	{name: "a host is purged", numbered: true, happen: func(w *world, _ *platform, a Act) {
+		w.estate.Purge(a.N%w.story.Hosts, time.Now().Truncate(time.Second))
+	}},
+	{name: "an entry is edited", numbered: true, happen: func(w *world, _ *platform, a Act) {
+		now := time.Now().Truncate(time.Second)
+		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Changed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
+	}},
+
+	// People.
+	{name: "somebody asks for everything", happen: func(_ *world, p *platform, _ Act) { p.ask(`{"full":true}`) }},
+	{name: "somebody asks for the next window", happen: func(_ *world, p *platform, _ Act) { p.ask(``) }},
+	{name: "somebody asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
+		p.ask(fmt.Sprintf(`{"hostIds":[%d]}`, w.estate.Host(a.N%w.story.Hosts, time.Now()).ID))
+	}},
+	{name: "somebody looks at the status", happen: func(_ *world, p *platform, _ Act) { p.status() }},
+	{name: "somebody checks the connection", happen: func(_ *world, p *platform, _ Act) { p.check() }},
+	{name: "the password changes at Qualys, and later in the vault", lasts: true, happen: func(w *world, _ *platform, a Act) { w.rotate(a.For) }},
+}
+
+// callsPerHour is the limit of the subscription, for each endpoint.
+const callsPerHour = 300
+
+// place is somewhere in an answer.
+func place(a *acting, answer *httptest.ResponseRecorder) int { return a.N % max(1, answer.Body.Len()) }
+
+// foreign is one of the simulator's ways in which an answer goes wrong.
+func foreign(n int) simulator.Fault {
+	all := simulator.Faults()
+	return all[n%len(all)]
+}
+
+// sleep sleeps until the context ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx) //nolint:wrapcheck // as net/http does
+	}
+}
+
+// begun sends an answer up to a place.
+func begun(rw http.ResponseWriter, answer *httptest.ResponseRecorder, to int) {
+	for name, values := range answer.Header() {
+		rw.Header()[name] = values
+	}
+	rw.WriteHeader(answer.Code)
+	_, _ = rw.Write(answer.Body.Bytes()[:to]) // a client that has gone away
+}
+
+// drip sends an answer that takes its time at a place: comments where they may stand,
+// else one byte after the other.
+func (w *world) drip(rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder, at int, d time.Duration) {
+	doc := answer.Body.Bytes()
+	piece := []byte("<!-- keep-alive -->")
+	if end := bytes.IndexByte(doc[at:], '<'); end >= 0 && !bytes.Contains(doc[at:at+end], []byte("]]>")) {
+		at += end
+	}
+	if open := bytes.LastIndex(doc[:at], []byte("<![CDATA[")); open >= 0 && !bytes.Contains(doc[open:at], []byte("]]>")) {
+		piece = nil // in a value
+	}
+	begun(rw, answer, at)
+	for passed := time.Duration(0); passed < d; passed += 20 * time.Second {
+		w.pause(r.Context(), 20*time.Second)
+		if piece == nil && at < len(doc) {
+			piece = nil
+			if _, err := rw.Write(doc[at : at+1]); err != nil {
+				return
+			}
+			at++
+			continue
+		}
+		if _, err := rw.Write(piece); err != nil {
+			return
+		}
+	}
+	_, _ = rw.Write(doc[at:]) // a client that has gone away
+}
+
+// ill spoils an answer at the parent that has a mark; it tells whether it is in it.
+func (w *world) ill(a *acting, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder, mark string) bool {
+	at := bytes.Index(answer.Body.Bytes(), []byte(mark))
+	if at < 0 {
+		return false
+	}
+	switch a.N / 7 % 6 {
+	case 0:
+		doc := slices.Insert(bytes.Clone(answer.Body.Bytes()), at, []byte("</WRONG>")...)
+		answer.Body = bytes.NewBuffer(doc)
+		give(rw, answer)
+	case 1:
+		begun(rw, answer, at)
+		panic(http.ErrAbortHandler)
+	case 2:
+		begun(rw, answer, at)
+		<-r.Context().Done()
+	case 3:
+		w.drip(rw, r, answer, at+len(mark), 50*time.Minute)
+	case 4:
+		rw.WriteHeader(http.StatusInternalServerError)
+		fmt.Fprint(rw, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>999</CODE><TEXT>Internal error</TEXT></RESPONSE></SIMPLE_RETURN>")
+	default:
+		begun(rw, answer, at)
+	}
+	return true
+}
+
+// shuffled changes the order of an answer's hosts.
+func shuffled(answer *httptest.ResponseRecorder, change func(hosts [][]byte) [][]byte) {
+	doc := answer.Body.Bytes()
+	first := bytes.Index(doc, []byte("<HOST>"))
+	last := bytes.LastIndex(doc, []byte("</HOST>"))
+	if first < 0 || last < 0 {
+		return
+	}
+	last += len("</HOST>")
+	hosts := bytes.SplitAfter(doc[first:last], []byte("</HOST>"))
+	hosts = hosts[:len(hosts)-1] // what is behind the last is empty
+	answer.Body = bytes.NewBuffer(slices.Concat(doc[:first], bytes.Join(change(hosts), nil), doc[last:]))
+}
+
+// bodyHas tells whether a request's body holds a text.
+func (w *world) bodyHas(r *http.Request, text string) bool {
+	content := drained(r)
+	return strings.Contains(string(plain(r, content)), text)
+}

@@ -1,0 +1,495 @@
+package virtual
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"qualys-sentinel/handler/internal/ingest"
+)
+
+// laws are what must hold, whatever happens. They are checked as it happens.
+type laws struct {
+	world *world
+	// trusted tells that the state and the machines' clocks are good all the time: then
+	// what one process has met, all know.
+	trusted bool
+
+	mu       sync.Mutex
+	breaches []string
+	// rows are the latest states of findings that have arrived, by destination and
+	// UNIQUE_VULN_ID; a refused one that was kept has arrived, too.
+	rows map[string]map[uint64]time.Time
+	// entries are those of the KnowledgeBase, by QID.
+	entries map[string]map[uint64]time.Time
+	keys    map[string]int // arrivals of each state, by destination and key
+	twice   int
+	runs    map[string]*runOf
+	holders map[string][]holding
+	refused map[string]time.Time // logins that were refused, by password
+	resting map[string]resting   // endpoints, by path
+	sending map[string]int       // batches on their way, by run
+}
+
+// runOf is what is known of a run.
+type runOf struct {
+	document string // that of its checkpoint
+	process  *process
+	began    int // place in holders
+	accepted int
+}
+
+// holding is one hold of a document.
+type holding struct {
+	process *process
+	at      time.Time
+}
+
+// resting is a time without calls that was asked for.
+type resting struct{ from, until time.Time }
+
+func newLaws(w *world) *laws {
+	l := &laws{
+		world: w, trusted: true, rows: map[string]map[uint64]time.Time{}, entries: map[string]map[uint64]time.Time{}, keys: map[string]int{}, runs: map[string]*runOf{},
+		holders: map[string][]holding{}, refused: map[string]time.Time{}, resting: map[string]resting{}, sending: map[string]int{},
+	}
+	for _, a := range w.story.Acts {
+		if slices.Contains(keepers, a.On) || slices.Contains(untrusted, a.Kind) {
+			l.trusted = false
+		}
+	}
+	return l
+}
+
+// untrusted are acts behind which processes do not know what others have met.
+var untrusted = []string{
+	"the state fails over to an older one", "the processes freeze", "the processes are killed", "the process is killed when a call leaves", "the process is killed when a call is done",
+	"a second app works with the same state", "the machine's clock is ahead", "the machine's clock is behind",
+}
+
+// broken notes that a law was broken.
+func (l *laws) broken(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	l.world.say("BROKEN: %s", text)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.breaches = append(l.breaches, text)
+}
+
+func (l *laws) restored() { l.world.say("the state is an older one") }
+
+// Marks of secrets, as text and in the header of a login.
+const canary = "correct-horse-canary"
+
+var canaryLogin = strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(user+":"+canary)), "=")[:32]
+
+// tells checks what leaves for people.
+func (l *laws) tells(what string, doc []byte) {
+	if bytes.Contains(doc, []byte(canary)) || bytes.Contains(doc, []byte(canaryLogin)) {
+		l.broken("a secret is in the %s: %.300s", what, doc)
+	}
+}
+
+// leaves checks a call that leaves.
+func (l *laws) leaves(c *call, r *http.Request) {
+	l.tells("address of a call", []byte(r.URL.String()))
+	for name, values := range r.Header {
+		if name != "Authorization" {
+			l.tells("headers of a call", []byte(strings.Join(values, " ")))
+		}
+	}
+	if r.URL.Hostname() != qualysHost || !l.trusted {
+		return
+	}
+	_, secret, _ := r.BasicAuth()
+	l.mu.Lock()
+	refused, wasRefused := l.refused[secret]
+	rest := l.resting[r.URL.Path]
+	l.mu.Unlock()
+	now := time.Now()
+	if since := now.Sub(refused); wasRefused && since > known && since < time.Hour-time.Second {
+		l.broken("a login that was refused is tried again after %s", since)
+	}
+	if now.Sub(rest.from) > known && now.Before(rest.until.Add(-time.Second)) {
+		l.broken("%s is called again after %s, and was to rest for %s", c.what, now.Sub(rest.from), rest.until.Sub(rest.from))
+	}
+}
+
+// known is how long it may take until all processes know what one has met.
+const known = 45 * time.Second
+
+// heard notes what a process hears of Qualys.
+func (l *laws) heard(r *http.Request, resp *http.Response) {
+	_, secret, _ := r.BasicAuth()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	wait, _ := strconv.Atoi(resp.Header.Get("X-RateLimit-ToWait-Sec")) // 0: it does not say
+	if wait == 0 {
+		wait, _ = strconv.Atoi(resp.Header.Get("Retry-After"))
+	}
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		l.refused[secret] = now
+	case resp.StatusCode == http.StatusOK:
+		delete(l.refused, secret)
+	case resp.StatusCode == http.StatusConflict && wait > 0, resp.StatusCode == http.StatusTooManyRequests && wait > 0:
+		l.resting[r.URL.Path] = resting{now, now.Add(min(time.Duration(wait)*time.Second, longestRest))}
+	}
+}
+
+// longestRest is how long the connector lets an endpoint rest at most: it asks again then.
+const longestRest = time.Hour
+
+// answered checks what Qualys has to say of a call.
+func (l *laws) answered(c *call, r *http.Request, answer *httptest.ResponseRecorder) {
+	switch answer.Code {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestURITooLong:
+		l.broken("Qualys refuses the call for %s: %s %s: %d %.300s", c.what, r.Method, r.URL.RequestURI(), answer.Code, answer.Body)
+	}
+}
+
+// maxInFlight is how many batches of a run may be on their way.
+const maxInFlight = ingest.DefaultInFlight
+
+// sends checks rows that arrive.
+func (l *laws) sends(c *call, body []byte) {
+	l.tells("rows", body)
+	if c.what == "health" {
+		return
+	}
+	if c.run = between(body, `"RunId_s":"`, `"`); c.run == "" {
+		return // that of a check, which sends none
+	}
+	l.mu.Lock()
+	l.sending[c.run]++
+	n := l.sending[c.run]
+	run := l.runs[c.run]
+	var holders []holding
+	if run != nil {
+		holders = l.holders[run.document][run.began:]
+	}
+	l.mu.Unlock()
+	if n > maxInFlight {
+		l.broken("%d batches of run %s are on their way", n, c.run)
+	}
+	switch {
+	case run == nil:
+		l.broken("a run sends rows before it has saved its checkpoint: %.200s", body)
+	case len(holders) > 0 && c.left.Sub(holders[0].at) > time.Second && l.trusted:
+		l.broken("run %s of process %d sends rows %s after process %d has taken hold", c.run, run.process.id, c.left.Sub(holders[0].at), holders[0].process.id)
+	}
+}
+
+func (l *laws) sent(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.run != "" {
+		l.sending[c.run]--
+	}
+}
+
+// between is the text between two others.
+func between(doc []byte, before, behind string) string {
+	_, rest, _ := strings.Cut(string(doc), before)
+	text, _, _ := strings.Cut(rest, behind)
+	return text
+}
+
+// row is what the laws look at.
+type row struct {
+	Key       string    `json:"RowKey_s"`
+	Run       string    `json:"RunId_s"`
+	QID       string    `json:"QID_s"`
+	Processed time.Time `json:"LastProcessed_t"`
+	Modified  time.Time `json:"Last_Service_Modification_DateTime_t"`
+}
+
+// arrived notes a row that was accepted.
+func (l *laws) arrived(destination, table string, doc json.RawMessage) error {
+	if table == ingest.Health.Table {
+		return nil
+	}
+	var r row
+	if err := json.Unmarshal(doc, &r); err != nil {
+		l.broken("a row is no row: %v", err)
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reached(destination, table, r)
+	asked := false
+	if run := l.runs[r.Run]; run != nil {
+		run.accepted++
+		asked = strings.Contains(run.document, "/requests/")
+	}
+	if key := destination + " " + table + " " + r.Key; !asked {
+		if l.keys[key]++; l.keys[key] > 1 {
+			l.twice++
+		}
+	}
+	return nil
+}
+
+// reached notes the state of a finding or an entry.
+func (l *laws) reached(destination, table string, r row) {
+	states, at := l.rows, r.Processed
+	id, _, _ := strings.Cut(r.Key, "@")
+	if table == ingest.KB.Schema.Table {
+		states, at, id = l.entries, r.Modified, r.QID
+	}
+	n, _ := strconv.ParseUint(id, 10, 63) // 0: one that is not expected
+	if states[destination] == nil {
+		states[destination] = map[uint64]time.Time{}
+	}
+	if at.After(states[destination][n]) {
+		states[destination][n] = at
+	}
+}
+
+// stored checks what was written to the state.
+func (l *laws) stored(c *call, r *http.Request, content []byte) {
+	if r.Method != http.MethodPut {
+		return
+	}
+	l.tells("state, as "+c.name, content)
+	switch c.what {
+	case "acquire a lease":
+		l.mu.Lock()
+		l.holders[c.name] = append(l.holders[c.name], holding{c.process, time.Now()})
+		l.mu.Unlock()
+	case "save a checkpoint":
+		if len(content) > 0 {
+			l.saved(c, content)
+		}
+	case "save a dead letter":
+		l.lettered(c)
+	case "save a run record":
+		l.reported(c, content)
+	}
+}
+
+// destinationOf is that of a document of the state.
+func (w *world) destinationOf(name string) string {
+	parts := strings.Split(name, "/")
+	if len(parts) > 1 {
+		if number, ok := strings.CutPrefix(parts[1], "integration-"); ok {
+			doc := w.blobs.Document(container, "integrations/"+number+".json")
+			return between(doc, `"dcrImmutableId": "`, `"`)
+		}
+	}
+	return "default"
+}
+
+// lettered notes rows that were refused, and kept.
+func (l *laws) lettered(c *call) {
+	if !strings.Contains(c.name, "/rows-") {
+		return
+	}
+	gz, err := gzip.NewReader(bytes.NewReader(l.world.blobs.Document(container, c.name)))
+	if err != nil {
+		return // a part of it
+	}
+	dec := json.NewDecoder(gz)
+	destination := l.world.destinationOf(c.name)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		var letter struct {
+			Table string
+			Row   row
+		}
+		if dec.Decode(&letter) != nil {
+			return
+		}
+		l.reached(destination, letter.Table, letter.Row)
+	}
+}
+
+// reported checks a run record.
+func (l *laws) reported(c *call, content []byte) {
+	var r ingest.Report
+	if err := json.Unmarshal(content, &r); err != nil {
+		l.broken("%s is no run record: %v", c.name, err)
+		return
+	}
+	l.mu.Lock()
+	accepted := 0
+	if run := l.runs[r.Run]; run != nil {
+		accepted = run.accepted
+	}
+	l.mu.Unlock()
+	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned {
+		l.broken("run %s: %d decoded, %d accepted, %d dead letters, %d abandoned", r.Run, r.Decoded, r.Accepted, r.DeadLetters, r.Abandoned)
+	}
+	if int(r.Accepted) > accepted {
+		l.broken("run %s says that %d rows were accepted, and %d were", r.Run, r.Accepted, accepted)
+	}
+}
+
+// saved checks a checkpoint: it must not be ahead of what has arrived.
+func (l *laws) saved(c *call, content []byte) {
+	var doc ingest.Checkpoint
+	if err := json.Unmarshal(content, &doc); err != nil {
+		return // of something else, such as a request
+	}
+	if doc.Dataset == "" || doc.LastRun == "" {
+		return
+	}
+	l.mu.Lock()
+	if l.runs[doc.LastRun] == nil {
+		l.runs[doc.LastRun] = &runOf{document: c.name, process: c.process, began: len(l.holders[c.name])}
+	}
+	l.mu.Unlock()
+	if strings.Contains(c.name, "/requests/") {
+		return
+	}
+	destination := l.world.destinationOf(c.name)
+	var missing []string
+	switch {
+	case doc.Window != nil:
+		missing = l.missing(destination, doc, doc.Window.After, doc.Window.Until, doc.Window.NextID)
+	case doc.Watermark != nil:
+		missing = l.missing(destination, doc, doc.LastAfter, *doc.Watermark, 1<<62)
+	}
+	if len(missing) > 0 {
+		l.broken("the checkpoint %s of run %s is ahead: %s", c.name, doc.LastRun, strings.Join(missing[:min(3, len(missing))], "; "))
+	}
+}
+
+// missing are findings or entries that a checkpoint says have arrived, and that have not.
+func (l *laws) missing(destination string, doc ingest.Checkpoint, after *time.Time, until time.Time, next uint64) (list []string) {
+	isolated := map[uint64]bool{}
+	for _, i := range doc.Isolated {
+		isolated[i.ID] = true
+	}
+	until = earlier(until, time.Now())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.world.expectation()
+	if doc.Dataset == ingest.KB.Name {
+		return l.missingEntries(e, isolated, after, until, next)
+	}
+	for n, h := range e.hosts {
+		if h.id >= next || isolated[h.id] {
+			continue
+		}
+		processed, listed := l.world.estate.Listed(n, until)
+		if _, still := l.world.estate.Listed(n, time.Now()); !listed || !still || after != nil && processed.Before(*after) {
+			continue
+		}
+		for _, d := range h.findings {
+			if e.wanted(destination, d) && l.rows[destination][d.id].Before(processed) {
+				list = append(list, fmt.Sprintf("%s lacks finding %d of host %d, processed at %s", destination, d.id, h.id, processed.Format(time.RFC3339)))
+			}
+		}
+	}
+	return list
+}
+
+func (l *laws) missingEntries(e *expectation, isolated map[uint64]bool, after *time.Time, until time.Time, next uint64) (list []string) {
+	for n, qid := range e.qids {
+		if qid >= next || isolated[qid] {
+			continue
+		}
+		entry, ok := l.world.estate.Knowledge.Entry(n, until)
+		if !ok || after != nil && entry.Modified.Before(*after) {
+			continue
+		}
+		if l.entries["default"][qid].Before(entry.Modified) {
+			list = append(list, fmt.Sprintf("entry %d, modified at %s, is missing", qid, entry.Modified.Format(time.RFC3339)))
+		}
+	}
+	return list
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// expectation is what the estate is made of.
+type expectation struct {
+	hosts []expectedHost
+	qids  []uint64
+	// least is the lowest severity that a destination gets.
+	least map[string]int
+}
+
+type expectedHost struct {
+	id       uint64
+	findings []expectedFinding
+}
+
+type expectedFinding struct {
+	id       uint64
+	severity int
+}
+
+func (e *expectation) wanted(destination string, d expectedFinding) bool {
+	return d.severity >= e.least[destination]
+}
+
+// expectation works out what the estate is made of, once.
+func (w *world) expectation() *expectation {
+	if w.expected != nil {
+		return w.expected
+	}
+	e := &expectation{least: map[string]int{}}
+	for n := range w.story.Hosts {
+		host := w.estate.Host(n, begin)
+		h := expectedHost{id: host.ID}
+		for d := range host.Each() {
+			severity, _ := strconv.Atoi(d.Severity) // the simulator's own
+			h.findings = append(h.findings, expectedFinding{d.UniqueID, severity})
+		}
+		e.hosts = append(e.hosts, h)
+	}
+	for n := range w.story.QIDs {
+		e.qids = append(e.qids, uint64(w.estate.Knowledge.QID(n)))
+	}
+	for n := range w.story.Integrations {
+		e.least[integrationRule(n)] = 1 + n
+	}
+	w.expected = e
+	return e
+}
+
+// outstanding are findings and entries that Qualys shows and a destination does not
+// have. Integrations that were never registered get nothing.
+func (l *laws) outstanding() (list []string) {
+	now := time.Now().Add(-settled)
+	all := ingest.Checkpoint{Dataset: ingest.VM.Name}
+	for _, destination := range append([]string{"default"}, slices.Sorted(maps.Keys(l.world.azure.Places))...) {
+		list = append(list, l.missing(destination, all, nil, now, 1<<62)...)
+	}
+	all.Dataset = ingest.KB.Name
+	return append(list, l.missing("default", all, nil, now, 1<<62)...)
+}
+
+// settled is how old what is shown has to be before it is asked after.
+const settled = time.Minute
+
+// duplicates checks that rows come twice for a reason only.
+func (l *laws) duplicates() {
+	l.mu.Lock()
+	twice := l.twice
+	l.mu.Unlock()
+	if twice == 0 || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
+		return
+	}
+	l.broken("%d rows have come twice, and nothing has happened that could be why", twice)
+}

@@ -1,0 +1,457 @@
+package virtual
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// A Machine is what a process of the connector runs on.
+type Machine struct {
+	Environ    []string
+	Transport  http.RoundTripper
+	Credential azcore.TokenCredential
+	Clock      ingest.Clock
+	NewID      func() string
+	// BatchBytes, Hosts and QIDs bound batches and pages.
+	BatchBytes, Hosts, QIDs int
+	// Log takes what the process writes.
+	Log io.Writer
+}
+
+// A Connector is one process, as package main wires it.
+type Connector interface {
+	// Tick is a timer's tick of a dataset.
+	Tick(ctx context.Context, dataset string) error
+	// Ask asks for a window by hand. It returns when that is accepted.
+	Ask(ctx context.Context, dataset, body string) error
+	// Status and Check answer what the functions of these names do.
+	Status(ctx context.Context) ([]byte, error)
+	Check(ctx context.Context) ([]byte, error)
+	// Register adds an integration.
+	Register(ctx context.Context, body []byte) error
+	// Stop tells the process that it is to end; it waits until that is done, but not long.
+	Stop()
+}
+
+// Start starts a process. life ends when the process is told to stop.
+type Start func(life context.Context, m Machine) Connector
+
+// errKilled is what a killed process hears of a call. It cannot do anything with it.
+var errKilled = errors.New("the process was killed")
+
+// process is one process of the connector.
+type process struct {
+	world     *world
+	id        int
+	connector Connector
+	// life ends with the process, told when it is told to stop.
+	life, told context.Context //nolint:containedctx // of the process
+	end, tell  context.CancelFunc
+	ticks      sync.WaitGroup
+
+	mu     sync.Mutex
+	thaw   chan struct{} // not nil: it is frozen until this is closed
+	froze  bool          // it was frozen once
+	tokens map[string]azcore.AccessToken
+}
+
+// platform is the Functions host and what it runs.
+type platform struct {
+	world *world
+	start Start
+	end   context.Context //nolint:containedctx // of the story
+	all   sync.WaitGroup  // processes and timers
+
+	mu    sync.Mutex
+	lives map[int]*process // those that live
+	count int
+}
+
+// open starts a process.
+func (p *platform) open() *process {
+	w := p.world
+	p.mu.Lock()
+	p.count++
+	c := &process{world: w, id: p.count, tokens: map[string]azcore.AccessToken{}}
+	p.lives[c.id] = c
+	p.mu.Unlock()
+	c.life, c.end = context.WithCancel(context.Background())
+	c.told, c.tell = context.WithCancel(c.life)
+	w.say("process %d begins", c.id)
+	c.connector = p.start(c.told, Machine{
+		Environ: w.environ(), Transport: c, Credential: c, Clock: machineClock{w}, NewID: w.newID, BatchBytes: batchBytes, Hosts: w.story.Page, QIDs: w.story.KBPage, Log: &journal{c},
+	})
+	return c
+}
+
+// batchBytes is the longest batch: some rows.
+const batchBytes = 12_000
+
+// close takes a process away, as a kill does.
+func (p *platform) close(c *process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lives[c.id] != nil {
+		delete(p.lives, c.id)
+		c.kill()
+	}
+}
+
+// kill ends a process at once: nothing that it does reaches anybody any more.
+func (c *process) kill() {
+	if c.life.Err() == nil {
+		c.world.say("process %d is killed", c.id)
+	}
+	c.end()
+}
+
+// living are the processes that live.
+func (p *platform) living() (list []*process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.lives {
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b *process) int { return a.id - b.id })
+	return list
+}
+
+func (p *platform) kill() {
+	for _, c := range p.living() {
+		p.close(c)
+	}
+}
+
+// stop tells the processes to stop, and ends them as the host does.
+func (p *platform) stop() {
+	for _, c := range p.living() {
+		p.world.say("process %d is told to stop", c.id)
+		p.all.Go(func() { p.leave(c) })
+	}
+}
+
+// leave ends a process in good order, if it makes use of its time.
+func (p *platform) leave(c *process) {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		c.tell()
+		c.connector.Stop()
+		c.ticks.Wait()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(30 * time.Second):
+	}
+	p.close(c)
+}
+
+// freeze holds the processes for some time.
+func (p *platform) freeze(d time.Duration) {
+	thaw := make(chan struct{})
+	for _, c := range p.living() {
+		p.world.say("process %d freezes", c.id)
+		c.mu.Lock()
+		if c.thaw == nil {
+			c.thaw, c.froze = thaw, true
+		}
+		c.mu.Unlock()
+	}
+	time.Sleep(d)
+	for _, c := range p.living() {
+		c.mu.Lock()
+		if c.thaw == thaw {
+			c.thaw = nil
+		}
+		c.mu.Unlock()
+	}
+	close(thaw)
+}
+
+func (c *process) wasFrozen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.froze
+}
+
+// mayLeave lets a call of a process leave, when it is not frozen, and lives.
+func (c *process) mayLeave(ctx context.Context) error {
+	for {
+		if c.life.Err() != nil {
+			return errKilled
+		}
+		c.mu.Lock()
+		thaw := c.thaw
+		c.mu.Unlock()
+		if thaw == nil {
+			return context.Cause(ctx) //nolint:wrapcheck // as net/http does
+		}
+		select {
+		case <-thaw:
+		case <-c.life.Done():
+		}
+	}
+}
+
+// timers run the timers of an app, until the end of the story or of the app.
+func (p *platform) timers(end context.Context) {
+	s := p.world.story
+	app := &app{platform: p}
+	for dataset, every := range map[string]time.Duration{ingest.VM.Name: s.Every, ingest.KB.Name: s.KBEvery} {
+		p.all.Go(func() {
+			for {
+				next := time.Now().Truncate(every).Add(every)
+				if sleep(end, time.Until(next)) != nil {
+					return
+				}
+				app.tick(dataset)
+			}
+		})
+	}
+}
+
+// app is one instance of the function app.
+type app struct {
+	platform *platform
+	mu       sync.Mutex
+	process  *process
+}
+
+// enter is the process that works now.
+func (a *app) enter() *process {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.process; c == nil || c.told.Err() != nil || a.platform.world.story.OneTick {
+		a.process = a.platform.open()
+	}
+	return a.process
+}
+
+// functionTimeout ends a tick, and the process with it, as the host does.
+const functionTimeout = 30 * time.Minute
+
+func (a *app) tick(dataset string) {
+	c := a.enter()
+	done := make(chan struct{})
+	c.ticks.Go(func() {
+		defer close(done)
+		a.platform.world.say("process %d: a tick of %s", c.id, dataset)
+		err := c.connector.Tick(c.told, dataset)
+		a.platform.world.say("process %d: the tick of %s has ended: %v", c.id, dataset, err)
+	})
+	a.platform.all.Go(c.ticks.Wait) // also of a process that was killed
+	over := time.NewTimer(functionTimeout)
+	defer over.Stop()
+	select {
+	case <-done:
+	case <-c.life.Done():
+	case <-over.C:
+		if !c.wasFrozen() {
+			a.platform.world.laws.broken("a tick of %s took more than %s", dataset, functionTimeout)
+		}
+		a.platform.close(c)
+	}
+	if a.platform.world.story.OneTick {
+		a.platform.leave(c)
+	}
+}
+
+// second lets another app work with the same state for some time.
+func (p *platform) second(d time.Duration) {
+	ctx, cancel := context.WithTimeout(p.end, d)
+	defer cancel()
+	p.timers(ctx)
+	<-ctx.Done()
+}
+
+// one is a process that lives, or a new one.
+func (p *platform) one() *process {
+	if list := p.living(); len(list) > 0 {
+		return list[0]
+	}
+	return p.open()
+}
+
+// callTime is how long the platform lets a call over HTTP take.
+const callTime = 230 * time.Second
+
+// person calls a function over HTTP.
+func (p *platform) person(what string, call func(ctx context.Context, c *process) error) {
+	c := p.one()
+	ctx, cancel := context.WithTimeout(c.told, callTime)
+	defer cancel()
+	began := time.Now()
+	c.ticks.Go(func() {
+		err := call(ctx, c)
+		p.world.say("process %d: %s: %v", c.id, what, err)
+		if took := time.Since(began); took > callTime+time.Minute && c.life.Err() == nil && !c.wasFrozen() {
+			p.world.laws.broken("%s took %s", what, took)
+		}
+	})
+	p.all.Go(c.ticks.Wait)
+	<-ctx.Done()
+	if p.world.story.OneTick {
+		p.leave(c)
+	}
+}
+
+func (p *platform) ask(body string) {
+	p.person("asked for "+body, func(ctx context.Context, c *process) error {
+		return c.connector.Ask(ctx, ingest.VM.Name, body) //nolint:wrapcheck // for the chronicle
+	})
+}
+
+func (p *platform) status() {
+	p.person("the status", func(ctx context.Context, c *process) error {
+		doc, err := c.connector.Status(ctx)
+		p.world.laws.tells("status", doc)
+		return err //nolint:wrapcheck // for the chronicle
+	})
+}
+
+func (p *platform) check() {
+	p.person("the check", func(ctx context.Context, c *process) error {
+		doc, err := c.connector.Check(ctx)
+		p.world.laws.tells("check", doc)
+		return err //nolint:wrapcheck // for the chronicle
+	})
+}
+
+// register adds the integrations of the story, as their owners do: again until it works.
+func (p *platform) register(ctx context.Context) {
+	for n := range p.world.story.Integrations {
+		body, _ := json.Marshal(map[string]any{"name": fmt.Sprintf("team %d", n), "logAnalyticsUri": "https://" + ruleHost, "dcrImmutableId": integrationRule(n), "baseCategory": "Potential", "minSeverity": 1 + n, "resultSectionNeeded": n%2 == 0}) // texts and numbers
+		for {
+			c := p.one()
+			err := c.connector.Register(ctx, body)
+			p.world.say("process %d: integration %d is registered: %v", c.id, n, err)
+			if err == nil || strings.Contains(err.Error(), "name") || sleep(ctx, time.Minute) != nil {
+				break
+			}
+		}
+	}
+}
+
+// environ are the settings.
+func (w *world) environ() []string {
+	s := w.story
+	return []string{
+		"apiUsername=" + user, "apiPassword=@Microsoft.KeyVault(SecretUri=https://" + vaultHost + "/secrets/" + passwordName + ")",
+		"uri=https://" + qualysHost, "logAnalyticsUri=https://" + ruleHost, "dcrImmutableId=" + defaultRule,
+		"AzureWebJobsStorage__accountName=qualysstate", "stateContainer=" + container,
+		"vmSchedule=0 */5 * * * *", "kbSchedule=0 0 * * * *", "integrationApi=true", "integrationVault=https://" + keysHost,
+		fmt.Sprintf("runBudget=%s", s.Budget), fmt.Sprintf("enrichDetections=%t", s.Enrich), "logLevel=info",
+	}
+}
+
+// newID makes the id of a run.
+func (w *world) newID() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ids++
+	return fmt.Sprintf("%08x%08d", w.rand.Uint32(), w.ids)
+}
+
+// machineClock is a machine's clock, which may be wrong.
+type machineClock struct{ world *world }
+
+// Now implements ingest.Clock.
+func (c machineClock) Now() time.Time {
+	c.world.mu.Lock()
+	defer c.world.mu.Unlock()
+	return time.Now().Add(c.world.clock)
+}
+
+// Sleep implements ingest.Clock.
+func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
+	return ingest.SystemClock{}.Sleep(ctx, d) //nolint:wrapcheck // it is one
+}
+
+// setClock sets machines' clocks for some time.
+func (w *world) setClock(ahead, d time.Duration) {
+	w.mu.Lock()
+	w.clock = ahead
+	w.mu.Unlock()
+	time.Sleep(d)
+	w.mu.Lock()
+	w.clock = 0
+	w.mu.Unlock()
+}
+
+// rotate changes the password at Qualys, and after a while in the vault.
+func (w *world) rotate(d time.Duration) {
+	w.mu.Lock()
+	fresh := fmt.Sprintf("correct-horse-canary-%d", 2+len(w.secrets))
+	w.secrets = append(w.secrets, fresh)
+	w.mu.Unlock()
+	w.qualys.SetPassword(fresh)
+	time.Sleep(d)
+	w.azure.SetSecret(passwordName, fresh)
+}
+
+// GetToken implements azcore.TokenCredential: a token of the simulated identity, which is
+// kept while it is good.
+func (c *process) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	resource := strings.TrimSuffix(options.Scopes[0], "/.default")
+	c.mu.Lock()
+	token, ok := c.tokens[resource]
+	c.mu.Unlock()
+	if ok && time.Until(token.ExpiresOn) > 5*time.Minute {
+		return token, nil
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+identityHost+simulator.IdentityPath+"?api-version=2019-08-01&resource="+resource, nil)
+	if err != nil {
+		return token, fmt.Errorf("token: %w", err)
+	}
+	r.Header.Set("X-Identity-Header", c.world.azure.IdentityHeader)
+	resp, err := c.RoundTrip(r)
+	if err != nil {
+		return token, fmt.Errorf("token: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	var doc struct {
+		Token   string `json:"access_token"`
+		Expires int64  `json:"expires_on,string"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || resp.StatusCode != http.StatusOK || doc.Token == "" {
+		return token, fmt.Errorf("token: answered %d", resp.StatusCode)
+	}
+	token = azcore.AccessToken{Token: doc.Token, ExpiresOn: time.Unix(doc.Expires, 0)}
+	c.mu.Lock()
+	c.tokens[resource] = token
+	c.mu.Unlock()
+	return token, nil
+}
+
+// journal takes the lines that a process logs.
+type journal struct{ process *process }
+
+func (j *journal) Write(line []byte) (int, error) {
+	if j.process.life.Err() == nil {
+		j.process.world.laws.tells("log", line)
+		j.process.world.say("process %d: %s", j.process.id, bytes.TrimSpace(line))
+	}
+	return len(line), nil
+}
+
+// drained is a request's body, which can be read again.
+func drained(r *http.Request) []byte {
+	content, _ := io.ReadAll(r.Body) // in memory
+	r.Body = io.NopCloser(bytes.NewReader(content))
+	return content
+}

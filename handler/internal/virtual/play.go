@@ -1,0 +1,107 @@
+package virtual
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// An Outcome is how a story has ended.
+type Outcome struct {
+	// Breaches are the laws that were broken, in their order; none: all was well.
+	Breaches []string
+	// Chronicle is what happened, in the story's time.
+	Chronicle []string
+	// Calls by what they were, Met how often an act met a call.
+	Calls map[string]int
+	Met   map[[2]string]int
+	// Took is how long the story was, in its own time.
+	Took time.Duration
+}
+
+const (
+	// patience is how long behind the last act all must have arrived, and endurance how
+	// long for what was isolated.
+	patience  = 4 * time.Hour
+	endurance = 30 * time.Hour
+)
+
+// Play plays a story. It is to be called in a bubble of virtual time.
+func Play(s Story, start Start) Outcome {
+	time.Sleep(time.Until(begin))
+	w := newWorld(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &platform{world: w, start: start, end: ctx, lives: map[int]*process{}}
+	var acts sync.WaitGroup
+	for _, a := range s.Acts {
+		acts.Go(func() {
+			time.Sleep(a.At)
+			w.say("act: %s", a)
+			w.act(p, a)
+			w.say("over: %s", a)
+		})
+	}
+	p.timers(ctx)
+	p.all.Go(func() { p.register(ctx) })
+	acts.Wait()
+	w.say("all acts are over")
+	w.settle()
+	cancel()
+	for _, c := range p.living() {
+		p.leave(c)
+	}
+	p.all.Wait()
+	w.laws.duplicates()
+	return Outcome{Breaches: w.laws.breaches, Chronicle: w.log, Calls: w.counts, Met: w.met, Took: time.Since(begin)}
+}
+
+// act lets an act happen, and waits for its end.
+func (w *world) act(p *platform, a Act) {
+	k := kindOf(a.Kind)
+	if k.happen != nil {
+		k.happen(w, p, a)
+		return
+	}
+	act := &acting{Act: a, kind: k}
+	w.mu.Lock()
+	w.acting = append(w.acting, act)
+	w.mu.Unlock()
+	time.Sleep(a.For)
+	w.mu.Lock()
+	w.acting = slices.DeleteFunc(w.acting, func(o *acting) bool { return o == act })
+	w.mu.Unlock()
+}
+
+// settle waits until all has arrived.
+func (w *world) settle() {
+	began := time.Now()
+	for {
+		time.Sleep(w.story.Every)
+		missing := w.laws.outstanding()
+		switch waited := time.Since(began); {
+		case len(missing) == 0:
+			return
+		case waited > endurance, waited > patience && !w.isolates():
+			w.laws.broken("%s after all acts are over, %d are missing: %s", waited, len(missing), strings.Join(missing[:min(3, len(missing))], "; "))
+			return
+		}
+	}
+}
+
+// isolates tells whether a checkpoint names what fails by itself.
+func (w *world) isolates() bool {
+	for _, name := range w.blobs.Names(container, "checkpoints/") {
+		if strings.HasSuffix(name, ".json") && strings.Contains(string(w.blobs.Document(container, name)), `"isolated"`) {
+			return true
+		}
+	}
+	return false
+}
+
+// String tells what has broken.
+func (o Outcome) String() string {
+	return fmt.Sprintf("%d laws broken: %s", len(o.Breaches), strings.Join(o.Breaches, "\n"))
+}

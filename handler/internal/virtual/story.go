@@ -1,0 +1,132 @@
+// Package virtual plays stories: the whole connector, as package main wires it, in a world
+// of virtual time, where several things go wrong at a time.
+//
+// A story is made from a seed: an estate, settings, and acts (acts.go), such as faults of
+// calls, kills, changes of the estate, and people who ask for something. The world
+// (world.go) is the simulator's services behind a network that obeys the acts; the
+// platform (platform.go) starts, freezes and kills processes as the Functions host does.
+// The laws (laws.go) are checked with every call, and at the end. A story is played in a
+// bubble of testing/synctest, so that hours take no time.
+//
+// What the connector is does not enter here: who plays a story says how a process starts.
+// The product never uses this package.
+package virtual
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Story is what happens in one world: an estate, the settings, and acts. A seed makes
+// one; a smaller one is made by leaving acts out.
+type Story struct {
+	Seed uint64
+	// Hosts and Detections of each on average, QIDs of the KnowledgeBase.
+	Hosts, Detections, QIDs int
+	// Page is how many hosts are asked for at once, KBPage how many QIDs.
+	Page, KBPage int
+	// Every is how often the timer of the detections ticks, KBEvery that of the
+	// KnowledgeBase.
+	Every, KBEvery time.Duration
+	Budget         time.Duration
+	Enrich         bool
+	// OneTick lets each process live for one tick only, as where an app scales to zero.
+	OneTick bool
+	// Shows is how long Qualys takes to show what it has processed.
+	Shows time.Duration
+	// Integrations are how many destinations there are beside the default one.
+	Integrations int
+	// Hours is how long acts may begin.
+	Hours int
+	Acts  []Act
+}
+
+// An Act is something that happens: a fault of calls for some time, or an event.
+type Act struct {
+	// At is when it begins, behind the beginning of the story; For how long it lasts.
+	At, For time.Duration
+	Kind    string
+	// On are the calls that a fault concerns.
+	On string
+	// N is a host, a QID, a destination or a number, as the kind wants it.
+	N int
+	// Share of the calls that meet the fault, in percent.
+	Share int
+}
+
+// NewStory makes the story of a seed.
+func NewStory(seed uint64) Story {
+	r := rand.New(rand.NewPCG(seed, 16))
+	s := Story{
+		Seed: seed, Hosts: 1 + r.IntN(24), Detections: 1 + r.IntN(6), QIDs: 1 + r.IntN(20),
+		Page: 1 + r.IntN(10), KBPage: 1 + r.IntN(10),
+		Every:  pick(r, 5*time.Minute, 10*time.Minute, 15*time.Minute, 30*time.Minute),
+		Budget: pick(r, 2*time.Minute, 5*time.Minute, 25*time.Minute),
+		Enrich: r.IntN(3) == 0, OneTick: r.IntN(3) == 0,
+		Shows:        pick(r, 0, 0, time.Minute, 8*time.Minute),
+		Integrations: max(0, r.IntN(6)-3),
+		Hours:        1 + r.IntN(6),
+	}
+	s.KBEvery = pick(r, time.Hour, 2*time.Hour)
+	for range 1 + r.IntN(8) {
+		k := kinds[r.IntN(len(kinds))]
+		a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
+		a.For = pick(r, time.Second, time.Minute, 20*time.Minute, time.Hour, 3*time.Hour)
+		if len(k.on) > 0 {
+			a.On = k.on[r.IntN(len(k.on))]
+		}
+		s.Acts = append(s.Acts, a)
+	}
+	slices.SortStableFunc(s.Acts, func(a, b Act) int { return int(a.At - b.At) })
+	return s
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+// String tells the story.
+func (s Story) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d hosts with about %d detections each, %d QIDs; pages of %d hosts and %d QIDs; detections every %s, the KnowledgeBase every %s; a run has %s",
+		s.Seed, s.Hosts, s.Detections, s.QIDs, s.Page, s.KBPage, s.Every, s.KBEvery, s.Budget)
+	if s.Enrich {
+		b.WriteString("; detections are enriched")
+	}
+	if s.OneTick {
+		b.WriteString("; a process lives for one tick")
+	}
+	if s.Shows > 0 {
+		fmt.Fprintf(&b, "; a scan shows after %s", s.Shows)
+	}
+	if s.Integrations > 0 {
+		fmt.Fprintf(&b, "; %d integrations", s.Integrations)
+	}
+	b.WriteString("\n")
+	for _, a := range s.Acts {
+		fmt.Fprintf(&b, "  %s\n", a)
+	}
+	return b.String()
+}
+
+// String tells the act.
+func (a Act) String() string {
+	k := kindOf(a.Kind)
+	text := fmt.Sprintf("after %-9s %s", a.At, a.Kind)
+	if a.On != "" {
+		text += ", at " + a.On
+	}
+	if k.numbered {
+		text += fmt.Sprintf(" (%d)", a.N)
+	}
+	if k.answer != nil || k.before != nil {
+		if a.Share < 100 {
+			text += fmt.Sprintf(", %d %% of the calls", a.Share)
+		}
+	}
+	if k.lasts {
+		text += fmt.Sprintf(", for %s", a.For)
+	}
+	return text
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"maps"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/functions"
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/integration"
+	"qualys-sentinel/handler/internal/ondemand"
+	"qualys-sentinel/handler/internal/redact"
+	"qualys-sentinel/handler/internal/virtual"
+)
+
+var (
+	seeds     = flag.Int("seeds", 40, "how many stories TestStories plays")
+	firstSeed = flag.Uint64("first", 1, "the seed of the first of them")
+	chronicle = flag.Bool("chronicle", false, "tell all that happens in a story that breaks a law")
+)
+
+// virtualProcess is a process of the connector in a world of virtual time.
+type virtualProcess struct{ app *app }
+
+// startVirtual starts a process as serve does, with what the world has in place of a
+// machine.
+func startVirtual(life context.Context, m virtual.Machine) virtual.Connector {
+	level := zap.NewAtomicLevel()
+	secrets := &redact.Redactor{}
+	a := newApp(life, newLog(m.Log, level, secrets), level)
+	a.secrets = secrets
+	a.environ = func() []string { return m.Environ }
+	a.outside = outside{transport: m.Transport, credential: m.Credential, clock: m.Clock, newID: m.NewID, batchBytes: m.BatchBytes, hosts: m.Hosts, qids: m.QIDs}
+	return &virtualProcess{a}
+}
+
+func (p *virtualProcess) Tick(ctx context.Context, name string) error {
+	dataset, err := findDataset(name)
+	if err != nil {
+		return err
+	}
+	return p.app.tick(ctx, dataset, functions.Invocation{Function: dataset.Function})
+}
+
+func (p *virtualProcess) Ask(ctx context.Context, name, body string) error {
+	dataset, err := findDataset(name)
+	if err != nil {
+		return err
+	}
+	w, err := ondemand.Parse([]byte(body), time.Now(), checkFilter)
+	if err != nil {
+		return err
+	}
+	_, err = p.app.Sync(ctx, []*ingest.Dataset{dataset}, w)
+	return err
+}
+
+func (p *virtualProcess) Status(ctx context.Context) ([]byte, error) {
+	doc, err := p.app.Status(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
+}
+
+func (p *virtualProcess) Check(ctx context.Context) ([]byte, error) {
+	return json.Marshal(p.app.Check(ctx))
+}
+
+func (p *virtualProcess) Register(ctx context.Context, body []byte) error {
+	registry, _, _, err := p.app.Registry(ctx)
+	if err != nil {
+		return err
+	}
+	change, err := integration.Parse(body)
+	if err != nil {
+		return err
+	}
+	_, err = registry.Add(ctx, change)
+	return err
+}
+
+func (p *virtualProcess) Stop() { p.app.wait(functions.StopGrace) }
+
+// play plays a story in a bubble of its own.
+func play(t *testing.T, s virtual.Story) (o virtual.Outcome) {
+	synctest.Test(t, func(*testing.T) { o = virtual.Play(s, startVirtual) })
+	return o
+}
+
+// Stories made from seeds: the whole connector in a world where several things go wrong
+// at a time. See docs/simulation.md; make simulate plays more of them.
+func TestStories(t *testing.T) {
+	// Small worlds, thousands of them: the collector would take a third of the time.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	began := time.Now()
+	var mu sync.Mutex
+	met, calls := map[[2]string]int{}, map[string]int{}
+	var took time.Duration
+	next, last := *firstSeed, *firstSeed+uint64(*seeds)
+	var all sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for {
+				mu.Lock()
+				seed := next
+				next++
+				mu.Unlock()
+				if seed >= last {
+					return
+				}
+				s := virtual.NewStory(seed)
+				o := play(t, s)
+				mu.Lock()
+				took += o.Took
+				add(met, o.Met)
+				add(calls, o.Calls)
+				mu.Unlock()
+				if len(o.Breaches) > 0 {
+					t.Errorf("%s\n%s\nagain: make simulate SEEDS=1 FIRST=%d", s, o, seed)
+					if *chronicle {
+						t.Log(strings.Join(o.Chronicle, "\n"))
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d stories in %s: %.0f of their hours a second", *seeds, time.Since(began).Round(time.Second), took.Hours()/time.Since(began).Seconds())
+	for _, what := range slices.Sorted(maps.Keys(calls)) {
+		t.Logf("%9d times: %s", calls[what], what)
+	}
+	pairs := slices.Collect(maps.Keys(met))
+	slices.SortFunc(pairs, func(a, b [2]string) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	for _, pair := range pairs {
+		t.Logf("%9d met: %s, at %s", met[pair], pair[0], pair[1])
+	}
+}
+
+// add adds numbers to others.
+func add[K comparable](to, from map[K]int) {
+	for k, n := range from {
+		to[k] += n
+	}
+}
