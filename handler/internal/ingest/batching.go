@@ -14,7 +14,7 @@ import (
 
 // beginPage says which page comes next.
 func (d *delivery) beginPage(q record.Query) {
-	d.query, d.ordered, d.waited, d.extra = q, true, 0, false
+	d.query, d.ordered, d.waited, d.extra, d.came = q, true, 0, false, false
 	d.lastDone = max(q.From, 1) - 1
 }
 
@@ -130,9 +130,7 @@ func (d *delivery) sealWhole() {
 
 // Done implements record.Sink: a host's records are all there.
 func (d *delivery) Done(id uint64) error {
-	if err := d.blame(); err != nil { // this one has come
-		return err
-	}
+	d.came = true
 	switch {
 	case d.extra: // the cursor stands where the last page ended
 	case id <= d.lastDone:
@@ -193,6 +191,7 @@ func (d *delivery) Alive() { d.watch.safe() }
 func (d *delivery) beginExtra() {
 	// A window that has not begun yet begins where the page before wanted it to.
 	d.query, d.ordered, d.waited, d.extra = record.Query{After: d.query.After, From: d.lastDone + 1}, false, 0, true
+	d.came = false
 }
 
 // rollback drops the rows of a host that broke off, as far as they are not

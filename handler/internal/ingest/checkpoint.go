@@ -68,6 +68,9 @@ type Trouble struct {
 	// Void says that the page counted for nothing: it has said of itself that it may not
 	// be whole.
 	Void bool `json:"void,omitempty"`
+	// Unproven is where the first page began whose end was not seen, if parents of it
+	// have come: its end might have said that.
+	Unproven uint64 `json:"unproven,omitempty"`
 	// Suspects fail by themselves, and no other parent has come since. They are not
 	// isolated before one has: it may be that none comes.
 	Suspects []Isolated `json:"suspects,omitempty"`

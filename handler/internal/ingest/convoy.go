@@ -68,6 +68,8 @@ type companion struct {
 	served int64
 	passed int
 	failed int // pages in a row that have failed
+	// back is the end of a page that it had left: what it has had of it counts for nothing.
+	back error
 }
 
 // asked is a page that a run waits for.
@@ -122,6 +124,11 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 		a.alive = s.Alive
 	}
 	c.mu.Lock()
+	if back := m.back; back != nil {
+		m.back = nil
+		c.mu.Unlock()
+		return record.Page{}, back
+	}
 	c.asking = append(c.asking, a)
 	m.away = false
 	if !c.reading {
@@ -363,6 +370,47 @@ func (c *Convoy) read(group []*asked) {
 	}
 	for _, a := range group {
 		c.settle(a, q, page, err)
+		if isVoid(err) {
+			c.takeBack(a, err)
+		}
+	}
+}
+
+// takenBackError is the error for a run that has left a page before its end, and had something
+// of it from a parent on.
+type takenBackError struct {
+	error
+	from uint64
+}
+
+func (e *takenBackError) Unwrap() error { return e.error }
+
+// From is where the page began for the run.
+func (e *takenBackError) From() uint64 { return e.from }
+
+// takeBack tells a run that has left a page with something of it that this counts for
+// nothing: the page that it asks for meanwhile comes to that.
+func (c *Convoy) takeBack(a *asked, err error) {
+	leave := a.atWork()
+	left := a.touched && a.err != nil && !errors.Is(a.err, err)
+	leave()
+	if !left {
+		return
+	}
+	back := &takenBackError{err, a.q.From}
+	c.mu.Lock()
+	i := slices.IndexFunc(c.asking, func(o *asked) bool { return o.companion == a.companion })
+	if i < 0 {
+		a.back = back
+		c.mu.Unlock()
+		return
+	}
+	waiting := c.asking[i]
+	c.asking = slices.Delete(c.asking, i, i+1)
+	c.mu.Unlock()
+	defer waiting.atWork()()
+	if !waiting.gone {
+		waiting.end(record.Page{}, back)
 	}
 }
 

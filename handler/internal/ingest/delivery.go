@@ -37,6 +37,7 @@ type delivery struct {
 	query    record.Query
 	ordered  bool   // parents of the page came in ascending order
 	extra    bool   // records follow that belong to no page
+	came     bool   // a parent of the page in work has come
 	inHost   bool   // a record of the parent in work was seen
 	skip     uint64 // parent that the page before has ended with; 0: none
 	lastID   uint64
@@ -214,6 +215,7 @@ func (d *delivery) rewind(to uint64) {
 		w.NextID = to
 	}
 	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, to-1
+	d.lastID, d.skip = 0, 0 // none of those behind has been brought
 	d.unsaved = true
 }
 

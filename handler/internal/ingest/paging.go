@@ -43,6 +43,7 @@ type pager struct {
 	search                 *search // for the parent that makes a page fail
 	reason                 string  // of the last failure
 	rehearse               bool    // the page counted for nothing: see rehearsal
+	unproven               uint64  // where the first page began whose end was not seen; 0: none
 }
 
 // pages reads page after page until the last, the end of the budget, or an
@@ -111,6 +112,20 @@ func (r rehearsal) Done(uint64) error {
 	return nil
 }
 
+// voidFrom is where what counts for nothing begins: with the page, or with those before it
+// whose ends were not seen.
+func (p *pager) voidFrom(err error) uint64 {
+	from := p.q.From
+	if p.unproven != 0 {
+		from = min(from, p.unproven)
+	}
+	var left interface{ From() uint64 }
+	if errors.As(err, &left) {
+		from = min(from, left.From())
+	}
+	return from
+}
+
 // end takes back what was passed although nothing has shown that it was to blame, and
 // says what the time was lost with.
 func (p *pager) end(err error) error {
@@ -147,7 +162,7 @@ func (p *pager) recall(ctx context.Context) error {
 	} else if t.ID != from {
 		return nil
 	}
-	p.alone, p.rehearse = t.Tries, t.Void
+	p.alone, p.rehearse, p.unproven = t.Tries, t.Void, t.Unproven
 	if !t.Search {
 		return nil
 	}
@@ -171,11 +186,11 @@ func (p *pager) keepTrouble() {
 	if size >= p.run.Source.PageLimit() {
 		size = 0
 	}
-	t := &Trouble{ID: p.q.From, Tries: p.alone, Void: p.rehearse, Suspects: p.d.suspects, Reason: p.reason}
+	t := &Trouble{ID: p.q.From, Tries: p.alone, Void: p.rehearse, Unproven: p.unproven, Suspects: p.d.suspects, Reason: p.reason}
 	if p.search != nil {
 		t.Search, t.High = !p.search.again, p.search.high
 	}
-	if !t.Search && t.Tries == 0 && !t.Void && len(t.Suspects) == 0 {
+	if !t.Search && t.Tries == 0 && !t.Void && t.Unproven == 0 && len(t.Suspects) == 0 {
 		t = nil
 	}
 	p.d.mu.Lock() // batches under way save the state
@@ -213,7 +228,12 @@ func (p *pager) bound() {
 func (p *pager) succeeded(page record.Page) error {
 	r := p.run
 	r.counts.pages.Add(1)
-	p.away, p.alone, p.reason = 0, 0, ""
+	if p.d.came {
+		if err := p.d.blame(); err != nil {
+			return err
+		}
+	}
+	p.away, p.alone, p.reason, p.unproven = 0, 0, "", 0
 	p.q.Size = min(r.Source.PageLimit(), 2*p.q.Size)
 	if page.Warning != "" {
 		r.warn("Qualys warns: " + page.Warning)
@@ -254,8 +274,13 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 		if err := p.d.settleAll(ctx); err != nil {
 			return err
 		}
-		p.d.rewind(p.q.From)
-		from, p.rehearse = p.q.From, true
+		from = p.voidFrom(err)
+		p.d.rewind(from)
+		p.q.From, p.rehearse = from, true
+	} else if p.d.came { // what has come counts
+		if err := p.d.blame(); err != nil {
+			return err
+		}
 	}
 	if errors.Is(err, errSlow) { // no failure of the page's
 		p.q.From = max(p.q.From, from)
@@ -263,6 +288,9 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	}
 	moved := from > p.q.From
 	if moved {
+		if p.unproven == 0 {
+			p.unproven = max(1, p.q.From)
+		}
 		p.away, p.alone, p.q.From = 0, 0, from
 		if p.q.To != 0 && from > p.q.To && p.search != nil {
 			// All parents that were asked for have come, and only the end has not.
@@ -446,7 +474,7 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 		before := r.counts.parents.Load()
 		_, err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
 		if err == nil && r.counts.parents.Load() > before {
-			return nil // it has shown that Qualys answers
+			return p.d.blame() // it has shown that Qualys answers
 		}
 		p.d.rollback()
 		if cause := context.Cause(ctx); cause != nil {

@@ -3,6 +3,7 @@ package ingest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -116,9 +117,9 @@ func (d *delivery) restore(b record.Batch) {
 	b.Body[len(b.Body)-1] = ']'
 }
 
-// maxProved is how many pages of refused samples a run asks for at most, in each
-// direction: a page is a call of Qualys, and a table may stay broken for days. Runs in a
-// row ask for one, two, three and so on, and begin anew.
+// maxProved is how many pages of refused samples a run asks for at most: a page is a call of
+// Qualys, and a table may stay broken for days. Runs in a row ask for one, two, three and
+// so on, and begin anew.
 const maxProved = 8
 
 // prove asks a destination that has accepted nothing so far, before anything else is sent,
@@ -135,8 +136,9 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	}
 	end := r.Clock.Now().Add(aloneTime(r.Budget))
 	var refused error
+	pages := 1 + r.state.Stalled%maxProved
 	for _, q := range queries {
-		taken, err := r.proveFrom(ctx, d, q, end)
+		taken, err := r.proveFrom(ctx, d, q, (pages+1)/len(queries), end)
 		if taken || err != nil && !isRefusal(err) {
 			return err
 		}
@@ -148,68 +150,70 @@ func (r *Run) prove(ctx context.Context, d *delivery) error {
 	return nothingAccepted(refused)
 }
 
-// proveFrom asks it for rows of a query's pages, until the end of their time.
-func (r *Run) proveFrom(ctx context.Context, d *delivery, q record.Query, end time.Time) (taken bool, refused error) {
-	h := hops{run: r, far: r.state.Stalled % maxFar}
-	for left := 1 + r.state.Stalled%maxProved; left > 0; {
+// proveFrom asks it for rows of some pages of a query: of the first, and then of those
+// anywhere.
+func (r *Run) proveFrom(ctx context.Context, d *delivery, q record.Query, left int, end time.Time) (taken bool, refused error) {
+	h := hops{run: r, query: q, rand: rand.New(rand.NewPCG(uint64(r.state.Stalled), q.From))} //nolint:gosec // which are tried is no secret
+	for left > 0 {
 		s, page, pageErr := r.samples(ctx, d, q)
+		if cause := context.Cause(ctx); cause != nil {
+			return false, cause
+		}
 		taken, err := d.takesOne(s.list)
 		if taken || err != nil && !isRefusal(err) {
 			return taken, err
 		}
-		next := page.Next
-		if err != nil {
-			refused = err
+		refused = cmp.Or(err, refused)
+		switch {
+		case pageErr != nil && !isHeavy(pageErr) && !errors.Is(pageErr, context.DeadlineExceeded):
+			return false, refused // the reading meets it, too, and waits as it has to
+		case pageErr == nil && err == nil && page.Next != 0 && !h.asked:
+			q.From = page.Next // nobody of that page has a row
+		default:
 			left--
+			if q = h.next(ctx); q.From == 0 {
+				return false, refused
+			}
 		}
-		if pageErr != nil {
-			next = max(q.From, s.last) + 1
-		}
-		if next != 0 && (err != nil || pageErr != nil) {
-			next = h.from(ctx, q, next)
-		}
-		if next == 0 || !r.Clock.Now().Before(end) {
+		if !r.Clock.Now().Before(end) {
 			break
 		}
-		q.From = next
 	}
 	return false, refused
 }
 
-// hops are the parents at which pages of samples begin, behind those that were refused or
-// that do not come: each is twice as far as the one before. Runs in a row begin with
-// others.
+// hops are the places at which samples are taken, behind pages that were refused or that do
+// not come: by turns one parent by itself, which no other keeps from coming, and a page,
+// which has more. They are anywhere among all, and others in each run.
 type hops struct {
-	run  *Run
-	far  int // the next is so many parents away, as a power of two
-	ids  []uint64
-	done bool // no list can be had
+	run   *Run
+	query record.Query
+	rand  *rand.Rand
+	alone bool // the next is of one parent
+	ids   []uint64
+	asked bool
 }
 
-// maxFar is as far as a list of ids goes, as a power of two.
-const maxFar = 10
-
-// from is where the page behind next begins; zero: nowhere.
-func (h *hops) from(ctx context.Context, q record.Query, next uint64) uint64 {
-	if len(h.ids) == 0 && !h.done {
+// next is a query of the next place; its From is zero where there is none.
+func (h *hops) next(ctx context.Context) record.Query {
+	if !h.asked {
 		ctx, cancel := context.WithTimeout(ctx, aloneTime(h.run.Budget)/samplePart)
 		defer cancel()
-		ids, err := h.run.Source.IDs(ctx, record.Query{After: q.After, From: next, To: q.To}, maxListed, h.run.counts.addTally)
+		ids, err := h.run.Source.IDs(ctx, h.query, maxListed, h.run.counts.addTally)
 		if err != nil {
 			h.run.Log.Info("no list of others to take samples of", zap.Error(err))
 		}
-		h.ids, h.done = ids, err != nil
+		h.ids, h.asked = ids, true
 	}
-	first, _ := slices.BinarySearch(h.ids, next)
-	if first == len(h.ids) { // there is nobody behind it, or that is not known
-		if !h.done {
-			return 0
-		}
-		return next
+	if len(h.ids) == 0 {
+		return record.Query{}
 	}
-	place := min(first+1<<h.far-1, len(h.ids)-1)
-	h.far = min(h.far+1, maxFar)
-	return h.ids[place]
+	q := h.query
+	q.From = h.ids[h.rand.IntN(len(h.ids))]
+	if h.alone = !h.alone; h.alone {
+		q.To, q.Size = q.From, 1
+	}
+	return q
 }
 
 // takesOne sends rows one by one until the destination accepts one. The error is the last
@@ -267,9 +271,8 @@ type sampler struct {
 	step int
 	rand *rand.Rand
 	list []sample
-	seen int    // parents
-	rows int    // of the parent in work
-	last uint64 // the highest parent that has come
+	seen int // parents
+	rows int // of the parent in work
 }
 
 // maxSamples is how much the samples of a run take, in bytes: fifty destinations may be in
@@ -331,10 +334,9 @@ func (s *sampler) thin() {
 }
 
 // Done implements record.Sink.
-func (s *sampler) Done(id uint64) error {
+func (s *sampler) Done(uint64) error {
 	s.seen++
 	s.rows = 0
-	s.last = max(s.last, id)
 	return nil
 }
 

@@ -217,7 +217,7 @@ func (s *standing) tried(trying chan struct{}) {
 	}
 }
 
-// vouch notes that Qualys has begun to answer a login.
+// vouch notes that Qualys answers a login.
 func (c *Client) vouch(as login) {
 	s := &c.standing
 	s.mu.Lock()
@@ -366,8 +366,9 @@ func (c *Client) reject(used login, began time.Time, path string, e *Error) {
 	c.limits.failed(path, e, now)
 }
 
-// accept forgets that a login, or the road, was refused: they were good.
+// accept forgets that a login, or the road, was refused: they are good.
 func (c *Client) accept(used login) {
+	c.vouch(used)
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -413,16 +414,15 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 	}
 	body := newIdleReader(resp.Body, idle, cancel)
 	c.limits.note(path, resp.Header, c.Reserve, c.now())
-	if resp.StatusCode != http.StatusOK {
-		// The status says the most of it: the text must not keep it from being heard.
+	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusTooManyRequests {
+		// The status says it all: the text must not keep it from being heard.
 		defer time.AfterFunc(errorTime, func() { cancel(errIdle) }).Stop()
 	}
 	if err := c.check(resp, body); err != nil {
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
 	}
-	c.vouch(as)
-	a := &answer{ReadCloser: body, retryAfter: retryAfter(c.dated(resp.Header))}
+	a := &answer{ReadCloser: &vouching{body, 0, func() { c.vouch(as) }}, retryAfter: retryAfter(c.dated(resp.Header))}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.at = at
 	}
@@ -502,6 +502,27 @@ func withoutURL(err error) error {
 		return u.Err
 	}
 	return err
+}
+
+// vouching lets an answer vouch for a login when it is longer than any refusal in a
+// document with status 200.
+type vouching struct {
+	io.ReadCloser
+	read  int
+	vouch func()
+}
+
+// longestRefusal is longer than those, in bytes.
+const longestRefusal = 16 << 10
+
+func (v *vouching) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	if v.read <= longestRefusal {
+		if v.read += n; v.read > longestRefusal {
+			v.vouch()
+		}
+	}
+	return n, err //nolint:wrapcheck // the reader's own
 }
 
 // errorTime is how long the text of an error may take to come.

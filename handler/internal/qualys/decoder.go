@@ -334,7 +334,7 @@ func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 		return d.envelope.open(n.name)
 	case !d.inParent:
 		return stray(d.scan, d.envelopePath(string(tok.Name)))
-	case d.saysOfItself(string(tok.Name)), d.misplaced(string(tok.Name)):
+	case d.saysOfItself(above, string(tok.Name)), d.misplaced(above, string(tok.Name)):
 		return d.notWhole(string(tok.Name))
 	case above != nil && above.role == itemListRole:
 		return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(string(d.currentPath())+"/"+string(tok.Name), maxErrorCode), d.schema.Item))
@@ -349,15 +349,23 @@ func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 }
 
 // misplaced tells whether an element in a parent is one that documents are made of:
-// another document in this one, or a parent or a record where none may be.
-func (d *Decoder) misplaced(name string) bool {
+// another document in this one, or a parent or a record where none may be. Deep inside, a
+// newer version may use some of the names for other things.
+func (d *Decoder) misplaced(above *node, name string) bool {
 	switch name {
-	case d.schema.Root, d.schema.List, d.schema.Parent, "RESPONSE", "REQUEST", "HTML":
+	case d.schema.Root, "SIMPLE_RETURN", "GENERIC_RETURN":
 		return true
 	case d.schema.ItemList, d.schema.Item:
 		return name != ""
+	case d.schema.List, d.schema.Parent, "RESPONSE", "HTML":
+		return isPart(above)
 	}
-	return strings.HasSuffix(name, "_RETURN") || strings.HasSuffix(name, "_OUTPUT")
+	return false
+}
+
+// isPart tells whether an element is a parent, its list of items, or an item.
+func isPart(n *node) bool {
+	return n != nil && (n.role == parentRole || n.role == itemListRole || n.role == itemRole)
 }
 
 // attributesOf refuses attributes where only known elements may be: they may say
@@ -385,12 +393,12 @@ func rootAttributes(name string, attrs []byte) error {
 var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS", "MESSAGE", "FAULT", "EXCEPTION"}
 
 // saysOfItself tells whether an element says something of the parent, or of the answer.
-// What a record has in it may have a code, and an error that was found.
-func (d *Decoder) saysOfItself(name string) bool {
-	if d.inItem || d.isRecord() {
-		return name == "WARNING" || name == "WARNINGS"
+// What a parent or a record has deeper in it may have a code, and an error that was found.
+func (d *Decoder) saysOfItself(above *node, name string) bool {
+	if name == "CODE" && bytes.HasSuffix(d.path, []byte("/WARNING")) {
+		return true
 	}
-	return slices.Contains(selfReports, name)
+	return !d.isRecord() && above != nil && (above.role == parentRole || above.role == itemListRole) && slices.Contains(selfReports, name)
 }
 
 // notWhole explains a parent that says of itself that something is wrong with it.

@@ -23,8 +23,9 @@ type envelope struct {
 	warnings  int
 	told      []string // of all warnings, for people
 	next      uint64   // the smallest id that a warning's link goes on with
-	more      bool     // a warning says that more follows, or is not known to say otherwise
-	unsure    string   // the first warning that is not known
+	cut       bool     // a warning says that more follows
+	more      bool     // one may say so
+	unsure    string   // the first warning that may say anything
 	failed    string   // the first warning with the code of an error
 }
 
@@ -94,75 +95,28 @@ func (e *envelope) endWarning() {
 		if e.next == 0 || next < e.next {
 			e.next = next
 		}
-		e.more = true
+		e.cut = true
 	case w.code == "1980" || strings.Contains(w.text, "record limit exceeded"):
-		e.more = true
+		e.cut = true
 	case errorCode.MatchString(w.code):
 		e.failed = cmp.Or(e.failed, said)
-	case harmless(w):
-		e.told = append(e.told, said)
 	default:
-		// It may say that the answer is not whole. What follows the last record is
-		// asked for, and says so or comes.
-		e.more = true
-		if said == "" {
-			said = "an empty WARNING"
-		}
-		if e.unsure == "" {
-			e.unsure = said
+		switch judge(w) {
+		case notice:
+		case perhapsMore:
+			e.more = true
+		case unknown:
+			if said == "" {
+				said = "an empty WARNING"
+			}
+			e.unsure = cmp.Or(e.unsure, said)
 		}
 		e.told = append(e.told, said)
 	}
 }
 
-var (
-	endOfService = regexp.MustCompile(`(?i)\bend[ -]of[ -](life|service|support)\b|\bEO[LS]\b|\bdeprecat|\bsupersed|\bno longer (be )?supported|\b(be|is|was|been) (retired|decommissioned|discontinued)|\bsunset|\bobsolete`)
-	// phrases are parts of such a notice whose words by themselves say something else.
-	phrases = regexp.MustCompile(`(?i)\b(will|would|may) (fail|return errors?|result in errors?)\b|\bno longer\b|\bnot all features\b|\b(for )?(more|further) (information|details)\b|\bend[ -]of[ -]`)
-	// noticeWords are all words that a notice may have, beside numbers, names of
-	// parameters and addresses.
-	noticeWords = set(`a an the this that these its it is are was has have been be being will would may can should must and or of on in from by after before until since as at for to with
-		api apis version versions endpoint endpoints call calls request requests parameter parameters feature features interface client clients script scripts application applications integration integrations
-		life service support eol eos deprecated deprecate deprecation deprecates superseded supersede supersedes replaced replace replaces supported unsupported retired retirement decommissioned discontinued sunset obsolete end ends ended ending reach reaches reached
-		removed remove removal past available availability release releases
-		use using switch migrate migrating migration move upgrade update change please recommend recommended advise advised we you your our strongly soon now note notice warning instead new newer newest latest current next old older date
-		qualys platform documentation guide user users notes see refer visit read customer customers
-		january february march april may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec
-		monday tuesday wednesday thursday friday saturday sunday q1 q2 q3 q4 year month months days day st nd rd th`)
-	noticeToken = regexp.MustCompile(`^(v?\d+(\.\d+)*(st|nd|rd|th)?|\d+[-/]\d+[-/]\d+|[a-z]+(_[a-z]+)+|(https?:/)?/[^?&=]*)$`)
-	// library is a link to documents: whatever it asks for there is no part of the answer.
-	library   = regexp.MustCompile(`(?i)^https?://(docs|www|notifications|success|community|blog)\.[^/]+/`)
-	errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
-)
-
-// set is the words of a text.
-func set(text string) map[string]bool {
-	words := map[string]bool{}
-	for word := range strings.FieldsSeq(text) {
-		words[word] = true
-	}
-	return words
-}
-
-// harmless reports whether a warning is known to say nothing about its answer:
-// answers of a superseded API version warn of the end of their service. The rule is
-// positive: it is such a notice, and each of its words is one that such notices have. A
-// link that asks for something says otherwise, too.
-func harmless(w warning) bool {
-	if strings.ContainsAny(w.url, "?&=") && !library.MatchString(w.url) || !endOfService.MatchString(strings.Join(strings.Fields(w.text), " ")) {
-		return false
-	}
-	text := phrases.ReplaceAllString(strings.ToLower(strings.Join(strings.Fields(w.text), " ")), " ")
-	for word := range strings.FieldsSeq(text) {
-		word = strings.Trim(word, `.,;:!()[]"'`)
-		for part := range strings.SplitSeq(word, "-") {
-			if part != "" && !noticeWords[part] && !noticeToken.MatchString(part) && !noticeToken.MatchString(word) {
-				return false
-			}
-		}
-	}
-	return true
-}
+// errorCode is a code of Qualys' errors.
+var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 
 // finish judges the envelope of a document that was read to its end. highest is
 // the highest id that was read; where says what to look for in a list, such as
@@ -174,13 +128,14 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 		return p, notUnderstood("it has no RESPONSE")
 	case e.failed != "":
 		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
+	case e.unsure != "" && (e.cut || highest == 0):
+		// That more follows is said beside it: it means what has come.
+		return p, inDoubt(e.unsure)
 	case e.next != 0:
 		p.Next = e.next
-	case e.more && highest > 0:
+	case highest > 0 && (e.cut || e.more || e.unsure != ""):
 		p.Next = highest + 1
-	case e.unsure != "":
-		return p, inDoubt(e.unsure)
-	case e.more:
+	case e.cut:
 		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
 	}
 	return p, nil

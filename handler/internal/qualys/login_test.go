@@ -133,10 +133,10 @@ func TestBadLoginInADocument(t *testing.T) {
 // refused last must not take the new one for refused.
 func TestRotationMeetsTwoCalls(t *testing.T) {
 	var mu sync.Mutex
-	old := 0
+	old, rotated := 0, false
 	both := make(chan struct{})
 	cl, l := client(t, func(w http.ResponseWriter, r *http.Request) {
-		if _, pass, _ := r.BasicAuth(); pass != "new" {
+		if _, pass, _ := r.BasicAuth(); pass != "new" && rotated {
 			mu.Lock()
 			if old++; old == 2 {
 				close(both)
@@ -153,7 +153,10 @@ func TestRotationMeetsTwoCalls(t *testing.T) {
 			io.WriteString(w, `<HOST_LIST_OUTPUT><RESPONSE><ID_SET><ID>5</ID></ID_SET></RESPONSE></HOST_LIST_OUTPUT>`)
 		}
 	})
-	l.next = "new"
+	if _, _, err := ask(cl); err != nil { // the old one is known to be good
+		t.Fatal(err)
+	}
+	rotated, l.next = true, "new"
 	errs := make(chan error, 2)
 	go func() { _, _, err := ask(cl); errs <- err }()
 	go func() { errs <- askHosts(cl) }()

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -217,10 +216,7 @@ func (c *Client) recall(ctx context.Context) error {
 		return fmt.Errorf("read what Qualys has asked for before: %w", err)
 	}
 	s.read = now
-	m, err := parseMemory(doc)
-	if err != nil {
-		return err
-	}
+	m := parseMemory(doc)
 	s.take(&m, now)
 	c.limits.adopt(m.Rests, now)
 	return nil
@@ -254,22 +250,15 @@ func (l refusals) knowing(before refusals) refusals {
 	return l
 }
 
-// errNewer is the error for a document that is not to be touched.
-var errNewer = errors.New("what Qualys has refused and asked for was written by a newer version of this program: this one neither keeps to it nor adds to it")
-
-// parseMemory reads a document. A damaged one says nothing and is written anew.
-func parseMemory(doc []byte) (memory, error) {
-	var version struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(doc, &version); err == nil && version.Version > memoryVersion {
-		return memory{}, errNewer
-	}
+// parseMemory reads a document. A damaged one, or that of another version, says nothing
+// and is written anew: a login that is refused again and again is worse than a rest that
+// is forgotten once.
+func parseMemory(doc []byte) memory {
 	var m memory
 	if err := json.Unmarshal(doc, &m); err != nil || m.Version != memoryVersion {
-		return memory{}, nil //nolint:nilerr // see above
+		return memory{}
 	}
-	return m, nil
+	return m
 }
 
 // keep writes down what other processes are to know, beside what they have written.
@@ -291,14 +280,11 @@ func (c *Client) keep(ctx context.Context) error {
 	kept := 0
 	err := c.Memory.Update(ctx, func(doc []byte) ([]byte, error) {
 		now := c.now()
-		m, err := parseMemory(doc)
-		if err != nil {
-			return nil, err
-		}
+		m := parseMemory(doc)
 		kept = s.take(&m, now)
 		c.limits.adopt(m.Rests, now)
 		m.Version, m.Rests = memoryVersion, c.limits.kept(now)
-		doc, err = json.MarshalIndent(m, "", "  ")
+		doc, err := json.MarshalIndent(m, "", "  ")
 		return append(doc, '\n'), err //nolint:wrapcheck // said below
 	})
 	if err != nil {

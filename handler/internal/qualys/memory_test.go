@@ -330,22 +330,6 @@ func TestRefusalsUnderWayTogether(t *testing.T) {
 	}
 }
 
-// What a newer version has written is not touched.
-func TestMemoryOfANewerVersion(t *testing.T) {
-	w := newAccountWorld(t, wantPassword("right"))
-	const doc = `{"version":2,"logins":{"x":1}}`
-	w.memory.doc = []byte(doc)
-	if err := w.process("wrong"); err == nil || !strings.Contains(err.Error(), "newer version") {
-		t.Errorf("got %v", err)
-	}
-	if string(w.memory.doc) != doc {
-		t.Errorf("got %s", w.memory.doc)
-	}
-	if err := w.process("right"); err != nil {
-		t.Error(err)
-	}
-}
-
 // A refusal is heard by its status, although its text never comes, and although the page
 // has no time left.
 func TestRefusalWhoseTextNeverComes(t *testing.T) {

@@ -155,10 +155,10 @@ var kinds = []kind{
 	}},
 	{name: "a host is ill", on: []string{"detections"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		id := w.estate.Host(a.N%w.story.Hosts, time.Now()).ID
-		return w.ill(a, rw, r, answer, fmt.Sprintf("<ID>%d</ID>", id))
+		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<ID>%d</ID>", id))
 	}},
 	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
-		return w.ill(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
+		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
 	}},
 	{name: "others use up the calls", lasts: true, happen: func(w *world, _ *platform, a Act) {
 		w.qualys.SetLimits(1, 2)
@@ -325,8 +325,8 @@ func (w *world) drip(rw http.ResponseWriter, r *http.Request, answer *httptest.R
 	_, _ = rw.Write(doc[at:]) // a client that has gone away
 }
 
-// ill spoils an answer at the parent that has a mark; it tells whether it is in it.
-func (w *world) ill(a *acting, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder, mark string) bool {
+// spoilAt spoils an answer at the parent that has a mark; it tells whether it is in it.
+func (w *world) spoilAt(a *acting, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder, mark string) bool {
 	at := bytes.Index(answer.Body.Bytes(), []byte(mark))
 	if at < 0 {
 		return false

@@ -40,6 +40,9 @@ type laws struct {
 	refused map[string]time.Time // logins that were refused, by password
 	resting map[string]resting   // endpoints, by path
 	sending map[string]int       // batches on their way, by run
+	// disturbed is when an act that concerns a destination's dataset has last begun or
+	// ended, by both.
+	disturbed map[[2]string]time.Time
 }
 
 // runOf is what is known of a run.
@@ -62,7 +65,7 @@ type resting struct{ from, until time.Time }
 func newLaws(w *world) *laws {
 	l := &laws{
 		world: w, trusted: true, rows: map[string]map[uint64]time.Time{}, entries: map[string]map[uint64]time.Time{}, keys: map[string]int{}, runs: map[string]*runOf{},
-		holders: map[string][]holding{}, refused: map[string]time.Time{}, resting: map[string]resting{}, sending: map[string]int{},
+		holders: map[string][]holding{}, refused: map[string]time.Time{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
 		if slices.Contains(keepers, a.On) || slices.Contains(untrusted, a.Kind) {
@@ -374,7 +377,9 @@ func (l *laws) missing(destination string, doc ingest.Checkpoint, after *time.Ti
 	for _, i := range doc.Isolated {
 		isolated[i.ID] = true
 	}
-	until = earlier(until, time.Now())
+	// What was processed in the second of the answer may have come behind it: the next
+	// window reaches back for it.
+	until = earlier(until.Add(-time.Second), time.Now())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.world.expectation()

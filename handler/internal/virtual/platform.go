@@ -340,8 +340,14 @@ func (p *platform) register(ctx context.Context) {
 			c := p.one()
 			err := c.connector.Register(ctx, body)
 			p.world.say("process %d: integration %d is registered: %v", c.id, n, err)
-			if err == nil || strings.Contains(err.Error(), "name") || sleep(ctx, time.Minute) != nil {
+			if err == nil || strings.Contains(err.Error(), "name") {
+				p.world.mu.Lock()
+				p.world.since[integrationRule(n)] = time.Now()
+				p.world.mu.Unlock()
 				break
+			}
+			if sleep(ctx, time.Minute) != nil {
+				return
 			}
 		}
 	}

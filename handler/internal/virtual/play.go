@@ -46,6 +46,7 @@ func Play(s Story, start Start) Outcome {
 	}
 	p.timers(ctx)
 	p.all.Go(func() { p.register(ctx) })
+	p.all.Go(func() { w.laws.watch(ctx) })
 	acts.Wait()
 	w.say("all acts are over")
 	w.settle()
@@ -60,16 +61,17 @@ func Play(s Story, start Start) Outcome {
 
 // act lets an act happen, and waits for its end.
 func (w *world) act(p *platform, a Act) {
-	k := kindOf(a.Kind)
-	if k.happen != nil {
-		k.happen(w, p, a)
-		return
-	}
-	act := &acting{Act: a, kind: k}
+	act := &acting{Act: a, kind: kindOf(a.Kind)}
 	w.mu.Lock()
 	w.acting = append(w.acting, act)
 	w.mu.Unlock()
-	time.Sleep(a.For)
+	w.laws.disturb(a)
+	if act.kind.happen != nil {
+		act.kind.happen(w, p, a)
+	} else {
+		time.Sleep(a.For)
+	}
+	w.laws.disturb(a)
 	w.mu.Lock()
 	w.acting = slices.DeleteFunc(w.acting, func(o *acting) bool { return o == act })
 	w.mu.Unlock()

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
 )
 
 // A Story is what happens in one world: an estate, the settings, and acts. A seed makes
@@ -41,7 +43,9 @@ type Story struct {
 	Integrations int
 	// Hours is how long acts may begin.
 	Hours int
-	Acts  []Act
+	// Confined says that no act concerns both datasets of the default destination.
+	Confined bool
+	Acts     []Act
 }
 
 // An Act is something that happens: a fault of calls for some time, or an event.
@@ -71,17 +75,36 @@ func NewStory(seed uint64) Story {
 		Hours:        1 + r.IntN(6),
 	}
 	s.KBEvery = pick(r, time.Hour, 2*time.Hour)
+	if r.IntN(4) == 0 { // what concerns one host, destination or dataset, for long
+		s.Confined, s.Hours = true, 2+r.IntN(8)
+	}
 	for range 1 + r.IntN(8) {
-		k := kinds[r.IntN(len(kinds))]
-		a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
-		a.For = pick(r, time.Second, time.Minute, 20*time.Minute, time.Hour, 3*time.Hour)
-		if len(k.on) > 0 {
-			a.On = k.on[r.IntN(len(k.on))]
-		}
-		s.Acts = append(s.Acts, a)
+		s.Acts = append(s.Acts, s.newAct(r))
 	}
 	slices.SortStableFunc(s.Acts, func(a, b Act) int { return int(a.At - b.At) })
 	return s
+}
+
+// newAct makes an act.
+func (s *Story) newAct(r *rand.Rand) Act {
+	k := kinds[r.IntN(len(kinds))]
+	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
+	a.For = pick(r, time.Second, time.Minute, 20*time.Minute, time.Hour, 3*time.Hour)
+	if len(k.on) > 0 {
+		a.On = k.on[r.IntN(len(k.on))]
+	}
+	if s.Confined {
+		a.For = pick(r, 3*time.Hour, 6*time.Hour, 12*time.Hour)
+		if s.concerns(a, "default", ingest.VM.Name) && s.concerns(a, "default", ingest.KB.Name) {
+			return s.newAct(r)
+		}
+	}
+	if r.IntN(2) == 0 {
+		// While a tick works: between them little happens.
+		began := begin.Add(a.At).Truncate(s.Every).Add(s.Every).Sub(begin)
+		a.At = began + time.Duration(r.IntN(3000))*time.Millisecond
+	}
+	return a
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }

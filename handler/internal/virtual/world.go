@@ -57,6 +57,7 @@ type world struct {
 	met      map[[2]string]int
 	log      []string
 	ids      int
+	since    map[string]time.Time // of registration, by destination
 	expected *expectation
 }
 
@@ -68,7 +69,7 @@ type acting struct {
 }
 
 func newWorld(s Story) *world {
-	w := &world{story: s, rand: rand.New(rand.NewPCG(s.Seed, 1)), counts: map[string]int{}, met: map[[2]string]int{}, secrets: []string{password}}
+	w := &world{story: s, rand: rand.New(rand.NewPCG(s.Seed, 1)), counts: map[string]int{}, met: map[[2]string]int{}, since: map[string]time.Time{}, secrets: []string{password}}
 	w.estate = simulator.NewSubscription(s.Seed, s.Hosts, s.Detections)
 	w.estate.ResultsBytes, w.estate.Delay = 120, s.Shows
 	w.estate.Knowledge = &simulator.Knowledge{Seed: s.Seed, Size: s.QIDs, Delay: 9 * time.Hour}
