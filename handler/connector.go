@@ -283,7 +283,7 @@ func (c *connector) run(dataset *ingest.Dataset, id string, asked *ondemand.Requ
 	s := c.settings
 	r := &ingest.Run{
 		ID: id, Dataset: dataset, Target: c.target(), DestinationName: c.destinationName(),
-		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: c.outside.time(), BatchBytes: c.outside.batchBytes,
+		Store: c.store, Policy: record.KeepAll, Budget: s.RunBudget, Clock: c.outside.time(), BatchBytes: c.outside.batchBytes, MaxRecent: c.outside.recent,
 	}
 	r.Log = c.log.With(zap.String("run", r.ID), zap.String("dataset", dataset.Name))
 	var window ondemand.Window

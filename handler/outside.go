@@ -21,9 +21,10 @@ type outside struct {
 	clock ingest.Clock
 	// newID makes ids of runs; nil: by chance.
 	newID func() string
-	// batchBytes is the longest batch, hosts and qids are the largest pages; zero: what the
-	// destination takes, and what the settings say. A small estate makes several that way.
-	batchBytes, hosts, qids int
+	// batchBytes is the longest batch, hosts and qids are the largest pages, recent is how
+	// many rows delivered lately are remembered; zero: what the destination takes, what the
+	// settings say, and the default. A small estate makes several that way.
+	batchBytes, hosts, qids, recent int
 }
 
 func (o *outside) time() ingest.Clock {

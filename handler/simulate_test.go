@@ -42,7 +42,7 @@ func startVirtual(life context.Context, m virtual.Machine) virtual.Connector {
 	a := newApp(life, newLog(m.Log, level, secrets), level)
 	a.secrets = secrets
 	a.environ = func() []string { return m.Environ }
-	a.outside = outside{transport: m.Transport, credential: m.Credential, clock: m.Clock, newID: m.NewID, batchBytes: m.BatchBytes, hosts: m.Hosts, qids: m.QIDs}
+	a.outside = outside{transport: m.Transport, credential: m.Credential, clock: m.Clock, newID: m.NewID, batchBytes: m.BatchBytes, hosts: m.Hosts, qids: m.QIDs, recent: m.Recent}
 	return &virtualProcess{a}
 }
 

@@ -403,7 +403,7 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}
 		var body bytes.Buffer
-		body.Grow(ingestionLimit + bytes.MinRead)
+		body.Grow(min(10*len(raw), ingestionLimit) + bytes.MinRead) // as large as it may be: rows compress well
 		if _, err := body.ReadFrom(io.LimitReader(gz, limit+1)); err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)
 		}

@@ -181,7 +181,7 @@ var kinds = []kind{
 		fmt.Fprintf(rw, `{"error":{"code":%q,"message":"simulated"}}`, s.code)
 		return true
 	}},
-	{name: "rows of a QID are refused", on: []string{"rows", "entries", "rows of an integration"}, numbered: true, lasts: true, before: func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request) bool {
+	{name: "rows of a QID are refused", on: []string{"rows", "entries", "rows of an integration"}, numbered: true, lasts: true, unclean: true, before: func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request) bool {
 		if !w.bodyHas(r, `"QID_s":"`+strconv.Itoa(w.estate.Knowledge.QID(a.N%w.story.QIDs))+`"`) {
 			return false
 		}

@@ -27,8 +27,9 @@ type Machine struct {
 	Credential azcore.TokenCredential
 	Clock      ingest.Clock
 	NewID      func() string
-	// BatchBytes, Hosts and QIDs bound batches and pages.
-	BatchBytes, Hosts, QIDs int
+	// BatchBytes, Hosts and QIDs bound batches and pages, Recent what is remembered of rows
+	// delivered lately.
+	BatchBytes, Hosts, QIDs, Recent int
 	// Log takes what the process writes.
 	Log io.Writer
 }
@@ -94,13 +95,16 @@ func (p *platform) open() *process {
 	c.told, c.tell = context.WithCancel(c.life)
 	w.say("process %d begins", c.id)
 	c.connector = p.start(c.told, Machine{
-		Environ: w.environ(), Transport: c, Credential: c, Clock: machineClock{w}, NewID: w.newID, BatchBytes: batchBytes, Hosts: w.story.Page, QIDs: w.story.KBPage, Log: &journal{c},
+		Environ: w.environ(), Transport: c, Credential: c, Clock: machineClock{w}, NewID: w.newID, BatchBytes: batchBytes, Hosts: w.story.Page, QIDs: w.story.KBPage, Recent: recent, Log: &journal{c},
 	})
 	return c
 }
 
 // batchBytes is the longest batch: some rows.
 const batchBytes = 12_000
+
+// recent is more rows than a story has.
+const recent = 2_000
 
 // close takes a process away, as a kill does.
 func (p *platform) close(c *process) {

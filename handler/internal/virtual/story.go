@@ -76,13 +76,18 @@ func NewStory(seed uint64) Story {
 	}
 	s.KBEvery = pick(r, time.Hour, 2*time.Hour)
 	if r.IntN(4) == 0 { // what concerns one host, destination or dataset, for long
-		s.Confined, s.Hours = true, 2+r.IntN(8)
+		s.Confined, s.Hours = true, 1+r.IntN(4)
 	}
 	for range 1 + r.IntN(8) {
 		s.Acts = append(s.Acts, s.newAct(r))
 	}
 	slices.SortStableFunc(s.Acts, func(a, b Act) int { return int(a.At - b.At) })
 	return s
+}
+
+// disordered tells that hosts come in another order at times.
+func (s *Story) disordered() bool {
+	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == "hosts come in another order" })
 }
 
 // newAct makes an act.
@@ -94,7 +99,7 @@ func (s *Story) newAct(r *rand.Rand) Act {
 		a.On = k.on[r.IntN(len(k.on))]
 	}
 	if s.Confined {
-		a.For = pick(r, 3*time.Hour, 6*time.Hour, 12*time.Hour)
+		a.For = pick(r, 2*time.Hour, 4*time.Hour, 6*time.Hour)
 		if s.concerns(a, "default", ingest.VM.Name) && s.concerns(a, "default", ingest.KB.Name) {
 			return s.newAct(r)
 		}
