@@ -140,6 +140,8 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 		case reloadErr != nil:
 			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
 		case changed:
+			// Other processes may still have the old one.
+			c.reject(used, began, path, e)
 			if c.rejected() == nil {
 				used = c.login()
 				err = c.once(ctx, path, params, used, sent, read)

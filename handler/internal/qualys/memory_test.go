@@ -361,3 +361,37 @@ func TestRefusalWhoseTextNeverComes(t *testing.T) {
 		})
 	}
 }
+
+// A password that has changed is refused once: processes that still have the old one hear
+// of it before they try.
+func TestRotationOverProcesses(t *testing.T) {
+	w := newAccountWorld(t, nil)
+	right, bad := "old", 0
+	w.server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if _, p, _ := r.BasicAuth(); p != right {
+			bad++
+		}
+		wantPassword(right)(rw, r)
+	})
+	memory := &safely{}
+	clients, logins := make([]*qualys.Client, 4), make([]*login, 4)
+	for i := range clients {
+		logins[i] = &login{user: "user", pass: "old"}
+		clients[i] = w.client("user", "old")
+		clients[i].Credentials, clients[i].Memory, clients[i].Now = logins[i], memory, func() time.Time { return w.now }
+		if _, _, err := ask(clients[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.now = w.now.Add(time.Hour)
+	right = "new"
+	for i, cl := range clients {
+		logins[i].next = "new"
+		if _, _, err := ask(cl); err != nil {
+			t.Error(err)
+		}
+	}
+	if bad != 1 {
+		t.Errorf("got %d bad logins of 4 processes, want 1", bad)
+	}
+}

@@ -139,7 +139,7 @@ var kinds = []kind{
 		fmt.Fprintf(rw, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>1905</CODE><TEXT>no call for %s with %s (%s)</TEXT></RESPONSE></SIMPLE_RETURN>", name, secret, r.Header.Get("Authorization"))
 		return true
 	}},
-	{name: "hosts come twice", on: []string{"detections"}, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "hosts come twice", on: []string{"detections"}, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
 		shuffled(answer, func(hosts [][]byte) [][]byte {
 			n := a.N % len(hosts)
 			return slices.Insert(slices.Clone(hosts), n, hosts[n])
@@ -153,11 +153,11 @@ var kinds = []kind{
 		})
 		return false
 	}},
-	{name: "a host is ill", on: []string{"detections"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "a host is ill", on: []string{"detections"}, numbered: true, lasts: true, unclean: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		id := w.estate.Host(a.N%w.story.Hosts, time.Now()).ID
 		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<ID>%d</ID>", id))
 	}},
-	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, unclean: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
 	}},
 	{name: "others use up the calls", lasts: true, happen: func(w *world, _ *platform, a Act) {

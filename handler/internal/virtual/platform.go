@@ -411,7 +411,10 @@ func (w *world) rotate(d time.Duration) {
 	w.mu.Unlock()
 	w.qualys.SetPassword(fresh)
 	time.Sleep(d)
-	w.azure.SetSecret(passwordName, fresh)
+	w.mu.Lock()
+	last := w.secrets[len(w.secrets)-1] // it may have changed again
+	w.mu.Unlock()
+	w.azure.SetSecret(passwordName, last)
 }
 
 // GetToken implements azcore.TokenCredential: a token of the simulated identity, which is
