@@ -25,6 +25,8 @@ type laws struct {
 	// trusted tells that the state and the machines' clocks are good all the time: then
 	// what one process has met, all know.
 	trusted bool
+	// holding tells that holds on documents can be relied on: who loses one hears of it.
+	holding bool
 
 	mu       sync.Mutex
 	breaches []string
@@ -64,12 +66,15 @@ type resting struct{ from, until time.Time }
 
 func newLaws(w *world) *laws {
 	l := &laws{
-		world: w, trusted: true, rows: map[string]map[uint64]time.Time{}, entries: map[string]map[uint64]time.Time{}, keys: map[string]int{}, runs: map[string]*runOf{},
+		world: w, trusted: true, holding: true, rows: map[string]map[uint64]time.Time{}, entries: map[string]map[uint64]time.Time{}, keys: map[string]int{}, runs: map[string]*runOf{},
 		holders: map[string][]holding{}, refused: map[string]time.Time{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
 		if slices.Contains(keepers, a.On) || slices.Contains(untrusted, a.Kind) {
 			l.trusted = false
+		}
+		if slices.Contains(keepers, a.On) || slices.Contains(groups["storage"], a.On) || a.Kind == "the state fails over to an older one" || slices.Contains(helpers, a.On) {
+			l.holding = false
 		}
 	}
 	return l
@@ -190,7 +195,7 @@ func (l *laws) sends(c *call, body []byte) {
 	switch {
 	case run == nil:
 		l.broken("a run sends rows before it has saved its checkpoint: %.200s", body)
-	case len(holders) > 0 && c.left.Sub(holders[0].at) > time.Second && l.trusted:
+	case len(holders) > 0 && c.left.Sub(holders[0].at) > time.Second && l.holding:
 		l.broken("run %s of process %d sends rows %s after process %d has taken hold", c.run, run.process.id, c.left.Sub(holders[0].at), holders[0].process.id)
 	}
 }
