@@ -63,11 +63,11 @@ type process struct {
 	// life ends with the process, told when it is told to stop.
 	life, told context.Context //nolint:containedctx // of the process
 	end, tell  context.CancelFunc
-	ticks      sync.WaitGroup
 
 	mu     sync.Mutex
 	thaw   chan struct{} // not nil: it is frozen until this is closed
 	froze  bool          // it was frozen once
+	works  int           // how many calls of the platform it works at
 	tokens map[string]azcore.AccessToken
 }
 
@@ -156,7 +156,11 @@ func (p *platform) leave(c *process) {
 		defer close(stopped)
 		c.tell()
 		c.connector.Stop()
-		c.ticks.Wait()
+		for c.working() {
+			if sleep(c.life, 100*time.Millisecond) != nil {
+				return
+			}
+		}
 	}()
 	select {
 	case <-stopped:
@@ -229,6 +233,29 @@ func (p *platform) timers(end context.Context) {
 	}
 }
 
+// work lets a process work at a call of the platform. The story waits for its end, also if
+// the process is killed.
+func (p *platform) work(c *process, call func()) {
+	c.mu.Lock()
+	c.works++
+	c.mu.Unlock()
+	p.all.Go(func() {
+		defer func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.works--
+		}()
+		call()
+	})
+}
+
+// working tells whether a process works at a call.
+func (c *process) working() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.works > 0
+}
+
 // app is one instance of the function app.
 type app struct {
 	platform *platform
@@ -252,13 +279,12 @@ const functionTimeout = 30 * time.Minute
 func (a *app) tick(dataset string) {
 	c := a.enter()
 	done := make(chan struct{})
-	c.ticks.Go(func() {
+	a.platform.work(c, func() {
 		defer close(done)
 		a.platform.world.say("process %d: a tick of %s", c.id, dataset)
 		err := c.connector.Tick(c.told, dataset)
 		a.platform.world.say("process %d: the tick of %s has ended: %v", c.id, dataset, err)
 	})
-	a.platform.all.Go(c.ticks.Wait) // also of a process that was killed
 	over := time.NewTimer(functionTimeout)
 	defer over.Stop()
 	select {
@@ -300,14 +326,13 @@ func (p *platform) person(what string, call func(ctx context.Context, c *process
 	ctx, cancel := context.WithTimeout(c.told, callTime)
 	defer cancel()
 	began := time.Now()
-	c.ticks.Go(func() {
+	p.work(c, func() {
 		err := call(ctx, c)
 		p.world.say("process %d: %s: %v", c.id, what, err)
 		if took := time.Since(began); took > callTime+time.Minute && c.life.Err() == nil && !c.wasFrozen() {
 			p.world.laws.broken("%s took %s", what, took)
 		}
 	})
-	p.all.Go(c.ticks.Wait)
 	<-ctx.Done()
 	if p.world.story.OneTick {
 		p.leave(c)
