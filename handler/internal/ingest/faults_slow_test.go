@@ -82,9 +82,6 @@ var slownesses = map[string]slowness{
 
 // slow makes the answers for some hosts slow.
 func (w *world) slow(how map[uint64]slowness) {
-	if w.virtual {
-		synctest.Wait() // an answer that was given up may still be on its way
-	}
 	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/detection/") {
 			return false

@@ -181,7 +181,7 @@ func TestFurtherIsolatedComesInBadTime(t *testing.T) {
 					return after(n, b)
 				}
 				sends := w.dest.sends
-				report, err := w.run().Do(ctx)
+				report, err := w.finish(ctx, w.run())
 				if err == nil && report.Outcome == ingest.Complete || w.dest.sends == sends {
 					t.Fatalf("%s, %v, %d calls: the host came in good time", report.Outcome, err, w.dest.sends-sends)
 				}

@@ -214,7 +214,7 @@ func TestFurtherRunsOnABadRoad(t *testing.T) {
 				cl.HTTP.Transport.(*http.Transport).Proxy = choose
 				r := w.run()
 				r.Source = qualys.NewDetections(cl, ingest.VM.Schema)
-				report, err := r.Do(context.Background())
+				report, err := w.finish(context.Background(), r)
 				cl.HTTP.CloseIdleConnections()
 				if err == nil || report.Outcome != ingest.Failed || len(w.checkpoint().Isolated) > 0 {
 					t.Fatalf("run %d: got %s, %v, isolated %+v; want a failure, and none", n+1, report.Outcome, err, w.checkpoint().Isolated)

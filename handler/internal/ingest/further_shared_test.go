@@ -51,6 +51,7 @@ func TestFurtherConvoyBlame(t *testing.T) {
 						wg.Go(f)
 					}
 					wg.Wait()
+					synctest.Wait() // as finish
 					return reports
 				}
 				w.slow(map[uint64]slowness{bad[1]: slownesses[how]})
@@ -86,7 +87,7 @@ func TestFurtherPatience(t *testing.T) {
 			r := w.run()
 			r.Patience, r.InFlight = ingest.DefaultPatience, 1
 			r.Destination = slowDest{dest, 10 * time.Second}
-			report, err := r.Do(context.Background())
+			report, err := w.finish(context.Background(), r)
 			t.Logf("run %d: %s, next %d, parents %d, accepted %d, batches %d: %v", n, report.Outcome, report.NextID, report.Parents, report.Accepted, report.Batches, err)
 			if report.Outcome == ingest.Complete {
 				return

@@ -367,7 +367,7 @@ func TestFurtherSlowDestination(t *testing.T) {
 				for range 16 {
 					r := w.run()
 					r.Destination = hesitant{w.dest, c.takes, c.fails, &calls}
-					report, err := r.Do(context.Background())
+					report, err := w.finish(context.Background(), r)
 					if ids := blames(w.checkpoint(), ill); len(ids) > 0 {
 						t.Fatalf("got %s, %v, isolated %d; want at most host %d", report.Outcome, err, ids, ill)
 					}
@@ -406,7 +406,7 @@ func TestFurtherSlowAndInterrupted(t *testing.T) {
 					others := w.findingsBut(ill)
 					for range 8 {
 						ctx, cancel := context.WithTimeout(context.Background(), after)
-						report, err := w.run().Do(ctx)
+						report, err := w.finish(ctx, w.run())
 						cancel()
 						if report.IsolatedTotal > 0 || err != nil {
 							t.Fatalf("got %s, %v, isolated %+v; want a pause", report.Outcome, err, report.Isolated)

@@ -190,11 +190,18 @@ func (w *world) run() *ingest.Run {
 
 func (w *world) do() (ingest.Report, error) {
 	w.t.Helper()
-	report, err := w.run().Do(context.Background())
+	return w.finish(context.Background(), w.run())
+}
+
+// finish makes a run. When it returns, nothing of the run is on its way any more: what
+// answers may then be changed without a race.
+func (w *world) finish(ctx context.Context, r *ingest.Run) (ingest.Report, error) {
+	w.t.Helper()
+	report, err := r.Do(ctx)
 	if w.virtual {
 		synctest.Wait() // an answer that was given up may still be on its way
 	}
-	return report, err
+	return report, err //nolint:wrapcheck // the run's own
 }
 
 func (w *world) mustComplete() ingest.Report {

@@ -30,6 +30,7 @@ type idSet struct {
 	below    []uint64 // ids in the ranges before each
 	count    uint64
 	highest  uint64
+	more     uint64 // more may follow from here on; 0: none do
 }
 
 // readIDSet reads a list document that holds ID_SET instead of records: ids
@@ -88,7 +89,9 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	}
 	page, err := s.envelope.finish(s.highest, "ID")
 	if err == nil && page.Next != 0 && !cut {
-		err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
+		if s.more = page.Next; s.envelope.cut || page.Doubt != "" {
+			err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
+		}
 	}
 	if err != nil {
 		return idSet{}, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -327,7 +328,27 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 	return nil
 }
 
+// ids lists QIDs. Where an answer may mean that more follow, they are asked for, until
+// none come.
 func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
+	set, err := s.idsOnce(ctx, params, count)
+	for more := set.more; err == nil && more != 0; {
+		params = maps.Clone(params)
+		params.Set("id_min", strconv.FormatUint(more, 10))
+		var rest idSet
+		if rest, err = s.idsOnce(ctx, params, count); err == nil && rest.more != 0 && rest.more <= more {
+			err = &Error{Kind: Broken, Text: "the list of ids goes on where it was: it would never end"}
+		}
+		if err == nil {
+			more = rest.more
+			set.ranges = append(set.ranges, rest.ranges...)
+			err = set.normalise()
+		}
+	}
+	return set, err
+}
+
+func (s *KnowledgeBase) idsOnce(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
 	var set idSet
 	err := s.Client.ask(ctx, s.path(), params, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
 		var size int64
