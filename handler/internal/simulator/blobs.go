@@ -101,16 +101,6 @@ func (s *Blobs) names(container, prefix string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.containers[container])), func(name string) bool { return !strings.HasPrefix(name, prefix) })
 }
 
-// Leased is the lease that is active on a blob; empty if none is.
-func (s *Blobs) Leased(container, name string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b := s.containers[container][name]; b != nil && b.leased(s.Now()) {
-		return b.lease
-	}
-	return ""
-}
-
 // blobRequest is one call.
 type blobRequest struct {
 	*http.Request

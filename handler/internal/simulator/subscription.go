@@ -48,11 +48,8 @@ type Subscription struct {
 
 	mu      sync.Mutex
 	rescans map[int][]time.Time
-	lives   map[int]life
+	purged  map[int]time.Time
 }
-
-// life is the time in which a host is listed; zero: from or to for ever.
-type life struct{ from, to time.Time }
 
 // NewSubscription returns a subscription.
 func NewSubscription(seed uint64, hosts, detections int) *Subscription {
@@ -69,36 +66,23 @@ func (s *Subscription) Rescan(index int, at time.Time) {
 	s.rescans[index] = append(s.rescans[index], at)
 }
 
-// Appear lists a host from a time on, at which its first scan was processed.
-func (s *Subscription) Appear(index int, at time.Time) {
-	s.Rescan(index, at)
-	s.live(index, func(l *life) { l.from = at })
-}
-
 // Purge takes a host, and all that was found on it, out of the lists.
 func (s *Subscription) Purge(index int, at time.Time) {
-	s.live(index, func(l *life) { l.to = at })
-}
-
-func (s *Subscription) live(index int, change func(*life)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lives == nil {
-		s.lives = map[int]life{}
+	if s.purged == nil {
+		s.purged = map[int]time.Time{}
 	}
-	l := s.lives[index]
-	change(&l)
-	s.lives[index] = l
+	s.purged[index] = at
 }
 
 // Listed tells whether a host is in the lists at a time, and when its latest scan was
 // processed, as far as that shows then.
 func (s *Subscription) Listed(index int, now time.Time) (processed time.Time, ok bool) {
 	s.mu.Lock()
-	l := s.lives[index]
+	purged, gone := s.purged[index]
 	s.mu.Unlock()
-	shown := now.Add(-s.Delay)
-	return s.processed(index, now), (l.from.IsZero() || !shown.Before(l.from)) && (l.to.IsZero() || now.Before(l.to))
+	return s.processed(index, now), !gone || now.Before(purged)
 }
 
 // Host is a host at a time, listed or not.

@@ -300,23 +300,20 @@ func begun(rw http.ResponseWriter, answer *httptest.ResponseRecorder, to int) {
 // else one byte after the other.
 func (w *world) drip(rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder, at int, d time.Duration) {
 	doc := answer.Body.Bytes()
-	piece := []byte("<!-- keep-alive -->")
+	inValue := false
 	if end := bytes.IndexByte(doc[at:], '<'); end >= 0 && !bytes.Contains(doc[at:at+end], []byte("]]>")) {
 		at += end
 	}
 	if open := bytes.LastIndex(doc[:at], []byte("<![CDATA[")); open >= 0 && !bytes.Contains(doc[open:at], []byte("]]>")) {
-		piece = nil // in a value
+		inValue = true
 	}
 	begun(rw, answer, at)
 	for passed := time.Duration(0); passed < d; passed += 20 * time.Second {
 		w.pause(r.Context(), 20*time.Second)
-		if piece == nil && at < len(doc) {
-			piece = nil
-			if _, err := rw.Write(doc[at : at+1]); err != nil {
-				return
-			}
+		piece := []byte("<!-- keep-alive -->")
+		if inValue && at < len(doc) {
+			piece = doc[at : at+1]
 			at++
-			continue
 		}
 		if _, err := rw.Write(piece); err != nil {
 			return

@@ -308,23 +308,12 @@ func (w *world) handler(c *call, acts []*acting) http.Handler {
 		w.serve(c, answer, r)
 		w.pause(r.Context(), w.upTo(latency))
 		for _, a := range acts {
-			if a.kind.answer != nil {
-				answer = spoilt(w, a, c, rw, r, answer)
-				if answer == nil {
-					return
-				}
+			if a.kind.answer != nil && a.kind.answer(w, a, c, rw, r, answer) {
+				return
 			}
 		}
 		give(rw, answer)
 	})
-}
-
-// spoilt lets an act have its say in an answer; nil: it has given one.
-func spoilt(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) *httptest.ResponseRecorder {
-	if a.kind.answer(w, a, c, rw, r, answer) {
-		return nil
-	}
-	return answer
 }
 
 // give passes an answer on.
