@@ -244,6 +244,8 @@ func TestPaging(t *testing.T) {
 		"end, and cut":      {doc: warning("<TEXT>This version is deprecated: the list was truncated.</TEXT>"), next: 42, text: "This version is deprecated: the list was truncated."},
 		"warning behind":    {doc: warning("<CODE>1980</CODE><URL>?id_min=99</URL></WARNING><WARNING><CODE>2100</CODE><TEXT>End of Service in June</TEXT><URL>https://docs.example/</URL>"), next: 99, text: "2100 End of Service in June"},
 		"warning in front":  {doc: warning("<TEXT>EOL: June</TEXT></WARNING><WARNING><CODE>1980</CODE><URL>?id_min=99</URL>"), next: 99, text: "EOL: June"},
+		"more, unlinked":    {doc: warning("<URL>?id_min=99</URL></WARNING><WARNING><CODE>1980</CODE><TEXT>1 record limit exceeded.</TEXT>"), next: 42},
+		"a coded notice":    {doc: warning("<CODE>1990</CODE><TEXT>API version 4.0 is deprecated. Please migrate to version 5.0.</TEXT>"), text: "1990 API version 4.0 is deprecated. Please migrate to version 5.0."},
 		"two links":         {doc: warning("<URL>?id_min=99</URL></WARNING><WARNING><CODE>1980</CODE><URL>?id_min=50</URL>"), next: 50},
 		"several lists":     {doc: page("<HOST_LIST><HOST><ID>1</ID></HOST></HOST_LIST><HOST_LIST><HOST><ID>2</ID></HOST></HOST_LIST>")},
 		"echoed request":    {doc: strings.Replace(page(""), "<RESPONSE>", "<REQUEST><DATETIME>2020-01-01T00:00:00Z</DATETIME><USER_LOGIN>u</USER_LOGIN></REQUEST><RESPONSE>", 1)},

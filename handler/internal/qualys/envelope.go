@@ -23,7 +23,7 @@ type envelope struct {
 	warnings  int
 	told      []string // of all warnings, for people
 	next      uint64   // the smallest id that a warning's link goes on with
-	cut       bool     // a warning says that more follows
+	bare      bool     // a warning says without a link that more follows
 	more      bool     // one may say so
 	unsure    string   // the first warning that may say anything
 	failed    string   // the first warning with the code of an error
@@ -95,14 +95,16 @@ func (e *envelope) endWarning() {
 		if e.next == 0 || next < e.next {
 			e.next = next
 		}
-		e.cut = true
 	case w.code == "1980" || strings.Contains(w.text, "record limit exceeded"):
-		e.cut = true
-	case errorCode.MatchString(w.code):
-		e.failed = cmp.Or(e.failed, said)
+		e.bare = true
 	default:
-		switch judge(w) {
-		case notice:
+		of := judge(w)
+		if of != notice && errorCode.MatchString(w.code) {
+			e.failed = cmp.Or(e.failed, said)
+			return
+		}
+		switch of {
+		case notice: // whatever its code
 		case perhapsMore:
 			e.more = true
 		case unknown:
@@ -114,6 +116,9 @@ func (e *envelope) endWarning() {
 		e.told = append(e.told, said)
 	}
 }
+
+// cut tells that a warning says that more follows.
+func (e *envelope) cut() bool { return e.bare || e.next != 0 }
 
 // errorCode is a code of Qualys' errors.
 var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
@@ -128,15 +133,17 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 		return p, notUnderstood("it has no RESPONSE")
 	case e.failed != "":
 		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
-	case e.unsure != "" && (e.cut || highest == 0):
+	case e.unsure != "" && (e.cut() || highest == 0):
 		// That more follows is said beside it: it means what has come.
 		return p, inDoubt(e.unsure)
+	case e.bare && highest == 0:
+		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
+	case e.bare && e.next != 0:
+		p.Next = min(e.next, highest+1) // what follows need not be where the link leads
 	case e.next != 0:
 		p.Next = e.next
-	case highest > 0 && (e.cut || e.more || e.unsure != ""):
+	case highest > 0 && (e.bare || e.more || e.unsure != ""):
 		p.Next = highest + 1
-	case e.cut:
-		return p, &Error{Kind: Broken, Text: "the answer says that more records follow, but neither its URL nor a " + where + " says where"}
 	}
 	return p, nil
 }

@@ -41,6 +41,7 @@ func TestNotTheAnswer(t *testing.T) {
 		"second RESPONSE":         {strings.Replace(list(host), "</RESPONSE>", "</RESPONSE><RESPONSE><DATETIME>2026-11-01T00:00:00Z</DATETIME></RESPONSE>", 1), "second RESPONSE", qualys.Broken},
 		"warning's other element": {page("<WARNING><MESSAGE>cut</MESSAGE></WARNING>"), `"RESPONSE/WARNING/MESSAGE"`, qualys.Broken},
 		"text in the warning":     {page("<WARNING>1980</WARNING>"), "text between", qualys.Broken},
+		"a link, and more":        {page("<WARNING><URL>?id_min=99</URL></WARNING><WARNING><CODE>1980</CODE></WARNING>"), "where", qualys.Broken},
 		"more, but nowhere":       {page("<WARNING><CODE>1980</CODE></WARNING>"), "where", qualys.Broken},
 		"unknown warning alone":   {page("<WARNING><TEXT>results withheld</TEXT></WARNING>"), "nothing more can be asked for: results withheld", qualys.Broken},
 		"detections renamed":      {list("<HOST><ID>1</ID><DETECTIONS><DETECTION><QID>5</QID></DETECTION></DETECTIONS></HOST>"), "a HOST holds DETECTION", qualys.Broken},

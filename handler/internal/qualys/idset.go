@@ -89,7 +89,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	}
 	page, err := s.envelope.finish(s.highest, "ID")
 	if err == nil && page.Next != 0 && !cut {
-		if s.more = page.Next; s.envelope.cut || page.Doubt != "" {
+		if s.more = page.Next; s.envelope.cut() || page.Doubt != "" {
 			err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
 		}
 	}
