@@ -48,6 +48,7 @@ type Subscription struct {
 
 	mu      sync.Mutex
 	rescans map[int][]time.Time
+	born    map[int]time.Time
 	purged  map[int]time.Time
 }
 
@@ -66,6 +67,16 @@ func (s *Subscription) Rescan(index int, at time.Time) {
 	s.rescans[index] = append(s.rescans[index], at)
 }
 
+// Appear makes a host known from a time on: that of its first scan.
+func (s *Subscription) Appear(index int, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.born == nil {
+		s.born = map[int]time.Time{}
+	}
+	s.born[index] = at
+}
+
 // Purge takes a host, and all that was found on it, out of the lists.
 func (s *Subscription) Purge(index int, at time.Time) {
 	s.mu.Lock()
@@ -80,9 +91,10 @@ func (s *Subscription) Purge(index int, at time.Time) {
 // processed, as far as that shows then.
 func (s *Subscription) Listed(index int, now time.Time) (processed time.Time, ok bool) {
 	s.mu.Lock()
+	born := s.born[index]
 	purged, gone := s.purged[index]
 	s.mu.Unlock()
-	return s.processed(index, now), !gone || now.Before(purged)
+	return s.processed(index, now), !now.Add(-s.Delay).Before(born) && (!gone || now.Before(purged))
 }
 
 // Host is a host at a time, listed or not.
@@ -95,6 +107,9 @@ func (s *Subscription) processed(index int, now time.Time) time.Time {
 	at := now.Add(-phase).Truncate(scanPeriod).Add(phase)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if born := s.born[index]; born.After(at) && !born.After(now) {
+		at = born
+	}
 	for _, again := range s.rescans[index] {
 		if again.After(at) && !again.After(now) {
 			at = again

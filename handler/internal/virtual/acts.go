@@ -146,7 +146,7 @@ var kinds = []kind{
 		})
 		return false
 	}},
-	{name: "hosts come in another order", on: []string{"detections"}, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: disorder, on: []string{"detections"}, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
 		shuffled(answer, func(hosts [][]byte) [][]byte {
 			n := a.N % len(hosts)
 			return append(slices.Clone(hosts[n:]), hosts[:n]...)
@@ -159,6 +159,31 @@ var kinds = []kind{
 	}},
 	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, unclean: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
+	}},
+	{name: "an answer is not whole, and says so", on: readers, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		shortened(answer, a.N)
+		says(answer, unwhole[a.N%len(unwhole)])
+		return false
+	}},
+	{name: "an answer bears a notice", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+		says(answer, notices[a.N%len(notices)])
+		return false
+	}},
+	{name: "an error of Qualys hangs in its text", on: readers, numbered: true, lasts: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request) bool {
+		rw.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		status := []int{400, 401, 403, 409, 429, 500, 503}[a.N%7]
+		if status == http.StatusConflict || status == http.StatusTooManyRequests {
+			rw.Header().Set("X-RateLimit-ToWait-Sec", "600")
+		}
+		rw.WriteHeader(status)
+		fmt.Fprint(rw, "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>")
+		<-r.Context().Done()
+		return true
+	}},
+	{name: "the subscription allows one call at a time", lasts: true, happen: func(w *world, _ *platform, a Act) {
+		w.qualys.SetLimits(callsPerHour, 1)
+		time.Sleep(a.For)
+		w.qualys.SetLimits(callsPerHour, 2)
 	}},
 	{name: "others use up the calls", lasts: true, happen: func(w *world, _ *platform, a Act) {
 		w.qualys.SetLimits(1, 2)
@@ -232,8 +257,9 @@ var kinds = []kind{
 	{name: "the processes are told to stop", unclean: true, happen: func(_ *world, p *platform, _ Act) { p.stop() }},
 	{name: "the processes freeze", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.freeze(a.For) }},
 	{name: "a second app works with the same state", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.second(a.For) }},
-	{name: "the machine's clock is ahead", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(time.Duration(a.N%180)*time.Minute, a.For) }},
-	{name: "the machine's clock is behind", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(-time.Duration(a.N%180)*time.Minute, a.For) }},
+	{name: "the processes freeze, and others take their place", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.replace(a.For) }},
+	{name: "machines' clocks are ahead", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(a.N, time.Duration(a.N%180)*time.Minute, a.For) }},
+	{name: "machines' clocks are behind", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(a.N, -time.Duration(a.N%180)*time.Minute, a.For) }},
 
 	// The estate.
 	{name: "a host is scanned again", numbered: true, happen: func(w *world, _ *platform, a Act) {
@@ -244,6 +270,7 @@ var kinds = []kind{
 			w.estate.Rescan(n, time.Now().Truncate(time.Second))
 		}
 	}},
+	{name: "a host is new", numbered: true, happen: func(*world, *platform, Act) {}}, // the estate knows when: see newWorld
 	{name: "a host is purged", numbered: true, happen: func(w *world, _ *platform, a Act) {
 		w.estate.Purge(a.N%w.story.Hosts, time.Now().Truncate(time.Second))
 	}},
@@ -258,10 +285,47 @@ var kinds = []kind{
 	{name: "somebody asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
 		p.ask(fmt.Sprintf(`{"hostIds":[%d]}`, w.estate.Host(a.N%w.story.Hosts, time.Now()).ID))
 	}},
+	{name: "a setting changes, and changes back", numbered: true, lasts: true, unclean: true, happen: func(w *world, p *platform, a Act) {
+		w.set(p, changes[a.N%len(changes)])
+		time.Sleep(a.For)
+		w.set(p, "")
+	}},
+	{name: "an integration goes, and comes back", numbered: true, lasts: true, unclean: true, happen: func(w *world, p *platform, a Act) {
+		if n := w.story.Integrations; n > 0 {
+			p.unregister(p.end, a.N%n)
+			time.Sleep(a.For)
+			p.register(p.end, a.N%n)
+		}
+	}},
 	{name: "somebody looks at the status", happen: func(_ *world, p *platform, _ Act) { p.status() }},
 	{name: "somebody checks the connection", happen: func(_ *world, p *platform, _ Act) { p.check() }},
 	{name: "the password changes at Qualys, and later in the vault", lasts: true, happen: func(w *world, _ *platform, a Act) { w.rotate(a.For) }},
 }
+
+// unwhole are ways in which an answer says that it is not whole: elements at its end.
+var unwhole = []string{
+	"<WARNING><CODE>1980</CODE><TEXT>5 record limit exceeded.</TEXT></WARNING>",
+	"<WARNING><CODE>1981</CODE><TEXT>The answer is incomplete.</TEXT></WARNING>",
+	"<CODE>999</CODE><TEXT>Internal error. Please contact support.</TEXT>",
+	"<WARNING><TEXT>Some records could not be read in time.</TEXT></WARNING>",
+	"<WARNING><CODE>999</CODE><TEXT>Internal error</TEXT></WARNING>",
+	"<ERROR><CODE>1999</CODE><TEXT>We are performing scheduled maintenance.</TEXT></ERROR>",
+	"<WARNING><CODE>1980</CODE><TEXT>This version is deprecated.</TEXT></WARNING><WARNING><TEXT>Results have been truncated.</TEXT></WARNING>",
+	"<STATUS>partial</STATUS>",
+}
+
+// notices are what an answer may say of something else, in its end.
+var notices = []string{
+	"<WARNING><TEXT>This version of the API will reach End-of-Life on 2027-03-31.</TEXT></WARNING>",
+	"<WARNING><TEXT>This API version is deprecated.</TEXT></WARNING>",
+	"<WARNING><CODE>1990</CODE><TEXT>API version 4.0 is deprecated. Please migrate to version 5.0.</TEXT><URL>https://docs.qualys.com/en/vm/api</URL></WARNING>",
+	"<WARNING><TEXT>This version has reached End-of-Support. No updates or fixes will be provided.</TEXT></WARNING>",
+}
+
+// changes are settings with other values than those of the stories.
+var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1"}
+
+const disorder = "hosts come in another order"
 
 // callsPerHour is the limit of the subscription, for each endpoint.
 const callsPerHour = 300
@@ -348,6 +412,31 @@ func (w *world) spoilAt(a *acting, rw http.ResponseWriter, r *http.Request, answ
 		begun(rw, answer, at)
 	}
 	return true
+}
+
+// says puts elements in the end of an answer.
+func says(answer *httptest.ResponseRecorder, text string) {
+	doc := answer.Body.Bytes()
+	if at := bytes.LastIndex(doc, []byte("</RESPONSE>")); at >= 0 {
+		answer.Body = bytes.NewBuffer(slices.Insert(bytes.Clone(doc), at, []byte(text)...))
+	}
+}
+
+// shortened takes one of an answer's parents away, or more.
+func shortened(answer *httptest.ResponseRecorder, n int) {
+	for _, parent := range []string{"HOST", "VULN", "ID"} {
+		first, end := []byte("<"+parent+">"), []byte("</"+parent+">")
+		doc := answer.Body.Bytes()
+		from, to := bytes.Index(doc, first), bytes.LastIndex(doc, end)
+		if from < 0 || to < from {
+			continue
+		}
+		list := bytes.SplitAfter(doc[from:to+len(end)], end)
+		list = list[:len(list)-1]
+		keep := n / len(unwhole) % len(list)
+		answer.Body = bytes.NewBuffer(slices.Concat(doc[:from], bytes.Join(list[:keep], nil), doc[to+len(end):]))
+		return
+	}
 }
 
 // shuffled changes the order of an answer's hosts.

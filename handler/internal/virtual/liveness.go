@@ -20,7 +20,7 @@ const (
 // quiet are acts that concern no other than themselves: what a person does, what changes in
 // the estate, and what is wrong with one host, one QID or a health row.
 var quiet = []string{
-	"a host is ill", "a QID is ill", "a host is scanned again", "all hosts are scanned again", "a host is purged", "an entry is edited",
+	"a host is ill", "a QID is ill", "a host is scanned again", "all hosts are scanned again", "a host is purged", "a host is new", "an entry is edited",
 	"somebody asks for everything", "somebody asks for the next window", "somebody asks for a host", "somebody looks at the status", "somebody checks the connection",
 }
 
@@ -35,7 +35,7 @@ func (s *Story) concerns(a Act, destination, dataset string) bool {
 		return destination == "default" && dataset == ingest.VM.Name
 	case a.On == "entries":
 		return dataset == ingest.KB.Name
-	case a.On == "rows of an integration":
+	case a.On == "rows of an integration", a.Kind == "an integration goes, and comes back":
 		return destination != "default"
 	}
 	return true
@@ -46,7 +46,7 @@ func (w *world) each(visit func(destination, dataset string)) {
 	visit("default", ingest.VM.Name)
 	visit("default", ingest.KB.Name)
 	for n := range w.story.Integrations {
-		visit(integrationRule(n), ingest.VM.Name)
+		visit(w.story.destination(n), ingest.VM.Name)
 	}
 }
 

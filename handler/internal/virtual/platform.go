@@ -43,8 +43,9 @@ type Connector interface {
 	// Status and Check answer what the functions of these names do.
 	Status(ctx context.Context) ([]byte, error)
 	Check(ctx context.Context) ([]byte, error)
-	// Register adds an integration.
+	// Register adds an integration, Unregister takes one away, by its name.
 	Register(ctx context.Context, body []byte) error
+	Unregister(ctx context.Context, name string) error
 	// Stop tells the process that it is to end; it waits until that is done, but not long.
 	Stop()
 }
@@ -61,8 +62,9 @@ type process struct {
 	id        int
 	connector Connector
 	// life ends with the process, told when it is told to stop.
-	life, told context.Context //nolint:containedctx // of the process
-	end, tell  context.CancelFunc
+	// used ends when another takes its place.
+	life, told, used context.Context //nolint:containedctx // of the process
+	end, tell, spare context.CancelFunc
 
 	mu     sync.Mutex
 	thaw   chan struct{} // not nil: it is frozen until this is closed
@@ -93,9 +95,10 @@ func (p *platform) open() *process {
 	p.mu.Unlock()
 	c.life, c.end = context.WithCancel(context.Background())
 	c.told, c.tell = context.WithCancel(c.life)
+	c.used, c.spare = context.WithCancel(c.told)
 	w.say("process %d begins", c.id)
 	c.connector = p.start(c.told, Machine{
-		Environ: w.environ(), Transport: c, Credential: c, Clock: machineClock{w}, NewID: w.newID, BatchBytes: batchBytes, Hosts: w.story.Page, QIDs: w.story.KBPage, Recent: recent, Log: &journal{c},
+		Environ: w.environ(), Transport: c, Credential: c, Clock: machineClock{w, c.id}, NewID: w.newID, BatchBytes: batchBytes, Hosts: w.story.Page, QIDs: w.story.KBPage, Recent: recent, Log: &journal{c},
 	})
 	return c
 }
@@ -191,6 +194,23 @@ func (p *platform) freeze(d time.Duration) {
 	close(thaw)
 }
 
+// replace freezes the processes for some time. The platform takes them for dead, and lets
+// others work; they are ended some time after they have come back.
+func (p *platform) replace(d time.Duration) {
+	frozen := p.living()
+	for _, c := range frozen {
+		c.spare()
+	}
+	p.freeze(d)
+	time.Sleep(replacedTime)
+	for _, c := range frozen {
+		p.all.Go(func() { p.leave(c) })
+	}
+}
+
+// replacedTime is how long a process that has come back may go on.
+const replacedTime = 2 * time.Minute
+
 func (c *process) wasFrozen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -267,7 +287,7 @@ type app struct {
 func (a *app) enter() *process {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.process; c == nil || c.told.Err() != nil || a.platform.world.story.OneTick {
+	if c := a.process; c == nil || c.used.Err() != nil || a.platform.world.story.OneTick {
 		a.process = a.platform.open()
 	}
 	return a.process
@@ -290,6 +310,14 @@ func (a *app) tick(dataset string) {
 	select {
 	case <-done:
 	case <-c.life.Done():
+	case <-c.used.Done():
+		if c.told.Err() == nil {
+			return // another works in its place
+		}
+		select {
+		case <-done:
+		case <-c.life.Done():
+		}
 	case <-over.C:
 		if !c.wasFrozen() {
 			a.platform.world.laws.broken("a tick of %s took more than %s", dataset, functionTimeout)
@@ -311,8 +339,10 @@ func (p *platform) second(d time.Duration) {
 
 // one is a process that lives, or a new one.
 func (p *platform) one() *process {
-	if list := p.living(); len(list) > 0 {
-		return list[0]
+	for _, c := range p.living() {
+		if c.used.Err() == nil {
+			return c
+		}
 	}
 	return p.open()
 }
@@ -361,23 +391,53 @@ func (p *platform) check() {
 	})
 }
 
-// register adds the integrations of the story, as their owners do: again until it works.
-func (p *platform) register(ctx context.Context) {
-	for n := range p.world.story.Integrations {
-		body, _ := json.Marshal(map[string]any{"name": fmt.Sprintf("team %d", n), "logAnalyticsUri": "https://" + ruleHost, "dcrImmutableId": integrationRule(n), "baseCategory": "Potential", "minSeverity": 1 + n, "resultSectionNeeded": n%2 == 0}) // texts and numbers
-		for {
-			c := p.one()
-			err := c.connector.Register(ctx, body)
-			p.world.say("process %d: integration %d is registered: %v", c.id, n, err)
-			if err == nil || strings.Contains(err.Error(), "name") {
-				p.world.mu.Lock()
-				p.world.since[integrationRule(n)] = time.Now()
-				p.world.mu.Unlock()
-				break
-			}
-			if sleep(ctx, time.Minute) != nil {
-				return
-			}
+// register adds an integration, as its owner does: again until it works.
+func (p *platform) register(ctx context.Context, n int) {
+	w := p.world
+	body := map[string]any{"name": teamOf(n), "baseCategory": "Potential", "minSeverity": 1 + n, "resultSectionNeeded": n%2 == 0}
+	if name := w.story.destination(n); strings.HasPrefix(name, "dcr-") {
+		body["logAnalyticsUri"], body["dcrImmutableId"] = "https://"+ruleHost, name
+	} else {
+		body["workspaceId"], body["primaryKey"] = name, integrationKey
+	}
+	doc, _ := json.Marshal(body) // texts and numbers
+	p.insist(ctx, fmt.Sprintf("integration %d is registered", n), func(c *process) error {
+		err := c.connector.Register(ctx, doc)
+		if err != nil && !strings.Contains(err.Error(), "name") { // there is one of this name
+			return err //nolint:wrapcheck // for the chronicle
+		}
+		w.mu.Lock()
+		w.since[w.story.destination(n)] = time.Now()
+		w.mu.Unlock()
+		return nil
+	})
+}
+
+// unregister takes an integration away.
+func (p *platform) unregister(ctx context.Context, n int) {
+	w := p.world
+	p.insist(ctx, fmt.Sprintf("integration %d is taken away", n), func(c *process) error {
+		if err := c.connector.Unregister(ctx, teamOf(n)); err != nil {
+			return err //nolint:wrapcheck // for the chronicle
+		}
+		w.mu.Lock()
+		delete(w.since, w.story.destination(n))
+		w.mu.Unlock()
+		w.laws.forget(w.story.destination(n))
+		return nil
+	})
+}
+
+func teamOf(n int) string { return fmt.Sprintf("team %d", n) }
+
+// insist calls until it works, or the story ends.
+func (p *platform) insist(ctx context.Context, what string, call func(c *process) error) {
+	for {
+		c := p.one()
+		err := call(c)
+		p.world.say("process %d: %s: %v", c.id, what, err)
+		if err == nil || sleep(ctx, time.Minute) != nil {
+			return
 		}
 	}
 }
@@ -385,13 +445,34 @@ func (p *platform) register(ctx context.Context) {
 // environ are the settings.
 func (w *world) environ() []string {
 	s := w.story
-	return []string{
+	environ := []string{
 		"apiUsername=" + user, "apiPassword=@Microsoft.KeyVault(SecretUri=https://" + vaultHost + "/secrets/" + passwordName + ")",
-		"uri=https://" + qualysHost, "logAnalyticsUri=https://" + ruleHost, "dcrImmutableId=" + defaultRule,
+		"uri=https://" + qualysHost,
 		"AzureWebJobsStorage__accountName=qualysstate", "stateContainer=" + container,
 		"vmSchedule=0 */5 * * * *", "kbSchedule=0 0 * * * *", "integrationApi=true", "integrationVault=https://" + keysHost,
 		fmt.Sprintf("runBudget=%s", s.Budget), fmt.Sprintf("enrichDetections=%t", s.Enrich), "logLevel=info",
 	}
+	if s.Collector {
+		environ = append(environ, "workspaceID="+defaultWorkspace, "workspaceKey="+workspaceKey)
+	} else {
+		environ = append(environ, "logAnalyticsUri=https://"+ruleHost, "dcrImmutableId="+defaultRule)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name, _, changed := strings.Cut(w.setting, "=")
+	if changed {
+		environ = slices.DeleteFunc(environ, func(one string) bool { return strings.HasPrefix(one, name+"=") })
+		environ = append(environ, w.setting)
+	}
+	return environ
+}
+
+// set changes a setting: the platform starts the app again. An empty one changes it back.
+func (w *world) set(p *platform, setting string) {
+	w.mu.Lock()
+	w.setting = setting
+	w.mu.Unlock()
+	p.stop()
 }
 
 // newID makes the id of a run.
@@ -402,14 +483,30 @@ func (w *world) newID() string {
 	return fmt.Sprintf("%08x%08d", w.rand.Uint32(), w.ids)
 }
 
-// machineClock is a machine's clock, which may be wrong.
-type machineClock struct{ world *world }
+// machineClock is the clock of a process' machine, which may be wrong.
+type machineClock struct {
+	world   *world
+	process int
+}
 
 // Now implements ingest.Clock.
 func (c machineClock) Now() time.Time {
 	c.world.mu.Lock()
 	defer c.world.mu.Unlock()
-	return time.Now().Add(c.world.clock)
+	return time.Now().Add(c.world.clock.of(c.process))
+}
+
+// wrongClock is how far clocks are ahead: those of all machines, or of each second.
+type wrongClock struct {
+	ahead time.Duration
+	which int
+}
+
+func (c wrongClock) of(process int) time.Duration {
+	if c.which%3 != 2 && c.which%3 != process%2 {
+		return 0
+	}
+	return c.ahead
 }
 
 // Sleep implements ingest.Clock.
@@ -418,13 +515,13 @@ func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 // setClock sets machines' clocks for some time.
-func (w *world) setClock(ahead, d time.Duration) {
+func (w *world) setClock(which int, ahead, d time.Duration) {
 	w.mu.Lock()
-	w.clock = ahead
+	w.clock = wrongClock{ahead, which}
 	w.mu.Unlock()
 	time.Sleep(d)
 	w.mu.Lock()
-	w.clock = 0
+	w.clock = wrongClock{}
 	w.mu.Unlock()
 }
 

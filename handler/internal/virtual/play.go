@@ -12,7 +12,7 @@ import (
 // An Outcome is how a story has ended.
 type Outcome struct {
 	// Breaches are the laws that were broken, in their order; none: all was well.
-	Breaches []string
+	Breaches []Breach
 	// Chronicle is what happened, in the story's time.
 	Chronicle []string
 	// Calls by what they were, Met how often an act met a call.
@@ -45,7 +45,11 @@ func Play(s Story, start Start) Outcome {
 		})
 	}
 	p.timers(ctx)
-	p.all.Go(func() { p.register(ctx) })
+	p.all.Go(func() {
+		for n := range s.Integrations {
+			p.register(ctx, n)
+		}
+	})
 	p.all.Go(func() { w.laws.watch(ctx) })
 	acts.Wait()
 	w.say("all acts are over")
@@ -55,6 +59,7 @@ func Play(s Story, start Start) Outcome {
 		p.leave(c)
 	}
 	p.all.Wait()
+	w.laws.agree()
 	w.laws.duplicates()
 	return Outcome{Breaches: w.laws.breaches, Chronicle: w.log, Calls: w.counts, Met: w.met, Took: time.Since(begin)}
 }
@@ -103,7 +108,17 @@ func (w *world) isolates() bool {
 	return false
 }
 
+// Broke tells whether a law was broken.
+func (o Outcome) Broke(law string) bool {
+	return slices.ContainsFunc(o.Breaches, func(b Breach) bool { return b.Law == law })
+}
+
 // String tells what has broken.
 func (o Outcome) String() string {
-	return fmt.Sprintf("%d laws broken: %s", len(o.Breaches), strings.Join(o.Breaches, "\n"))
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d laws broken:", len(o.Breaches))
+	for _, one := range o.Breaches {
+		fmt.Fprintf(&b, "\n  %s", one.Text)
+	}
+	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,7 +35,12 @@ const (
 	user         = "acme_ab1"
 	password     = "correct-horse-canary-1"
 	passwordName = "qualys-password"
+	// integrationKey is that of the workspaces of integrations, workspaceKey that of the
+	// default destination's.
+	integrationKey = "aW50ZWdyYXRpb24tY2FuYXJ5LTAxMjM0NTY3ODlhYg=="
 )
+
+var workspaceKey = base64.StdEncoding.EncodeToString(simulator.NewAzure().Key)
 
 // begin is when every story begins.
 var begin = time.Date(2026, 11, 1, 0, 7, 0, 0, time.UTC)
@@ -51,7 +57,8 @@ type world struct {
 	mu       sync.Mutex
 	rand     *rand.Rand
 	acting   []*acting
-	clock    time.Duration // how far machines' clocks are ahead
+	clock    wrongClock
+	setting  string // one that has changed
 	secrets  []string
 	counts   map[string]int // calls, by what they are
 	met      map[[2]string]int
@@ -82,16 +89,23 @@ func newWorld(s Story) *world {
 	w.laws = newLaws(w)
 	w.azure.Keep = func(table string, row json.RawMessage) error { return w.laws.arrived("default", table, row) }
 	for n := range s.Integrations {
-		rule := integrationRule(n)
-		place := &simulator.Place{Streams: map[string][]record.TableColumn{ingest.VM.Schema.Stream(): ingest.VM.Schema.TableColumns()}}
-		place.Keep = func(table string, row json.RawMessage) error { return w.laws.arrived(rule, table, row) }
-		w.azure.Places[rule] = place
+		name := s.destination(n)
+		place := &simulator.Place{}
+		if strings.HasPrefix(name, "dcr-") {
+			place.Streams = map[string][]record.TableColumn{ingest.VM.Schema.Stream(): ingest.VM.Schema.TableColumns()}
+		} else {
+			place.Key, _ = base64.StdEncoding.DecodeString(integrationKey) // a constant
+		}
+		place.Keep = func(table string, row json.RawMessage) error { return w.laws.arrived(name, table, row) }
+		w.azure.Places[name] = place
+	}
+	for _, a := range s.Acts {
+		if a.Kind == "a host is new" {
+			w.estate.Appear(a.N%s.Hosts, begin.Add(a.At).Truncate(time.Second))
+		}
 	}
 	return w
 }
-
-// integrationRule is the rule of an integration.
-func integrationRule(n int) string { return fmt.Sprintf("dcr-%032d", n+2) }
 
 // say adds to the chronicle.
 func (w *world) say(format string, args ...any) {
@@ -141,24 +155,31 @@ func classify(r *http.Request) (what, name string) {
 	case host == stateHost:
 		return classifyBlob(r)
 	}
-	parts := strings.Split(path, "/")
-	if len(parts) < 5 {
-		return "unknown", ""
+	var rule, table string
+	if workspace, ok := strings.CutSuffix(r.URL.Hostname(), collectorSuffix); ok {
+		rule, table = workspace, r.Header.Get("Log-Type")+"_CL"
+	} else if parts := strings.Split(path, "/"); len(parts) >= 5 {
+		rule, table = parts[2], strings.TrimPrefix(parts[4], "Custom-")
 	}
-	rule, stream := parts[2], parts[4]
 	switch {
-	case stream == ingest.Health.Stream():
+	case table == ingest.Health.Table:
 		return "health", ""
-	case stream == ingest.KB.Schema.Stream():
+	case table == ingest.KB.Schema.Table:
 		return "entries", "default"
-	case rule == defaultRule:
+	case rule == defaultRule, rule == defaultWorkspace:
 		return "rows", "default"
+	case rule == "":
+		return "unknown", ""
 	}
 	return "rows of an integration", rule
 }
 
-// defaultRule is that of the simulator.
-const defaultRule = "dcr-00000000000000000000000000000001"
+// Those of the simulator.
+const (
+	defaultRule      = "dcr-00000000000000000000000000000001"
+	defaultWorkspace = "11111111-1111-1111-1111-111111111111"
+	collectorSuffix  = ".ods.opinsights.azure.com"
+)
 
 func classifyBlob(r *http.Request) (what, name string) {
 	_, name, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
