@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/turn"
 )
 
 // delivery takes records on the reading goroutine and packs them into batches
@@ -59,12 +60,18 @@ type delivery struct {
 	patience, waited time.Duration
 	// unsaved tells that the checkpoint has to be saved although no batch moved it.
 	unsaved bool
+	// doubted is called when the page in work may not be whole.
+	doubted func() error
+	saves   turn.Turn // one saves at a time: the last to save knows most
 
-	mu       sync.Mutex
-	free     []room
-	acked    map[int]arrival // accepted batches, by sequence
-	settled  int             // sequence of the next batch to settle
-	saving   bool
+	mu      sync.Mutex
+	free    []room
+	acked   map[int]arrival // accepted batches, by sequence
+	settled int             // sequence of the next batch to settle
+	saving  bool
+	// held keeps the cursor at floor: what was read behind that may count for nothing.
+	held     bool
+	floor    uint64
 	err      error
 	accepted bool // any row was, in this run
 	refused  Refusals
@@ -154,7 +161,7 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 				break
 			}
 			delete(d.acked, d.settled)
-			d.run.state.Window.NextID = a.cursor
+			d.moveTo(a.cursor)
 			d.ledger.delivered(a.rows)
 			d.settled++
 			n++
@@ -178,7 +185,7 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		d.mu.Lock()
 		if err != nil {
 			// What is not saved must not be by somebody who saves later.
-			d.run.state.Window.NextID = before
+			d.moveTo(before)
 			if cause := context.Cause(d.ctx); cause != nil {
 				err = cause // the lease was lost, or the time is up, under way
 			}
@@ -191,32 +198,73 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	}
 }
 
+// moveTo moves the cursor, as far as it may.
+func (d *delivery) moveTo(cursor uint64) {
+	if d.held {
+		cursor = min(cursor, d.floor)
+	}
+	d.run.state.Window.NextID = cursor
+}
+
 // save saves the checkpoint as it stands.
-func (d *delivery) save() error {
+func (d *delivery) save() error { return d.saveIn(d.ctx) }
+
+// saveAtLast saves it although the time to send may be over.
+func (d *delivery) saveAtLast() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), stopGrace)
+	defer cancel()
+	return d.saveIn(ctx)
+}
+
+func (d *delivery) saveIn(ctx context.Context) error {
+	if err := d.saves.Take(ctx); err != nil {
+		return err //nolint:wrapcheck // the end of the run
+	}
+	defer d.saves.Leave()
 	d.mu.Lock()
 	doc, err := d.run.document()
 	d.mu.Unlock()
 	index := d.run.state.Index
 	if err == nil {
-		err = d.run.lease.Save(d.ctx, doc)
+		err = d.run.lease.Save(ctx, doc)
 	}
 	if err == nil {
 		d.run.savedIndex = index
-		d.ledger.saved(d.ctx)
+		d.ledger.saved(ctx)
 	}
 	return err
 }
 
-// rewind sets the cursor back to a parent, behind which everything is settled.
-func (d *delivery) rewind(to uint64) {
+// hold keeps the cursor at a parent, whatever arrives of those behind it, until it is let go.
+func (d *delivery) hold(at uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if w := d.run.state.Window; w != nil && w.NextID > to {
-		w.NextID = to
+	d.held, d.floor, d.unsaved = true, at, true
+	if w := d.run.state.Window; w != nil {
+		d.moveTo(w.NextID)
 	}
-	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, to-1
+}
+
+// letGo lets the cursor move again.
+func (d *delivery) letGo() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = false
+}
+
+// rewind sets the cursor back to a parent, and holds it there.
+func (d *delivery) rewind(to uint64) {
+	d.hold(to)
+	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, max(to, 1)-1
 	d.lastID, d.skip = 0, 0 // none of those behind has been brought
-	d.unsaved = true
+}
+
+// Doubt implements record.Doubter.
+func (d *delivery) Doubt() error {
+	if d.extra || d.doubted == nil {
+		return nil // it belongs to no page
+	}
+	return d.doubted()
 }
 
 // pause keeps what is known of an unfinished window.
@@ -226,7 +274,8 @@ func (d *delivery) pause() {
 	// All that was handed over is settled. Parents that brought nothing new have
 	// moved no cursor so far.
 	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {
-		s.Window.NextID, moved = d.lastDone+1, true
+		d.moveTo(d.lastDone + 1)
+		moved = true
 	}
 	d.ledger.end(d.ctx, false)
 	if s.Index == d.run.savedIndex && !moved {

@@ -137,6 +137,16 @@ func (f *fan) Done(id uint64) error {
 	})
 }
 
+// Doubt implements record.Doubter.
+func (f *fan) Doubt() error {
+	return f.each(func(a *asked) error {
+		if sink, ok := a.sink.(record.Doubter); ok && a.touched {
+			return sink.Doubt()
+		}
+		return nil
+	})
+}
+
 // ahead tells that a run has had the parent already.
 func (a *asked) ahead(id uint64) bool { return id != 0 && id < a.q.From }
 

@@ -59,6 +59,7 @@ func (r *Run) pages(ctx context.Context, d *delivery) error {
 	}
 	p.q.Size = max(1, size>>min(stalled, 30))
 	p.triesAlone, p.triesNamed = max(1, triesAlone-stalled), max(1, triesNamed-stalled)
+	d.doubted = p.doubt
 	defer p.keepTrouble()
 	if err := p.recall(ctx); err != nil {
 		return err
@@ -87,6 +88,14 @@ func (p *pager) read(ctx context.Context) error {
 		if err != nil {
 			return p.failed(ctx, err, took)
 		}
+		// What is left of before goes first: the rows that are read now are the later ones.
+		if err := p.d.seal(); err != nil {
+			return err
+		}
+		if err := p.d.settleAll(ctx); err != nil {
+			return err
+		}
+		p.d.letGo()
 		p.rehearse = false
 	}
 	page, took, err := r.read(ctx, p.d, p.d, p.q, p.limit())
@@ -124,6 +133,27 @@ func (p *pager) voidFrom(err error) uint64 {
 		from = min(from, left.From())
 	}
 	return from
+}
+
+// doubt keeps that the page counts for nothing, until it is known what the doubt is of.
+func (p *pager) doubt() error {
+	if p.rehearse {
+		return nil // nothing of it is sent
+	}
+	from := p.voidFrom(nil)
+	p.d.hold(from)
+	p.d.mu.Lock()
+	p.run.state.Trouble = &Trouble{ID: from, Void: true, Suspects: p.d.suspects, Reason: p.reason}
+	p.d.mu.Unlock()
+	return p.saveVoid()
+}
+
+// saveVoid saves that what has come counts for nothing, before anything can end the run.
+func (p *pager) saveVoid() error {
+	if err := p.d.saveAtLast(); err != nil {
+		return fmt.Errorf("save the checkpoint: %w", err)
+	}
+	return nil
 }
 
 // end takes back what was passed although nothing has shown that it was to blame, and
@@ -234,6 +264,7 @@ func (p *pager) succeeded(page record.Page) error {
 		}
 	}
 	p.away, p.alone, p.reason, p.unproven = 0, 0, "", 0
+	p.d.letGo()
 	p.q.Size = min(r.Source.PageLimit(), 2*p.q.Size)
 	if page.Warning != "" {
 		r.warn("Qualys warns: " + page.Warning)
@@ -271,12 +302,16 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	}
 	if isVoid(err) {
 		// What has come was sent, and does not count.
-		if err := p.d.settleAll(ctx); err != nil {
-			return err
-		}
 		from = p.voidFrom(err)
 		p.d.rewind(from)
 		p.q.From, p.rehearse = from, true
+		p.keepTrouble()
+		if err := p.saveVoid(); err != nil {
+			return err
+		}
+		if err := p.d.settleAll(ctx); err != nil {
+			return err
+		}
 	} else if p.d.came { // what has come counts
 		if err := p.d.blame(); err != nil {
 			return err

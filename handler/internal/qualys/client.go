@@ -78,6 +78,7 @@ type Client struct {
 
 	limits   limits
 	standing standing
+	notices  noticesSeen
 	own      redact.Redactor
 }
 
@@ -158,9 +159,10 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 	return err
 }
 
-// trialTime is how long others wait for the first call with a login. A refusal takes a
-// second; an answer that does not begin says nothing of the login.
-const trialTime = 30 * time.Second
+// trialTime is how long others wait for the first call with a login, before another of them
+// tries it: as long as its answer may take to begin. Until then nothing is said of the
+// login, and a refusal may still come.
+const trialTime = DefaultFirstByteTimeout
 
 // trial lets one call alone try a login that this process does not know to be good:
 // several would be as many bad logins, and Qualys locks an account after some. done is to
@@ -190,7 +192,9 @@ func (c *Client) trial(ctx context.Context) (done func(), err error) {
 		case <-trying:
 			patience.Stop()
 		case <-patience.C:
-			return func() {}, nil
+			if mine := s.insteadOf(trying); mine != nil {
+				return func() { s.tried(mine) }, nil
+			}
 		case <-ctx.Done():
 			patience.Stop()
 			return nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
@@ -205,6 +209,18 @@ func (s *standing) try() chan struct{} {
 	if s.trying != nil {
 		return nil
 	}
+	s.trying = make(chan struct{})
+	return s.trying
+}
+
+// insteadOf begins a trial in the place of another; nil: that has ended.
+func (s *standing) insteadOf(trying chan struct{}) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying != trying {
+		return nil
+	}
+	close(trying)
 	s.trying = make(chan struct{})
 	return s.trying
 }
@@ -286,7 +302,7 @@ func (c *Client) clean(err error) error {
 
 // cleanPage cuts secrets out of what an answer says beside its records.
 func (c *Client) cleanPage(p record.Page) record.Page {
-	p.Warning, p.Doubt = c.redactor().Text(p.Warning), c.redactor().Text(p.Doubt)
+	p.Warning, p.Doubt, p.Unclear = c.redactor().Text(p.Warning), c.redactor().Text(p.Doubt), c.redactor().Text(p.Unclear)
 	return p
 }
 

@@ -51,6 +51,7 @@ type Decoder struct {
 	envelope  envelope
 	items     int    // of the parent in work
 	odd       string // in it: the first thing that may be a record which is not known as one
+	strange   string // in it, outside of its records: the first element that is not known
 	highest   uint64
 	parentID  int
 	itemIDs   []int // columns of which one at least identifies an item
@@ -338,12 +339,17 @@ func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 		return d.notWhole(string(tok.Name))
 	case above != nil && above.role == itemListRole:
 		return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(string(d.currentPath())+"/"+string(tok.Name), maxErrorCode), d.schema.Item))
-	case d.isRecord(), d.inItem, d.odd != "":
+	case d.isRecord(), d.inItem:
 		// Whatever it is, it goes into the record's row.
+		return nil
+	case d.odd != "":
 	case above == nil:
 		d.odd = string(d.currentPath())
 	case above.role == parentRole && (bytes.Contains(tok.Name, []byte(d.schema.Item)) || d.itemNode.children[string(tok.Name)] != nil):
 		d.odd = string(tok.Name) // a part of a record, outside of one
+	}
+	if d.strange == "" && above != nil && above.role == parentRole {
+		d.strange = string(tok.Name)
 	}
 	return nil
 }
@@ -402,10 +408,12 @@ func (d *Decoder) saysOfItself(above *node, name string) bool {
 }
 
 // notWhole explains a parent that says of itself that something is wrong with it.
-// Whatever its code, it concerns this parent.
+// Whatever its code, it concerns this parent: but for that of a refused login.
 func (d *Decoder) notWhole(name string) error {
 	e := readLeaves(d.scan, []string{name})
-	e.Kind, e.After = Broken, 0
+	if e.Kind != BadLogin {
+		e.Kind, e.After = Broken, 0
+	}
 	e.Text = strings.TrimSuffix(fmt.Sprintf("a %s holds %s: %s", d.schema.Parent, name, e.Text), ": ")
 	return e
 }
@@ -514,7 +522,7 @@ func (d *Decoder) startParent() error {
 		return err
 	}
 	d.inParent = true
-	d.items, d.odd = 0, ""
+	d.items, d.odd, d.strange = 0, "", ""
 	d.pending = d.isRecord()
 	d.path = d.path[:0]
 	clear(d.keys[record.Parent])
@@ -630,6 +638,9 @@ func (d *Decoder) endParent() error {
 	var id uint64
 	if d.parentID >= 0 {
 		id, _ = strconv.ParseUint(string(d.rec.Field(d.parentID).Head()), 10, 63)
+	}
+	if d.items == 0 && d.strange != "" && !d.isRecord() {
+		d.envelope.tellOnce("%s %d has no %s, and %q, which is not known: if that says that they could not be read, they have not come", d.schema.Parent, id, d.schema.Item, clip(d.strange, maxErrorCode))
 	}
 	d.highest = max(d.highest, id)
 	d.flushTally()

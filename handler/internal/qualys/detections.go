@@ -1,6 +1,7 @@
 package qualys
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -116,7 +117,12 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page = s.Client.cleanPage(page)
-	if page.Doubt != "" {
+	if page.Doubt != "" || page.Unclear != "" && page.Next != 0 && !s.Client.notices.has(page.Unclear) {
+		if sink, ok := sink.(record.Doubter); ok {
+			if err := sink.Doubt(); err != nil {
+				return record.Page{}, err //nolint:wrapcheck // the sink's own
+			}
+		}
 		if err := s.dispel(ctx, q, page, sink.Tally); err != nil {
 			return record.Page{}, err
 		}
@@ -130,26 +136,32 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	return page, nil
 }
 
-// dispel asks whether the doubt of a page is of what follows its last host: then that
-// comes with the next page. Where nothing follows, the answer has meant what it has
-// brought, and that does not count.
+// dispel asks for what follows the last host of a page. A doubt may be of just that: then it
+// comes with the next page. What is not clear is a notice if it stands there as well. Else
+// the answer has meant what it has brought, and that does not count.
 func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Page, count func(record.Tally)) error {
-	if q.To != 0 && page.Next > q.To {
-		return inDoubt(page.Doubt)
+	doubt := cmp.Or(page.Doubt, page.Unclear)
+	if page.Doubt != "" && q.To != 0 && page.Next > q.To {
+		return inDoubt(doubt)
 	}
-	q.From, q.Size = page.Next, 1
+	q.From, q.To, q.Size = page.Next, 0, 1
 	follows := &following{count: count}
-	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) error {
-		_, err := s.decoder.Decode(doc, at, follows)
+	var next record.Page
+	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
+		next, err = s.decoder.Decode(doc, at, follows)
 		return err
 	})
+	next = s.Client.cleanPage(next)
 	switch {
-	case follows.any:
+	case page.Doubt == "" && err == nil && next.Unclear == page.Unclear:
+		s.Client.notices.add(page.Unclear)
+		return nil
+	case follows.any && (page.Doubt != "" || !page.Linked):
 		return nil
 	case err != nil:
-		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", page.Doubt, err)}
+		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", doubt, err)}
 	}
-	return inDoubt(page.Doubt)
+	return inDoubt(doubt)
 }
 
 // voidError is an error behind which what has come of the answer counts for nothing.

@@ -22,11 +22,13 @@ type envelope struct {
 	warning   warning
 	warnings  int
 	told      []string // of all warnings, for people
+	strange   bool     // a parent without records has something that is not known
 	next      uint64   // the smallest id that a warning's link goes on with
 	bare      bool     // a warning says without a link that more follows
-	more      bool     // one may say so
+	unclear   string   // the first that may say so
 	unsure    string   // the first warning that may say anything
 	failed    string   // the first warning with the code of an error
+	refused   bool     // one has that of a refused login
 }
 
 // A warning is one WARNING element. Answers may have several (one for the rest
@@ -85,6 +87,14 @@ func (e *envelope) text(name, text string, cut bool) {
 	}
 }
 
+// tellOnce tells people something of the answer: the first of such.
+func (e *envelope) tellOnce(format string, args ...any) {
+	if !e.strange {
+		e.strange = true
+		e.told = append(e.told, fmt.Sprintf(format, args...))
+	}
+}
+
 // endWarning judges the warning that was read.
 func (e *envelope) endWarning() {
 	w := e.warning
@@ -101,12 +111,13 @@ func (e *envelope) endWarning() {
 		of := judge(w)
 		if of != notice && errorCode.MatchString(w.code) {
 			e.failed = cmp.Or(e.failed, said)
+			e.refused = e.refused || classify(&Error{Code: w.code}, nil, nil).Kind == BadLogin
 			return
 		}
 		switch of {
 		case notice: // whatever its code
-		case perhapsMore:
-			e.more = true
+		case unclear:
+			e.unclear = cmp.Or(e.unclear, said)
 		case unknown:
 			if said == "" {
 				said = "an empty WARNING"
@@ -127,10 +138,12 @@ var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 // the highest id that was read; where says what to look for in a list, such as
 // HOST.
 func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
-	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure}
+	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure, Unclear: e.unclear, Linked: e.cut()}
 	switch {
 	case e.responses == 0:
 		return p, notUnderstood("it has no RESPONSE")
+	case e.refused:
+		return p, &Error{void: true, Kind: BadLogin, Text: e.failed}
 	case e.failed != "":
 		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
 	case e.unsure != "" && (e.cut() || highest == 0):
@@ -142,7 +155,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 		p.Next = min(e.next, highest+1) // what follows need not be where the link leads
 	case e.next != 0:
 		p.Next = e.next
-	case highest > 0 && (e.bare || e.more || e.unsure != ""):
+	case highest > 0 && (e.bare || e.unclear != "" || e.unsure != ""):
 		p.Next = highest + 1
 	}
 	return p, nil
@@ -151,7 +164,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 // inDoubt is the error for an answer with a warning that may say that it is not whole,
 // where the rest cannot be asked for.
 func inDoubt(warning string) *Error {
-	return &Error{doubt: true, void: true, Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
+	return &Error{void: true, Kind: Broken, Text: "the answer has a warning that is not known to be harmless, and nothing more can be asked for: " + warning}
 }
 
 // time is the answer's by Qualys' clock, when its first record comes or its end. date

@@ -46,7 +46,6 @@ type Error struct {
 	After  time.Duration // how long Qualys wants us to wait; zero: it did not say
 	Advice string        // what a person can do, where the endpoint knows better than advice
 	Err    error
-	doubt  bool // it is about the answer as a whole: no smaller page helps
 	void   bool // what has come of the answer counts for nothing
 }
 
@@ -90,7 +89,7 @@ func (e *Error) Retry() (after time.Duration, ok bool) {
 // long, or what stands in it breaks it. A server that cannot be reached, or is
 // in maintenance, is not helped by that.
 func (e *Error) Heavy() bool {
-	return e.Kind == Broken && !e.doubt || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
+	return e.Kind == Broken || e.Kind == Unavailable && e.Status != http.StatusServiceUnavailable && e.Code != "1999"
 }
 
 // Void tells that the answer has said of itself, behind what has come of it, that it may
@@ -284,6 +283,9 @@ func classify(e *Error, header http.Header, items map[string]string) *Error {
 		e.Kind = Forbidden
 	case "":
 		e.Kind = kindOfStatus(e, header)
+		if badLogin.MatchString(e.Text) {
+			e.Kind = BadLogin
+		}
 	default:
 		e.Kind = Refused // another code will not change by asking again,
 		switch kind := kindOfStatus(e, header); {
@@ -291,6 +293,9 @@ func classify(e *Error, header http.Header, items map[string]string) *Error {
 		case kind != Refused:
 			e.Kind = kind // unless the status says so
 		}
+	}
+	if e.Status == http.StatusUnauthorized && e.Kind != Forbidden {
+		e.Kind = BadLogin // whatever its code: to ask again is one more bad login
 	}
 	switch e.Kind {
 	case Limited:
@@ -300,6 +305,9 @@ func classify(e *Error, header http.Header, items map[string]string) *Error {
 	}
 	return e
 }
+
+// badLogin is the text of a refused login.
+var badLogin = regexp.MustCompile(`(?i)^bad login`)
 
 func kindOfStatus(e *Error, header http.Header) Kind {
 	switch s := e.Status; {

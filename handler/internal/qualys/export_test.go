@@ -1,13 +1,20 @@
 package qualys
 
 import (
+	"errors"
 	"io"
 	"time"
 )
 
-// ReadIDSet opens readIDSet to fuzzing; it returns the number of ids.
+// errMore is where more ids may follow: they are asked for.
+var errMore = errors.New("more ids may follow")
+
+// ReadIDSet opens readIDSet to tests; it returns the number of ids.
 func ReadIDSet(r io.Reader, root string, fallback time.Time) (count uint64, read int64, err error) {
 	s, n, err := readIDSet(r, root, fallback)
+	if err == nil && s.more != 0 {
+		err = errMore
+	}
 	return s.count, n, err
 }
 

@@ -31,6 +31,8 @@ type idSet struct {
 	count    uint64
 	highest  uint64
 	more     uint64 // more may follow from here on; 0: none do
+	doubt    string // a warning that is only good if more do
+	unclear  string // one that is good if the rest has it, too
 }
 
 // readIDSet reads a list document that holds ID_SET instead of records: ids
@@ -89,9 +91,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	}
 	page, err := s.envelope.finish(s.highest, "ID")
 	if err == nil && page.Next != 0 && !cut {
-		if s.more = page.Next; s.envelope.cut() || page.Doubt != "" {
-			err = &Error{Kind: Broken, Text: "the list of ids is cut: it says that more follow"}
-		}
+		s.more, s.doubt, s.unclear = page.Next, page.Doubt, page.Unclear
 	}
 	if err != nil {
 		return idSet{}, err

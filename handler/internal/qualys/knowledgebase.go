@@ -1,6 +1,7 @@
 package qualys
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -332,15 +333,22 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 // none come.
 func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
 	set, err := s.idsOnce(ctx, params, count)
-	for more := set.more; err == nil && more != 0; {
+	for last := set; err == nil && last.more != 0; {
+		more := last.more
 		params = maps.Clone(params)
 		params.Set("id_min", strconv.FormatUint(more, 10))
 		var rest idSet
 		if rest, err = s.idsOnce(ctx, params, count); err == nil && rest.more != 0 && rest.more <= more {
 			err = &Error{Kind: Broken, Text: "the list of ids goes on where it was: it would never end"}
 		}
+		if err == nil && rest.count == 0 && last.unclear != rest.unclear {
+			last.doubt = cmp.Or(last.doubt, last.unclear)
+		}
+		if err == nil && last.doubt != "" && rest.count == 0 {
+			err = inDoubt(last.doubt)
+		}
 		if err == nil {
-			more = rest.more
+			last = rest
 			set.ranges = append(set.ranges, rest.ranges...)
 			err = set.normalise()
 		}

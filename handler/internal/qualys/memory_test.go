@@ -395,3 +395,96 @@ func TestRotationOverProcesses(t *testing.T) {
 		t.Errorf("got %d bad logins of 4 processes, want 1", bad)
 	}
 }
+
+// A refusal that takes its time is one login, too, whatever waits for it.
+func TestSlowRefusals(t *testing.T) {
+	for _, slow := range []time.Duration{5 * time.Second, 45 * time.Second, 100 * time.Second, 4 * time.Minute} {
+		t.Run(slow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var logins atomic.Int32
+				h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					logins.Add(1)
+					time.Sleep(slow)
+					wantPassword("right-canary")(rw, r)
+				})
+				memory := &safely{}
+				for range 3 {
+					cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "q"}, Credentials: &login{user: "user", pass: "wrong-canary"}, UserAgent: "test", Memory: memory}
+					cl.HTTP = &http.Client{Transport: simulator.Transport{Handler: h}}
+					var all sync.WaitGroup
+					all.Go(func() { _, _, _ = ask(cl) })
+					all.Go(func() { _ = askHosts(cl) })
+					all.Go(func() {
+						_ = qualys.NewKnowledgeBase(cl, ingest.KB.Schema).Permitted(t.Context(), func(record.Tally) {})
+					})
+					all.Wait()
+					time.Sleep(5 * time.Minute)
+				}
+				if n := logins.Load(); n != 1 {
+					t.Errorf("got %d logins; want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// A login that nobody says anything of is tried by one at a time.
+func TestLoginWithoutAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logins atomic.Int32
+		h := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			logins.Add(1)
+			<-r.Context().Done()
+		})
+		cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "q"}, Credentials: &login{user: "user", pass: "canary"}, UserAgent: "test", Memory: &safely{}}
+		cl.HTTP = &http.Client{Transport: simulator.Transport{Handler: h}}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*qualys.DefaultFirstByteTimeout+time.Minute)
+		defer cancel()
+		var all sync.WaitGroup
+		none := func(record.Tally) {}
+		detections := qualys.NewDetections(cl, ingest.VM.Schema)
+		all.Go(func() { _, _ = detections.Page(ctx, record.Query{}, newRowsOf(ingest.VM)) })
+		all.Go(func() { _, _ = detections.IDs(ctx, record.Query{}, 1, none) })
+		all.Go(func() { _ = qualys.NewKnowledgeBase(cl, ingest.KB.Schema).Permitted(ctx, none) })
+		all.Wait()
+		if n := logins.Load(); n != 3 {
+			t.Errorf("got %d logins in 11 minutes; want 3", n)
+		}
+	})
+}
+
+// A refused login is one, whatever the form in which Qualys says so.
+func TestFormsOfRefusals(t *testing.T) {
+	const bad = "<CODE>2000</CODE><TEXT>Bad Login/Password</TEXT>"
+	for name, c := range map[string]struct {
+		status int
+		doc    string
+	}{
+		"in a warning":         {200, page("<WARNING>" + bad + "</WARNING>")},
+		"in a host":            {200, hosts("<HOST><ID>1</ID><ERROR>" + bad + "</ERROR></HOST>")},
+		"in place of the list": {200, page(bad)},
+		"401, HTML":            {401, "<html><body>Unauthorized</body></html>"},
+		"401, JSON":            {401, `{"responseCode":"INVALID_CREDENTIALS"}`},
+		"401, another code":    {401, simpleReturn("2002", "User account is inactive.")},
+		"401, a limit's code":  {401, simpleReturn("1965", "try later")},
+		"401, internal error":  {401, simpleReturn("999", "Internal error")},
+		"409":                  {409, simpleReturn("2000", "Bad Login/Password")},
+		"a text without code":  {200, "<SIMPLE_RETURN><RESPONSE><TEXT>Bad Login/Password</TEXT></RESPONSE></SIMPLE_RETURN>"},
+		"a number":             {200, `<GENERIC_RETURN><API name="x"/><RETURN status="FAILED" number="2000">Bad Login/Password</RETURN></GENERIC_RETURN>`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newAccountWorld(t, func(rw http.ResponseWriter, _ *http.Request) {
+				rw.WriteHeader(c.status)
+				io.WriteString(rw, c.doc)
+			})
+			var err error
+			for range 12 {
+				err = w.process("wrong-canary")
+				w.now = w.now.Add(4 * time.Minute)
+			}
+			if w.calls != 1 {
+				t.Errorf("got %d logins in 12 processes, %v; want 1", w.calls, err)
+			}
+		})
+	}
+}

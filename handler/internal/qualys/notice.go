@@ -2,8 +2,10 @@ package qualys
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // verdict is what a warning without a code of an error and without a link may say of its
@@ -13,17 +15,17 @@ type verdict uint8
 const (
 	// unknown: anything, such as that what has come is not all there is of it.
 	unknown verdict = iota
-	// perhapsMore: that records follow. What is behind the last is asked for; where that is
-	// nothing, it was a notice.
-	perhapsMore
+	// unclear: that records follow, or nothing. What is behind the last is asked for; where
+	// the same stands in the answer to that, it is a notice.
+	unclear
 	// notice: nothing. Answers of a superseded API version warn of the end of their
 	// service.
 	notice
 )
 
 // judge is positive: a notice of an end of service, each word of which is one that such
-// notices have, says nothing of its answer. One with other words may say that more follows;
-// one that speaks of what answers hold may say anything.
+// notices have, says nothing of its answer. One with other words is not clear; one that
+// speaks of what answers hold may say anything.
 func judge(w warning) verdict {
 	text := strings.ToLower(strings.Join(strings.Fields(w.text), " "))
 	if !endOfService.MatchString(text) || strings.ContainsAny(w.url, "?&=") && !library.MatchString(w.url) {
@@ -42,7 +44,7 @@ func judge(w warning) verdict {
 	case onlyWords(text):
 		return notice
 	}
-	return perhapsMore
+	return unclear
 }
 
 var (
@@ -52,9 +54,9 @@ var (
 	// addresses are those of APIs and of documents.
 	addresses = regexp.MustCompile(`(https?:/)?/(api|qps|msp|fo)/\S*|https?://\S+`)
 	// products are names of APIs that have words of what they answer in them.
-	products = regexp.MustCompile(`\b(host list (vm )?detection|host (vm )?detection|vm detection|detection list|host list|asset host|vm host|knowledge ?base( vuln(erability)?)?( list)?|vulnerability management)( apis?\b|\b)`)
+	products = regexp.MustCompile(`\b(host list (vm )?detection|host (vm )?detection|vm detection|detection list|detections? apis?|host list|asset host|vm host|knowledge ?base( vuln(erability)?)?( list)?|vulnerability management)( apis?\b|\b)`)
 	// phrases are parts of such a notice whose words by themselves say something else.
-	phrases = regexp.MustCompile(`\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b|\bno longer\b|\bnot all features\b|\b(for )?(any |more |further )*(information|details|questions)\b|\bend[ -]of[ -/]*`)
+	phrases = regexp.MustCompile(`\b(continue|keep|start) (to use|using|to receive|receiving|to get|getting|to fetch|fetching|to work|working)( (host |vm )?(detections?|data|findings|results))?\b|\bto (fetch|get|retrieve|list|download|read) (host |vm )?(detections?|data|findings|results)\b|\b(avoid|prevent)(ing)? (any )?(errors?|failures?|interruptions?|disruptions?|issues?|problems?|downtime|outages?)( (of|in) (your )?(service|integrations?))?\b|\bonly (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\b(the )?first (versions?|release)\b|\b(unable|cannot|fail(ed|ing)?) to (migrate|upgrade|switch|move)\b|\bcannot (migrate|upgrade|switch|move)\b|\b(better|improved|richer|enhanced|faster) (data|performance|results|responses?|quality)( and ((better|improved|richer|enhanced|faster) )?(data|performance|results|responses?|quality))*\b|\b(response|output)( format)? of (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\bwithout (xml|csv|json) output\b|\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b|\bno longer\b|\bnot all features\b|\b(for )?(any |more |further )*(information|details|questions)\b|\bend[ -]of[ -/]*`)
 	// ofContent are words of what an answer holds, and of what becomes of it.
 	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again)\b|_(list|results?|truncat\w*|id)|id_`)
 	// library is a link to documents: whatever it asks for there is no part of the answer.
@@ -64,6 +66,7 @@ var (
 		api apis version versions endpoint endpoints parameter parameters feature features interface client clients script scripts application applications integration integrations
 		life service support eol eos deprecated deprecate deprecation deprecates superseded supersede supersedes replaced replace replaces supported unsupported retired retirement decommissioned discontinued sunset obsolete end ends ended ending reach reaches reached
 		removed remove removal past available availability release releases scheduled effective planned upcoming
+		update updates fix fixes patch patches bug bugs security improvement improvements provide provided provides get gets receive receives no further more better compatible fully
 		use using switch migrate migrating migration move upgrade update change please kindly recommend recommended advise advised we you your our strongly soon now note notice warning instead new newer newest latest current next old older date
 		qualys platform documentation guide user users notes see refer visit read customer customers contact team tam technical account manager email mail vm
 		january february march april may june july august september october november december jan feb mar apr jun jul aug sep sept oct nov dec
@@ -97,4 +100,27 @@ func onlyWords(text string) bool {
 		}
 	}
 	return true
+}
+
+// noticesSeen are texts that stand in answers whatever they hold.
+type noticesSeen struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+// maxNotices is how many texts are known at once: a service has one or two.
+const maxNotices = 16
+
+func (n *noticesSeen) has(text string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Contains(n.texts, text)
+}
+
+func (n *noticesSeen) add(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.texts, text) && len(n.texts) < maxNotices {
+		n.texts = append(n.texts, text)
+	}
 }

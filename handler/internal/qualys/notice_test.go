@@ -9,17 +9,23 @@ import (
 // keeps the window open. Those that are made of words of such notices ask for no more.
 func TestNotices(t *testing.T) {
 	for text, known := range map[string]bool{
-		"Host List Detection API version 5.0 will reach End of Service on 30 June 2027. Please upgrade to 6.0.": true,
-		"The Host List VM Detection API v2.0 is deprecated.":                                                    true,
-		"This API version is deprecated. Please contact Qualys Support or your TAM.":                            true,
-		"KnowledgeBase API 4.0 will be End of Life. For details see release notes.":                             true,
-		"This API version has been deprecated, and is scheduled for End of Life on 2027-06-30.":                 true,
-		"Version 5.0 – End of Support: 30 June 2027 – use version 6.0":                                          true,
-		"The API’s version 5.0 is deprecated.":                                                                  true,
-		"API 5.0 is deprecated and calls will return errors after June 2027.":                                   false,
-		"This version of the API has reached End-of-Support. No updates or fixes will be provided.":             false,
-		"This endpoint (/api/2.0/fo/asset/host/vm/detection/?action=list) is deprecated.":                       true,
-		"End of Service (EOS) notification: Asset Host API 4.0":                                                 false,
+		"Host List Detection API version 5.0 will reach End of Service on 30 June 2027. Please upgrade to 6.0.":     true,
+		"The Host List VM Detection API v2.0 is deprecated.":                                                        true,
+		"This API version is deprecated. Please contact Qualys Support or your TAM.":                                true,
+		"KnowledgeBase API 4.0 will be End of Life. For details see release notes.":                                 true,
+		"This API version has been deprecated, and is scheduled for End of Life on 2027-06-30.":                     true,
+		"Version 5.0 – End of Support: 30 June 2027 – use version 6.0":                                              true,
+		"The API’s version 5.0 is deprecated.":                                                                      true,
+		"API 5.0 is deprecated and calls will return errors after June 2027.":                                       false,
+		"This version of the API has reached End-of-Support. No updates or fixes will be provided.":                 true,
+		"This API version is deprecated. Please migrate to version 6.0 to continue using the API.":                  true,
+		"Host List Detection API v5.0 will reach End of Service on June 30, 2027. Upgrade to v6.0 to avoid errors.": true,
+		"API 5.0 is deprecated. To continue receiving detections, move to 6.0 before 30 June 2027.":                 true,
+		"This API version is deprecated. Only version 6.0 will be supported after June 2027.":                       true,
+		"EOL for Detection API v5.0 is 2027-06-30. Contact Qualys Support if you are unable to migrate.":            true,
+		"This API version will be End of Life (EOL) in 6 months. Use version 6.0 for better data and performance.":  true,
+		"This endpoint (/api/2.0/fo/asset/host/vm/detection/?action=list) is deprecated.":                           true,
+		"End of Service (EOS) notification: Asset Host API 4.0":                                                     false,
 	} {
 		one := `<HOST_LIST><HOST><ID>41</ID><DETECTION_LIST><DETECTION><QID>7</QID></DETECTION></DETECTION_LIST></HOST></HOST_LIST>`
 		warning := `<WARNING><TEXT>` + text + `</TEXT></WARNING>`

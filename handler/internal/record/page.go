@@ -36,6 +36,10 @@ type Page struct {
 	// Doubt is a warning that may say that the answer is not whole. Next asks for the
 	// rest then; where a range leaves no room for that, the page is not whole.
 	Doubt string
+	// Unclear is a warning that is a notice if it stands in other answers, too; else it is
+	// a doubt. Linked tells that the answer itself says that Next follows.
+	Unclear string
+	Linked  bool
 }
 
 // CallLimits are those of one of a service's endpoints, as it told last. A field
@@ -65,6 +69,12 @@ type Sink interface {
 	// Tally adds to the counts: what was read from the wire and mended in it.
 	// It is called now and then, so that progress can be seen.
 	Tally(t Tally)
+}
+
+// A Doubter is a Sink that is told when an answer may not be whole, before the source asks
+// for more to find out: a process may end meanwhile.
+type Doubter interface {
+	Doubt() error
 }
 
 // A Tally is counts of what was read.

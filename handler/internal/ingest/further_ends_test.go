@@ -1,0 +1,499 @@
+package ingest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
+	"qualys-sentinel/handler/internal/simulator"
+)
+
+// What the tests of this file have in common: an answer has said that it is not whole, and
+// then something else ends the run. What was sent of it must not count in the next.
+
+const rebuilt = "<WARNING><TEXT>Scan data of some hosts are being rebuilt.</TEXT></WARNING>"
+
+// The destination, or the state, fails once behind it.
+func TestFurtherFaultBehindVoid(t *testing.T) {
+	for _, how := range []string{"destination", "a save", "a stop", "a panic"} {
+		for _, page := range []int{20, 30} {
+			t.Run(fmt.Sprintf("%s, pages of %d", how, page), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 8)
+					w.page, w.dest.batch = page, 8000
+					behind, failed := false, false
+					ctx, stop := context.WithCancel(t.Context())
+					defer stop()
+					w.dest.before = func(int, record.Batch) error {
+						switch {
+						case !behind || w.runs > 1:
+						case how == "destination":
+							return &problem{}
+						case how == "a panic":
+							panic("of a test")
+						}
+						return nil
+					}
+					w.store.beforeSave = func([]byte) error {
+						if behind && w.runs == 1 && how == "a save" && !failed {
+							failed = true
+							return errors.New("of a test")
+						}
+						return nil
+					}
+					w.changing(func(n int, doc string) string {
+						if n == 2 {
+							return short(doc, err999)
+						}
+						behind = n > 2
+						if how == "a stop" && behind && w.runs == 1 {
+							stop()
+						}
+						return doc
+					})
+					_, _ = w.finish(ctx, w.run())
+					time.Sleep(time.Hour)
+					w.allCame(12)
+				})
+			})
+		}
+	}
+}
+
+// The process is killed while it reads the page again.
+func TestFurtherKilledBehindVoid(t *testing.T) {
+	for _, at := range []int{2, 3} {
+		for _, page := range []int{20, 1000} {
+			t.Run(fmt.Sprintf("at call %d, pages of %d", at, page), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 8)
+					w.page, w.dest.batch = page, 8000
+					killed := false
+					w.store.beforeSave = func([]byte) error {
+						if killed {
+							return errors.New("killed")
+						}
+						return nil
+					}
+					lost := make(chan struct{})
+					w.store.lost = lost
+					w.changing(func(n int, doc string) string {
+						switch {
+						case n == at && w.runs == 1:
+							killed = true
+							close(lost)
+							time.Sleep(time.Second)
+						case n == 1:
+							return short(doc, err999)
+						}
+						return doc
+					})
+					_, _ = w.do()
+					time.Sleep(time.Minute)
+					killed, w.store.lost = false, nil
+					w.allCame(12)
+				})
+			})
+		}
+	}
+}
+
+// The run is told to stop, its budget ends, or it is killed, while it asks what a doubt is
+// of.
+func TestFurtherEndBehindVoid(t *testing.T) {
+	for _, how := range []string{"a stop", "a kill", "the end of the budget"} {
+		for _, page := range []int{20, 1000} {
+			if how == "the end of the budget" && page == 1000 {
+				continue // the first page comes long before
+			}
+			t.Run(fmt.Sprintf("%s, pages of %d", how, page), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 60, 8)
+					w.page, w.dest.batch, w.budget, w.inFlight = page, 8000, 25*time.Minute, 1
+					ctx, stop := context.WithCancel(t.Context())
+					defer stop()
+					bad := map[int]int{20: 3, 1000: 1}[page] // the last page
+					killed := false
+					w.store.beforeSave = func([]byte) error {
+						if killed {
+							return errors.New("killed")
+						}
+						return nil
+					}
+					lost := make(chan struct{})
+					w.store.lost = lost
+					w.changing(func(n int, doc string) string {
+						switch {
+						case w.runs > 1:
+						case how == "the end of the budget" && n < bad:
+							time.Sleep(8 * time.Minute)
+						case n == bad:
+							if how == "the end of the budget" {
+								time.Sleep(6 * time.Minute)
+							}
+							return short(doc, rebuilt)
+						case n == bad+1 && how == "a kill":
+							killed = true
+							close(lost)
+							time.Sleep(time.Second)
+						case n == bad+1 && how == "a stop":
+							stop()
+							time.Sleep(time.Second)
+						case n == bad+1:
+							time.Sleep(5 * time.Minute)
+						}
+						return doc
+					})
+					_, _ = w.finish(ctx, w.run())
+					time.Sleep(5 * time.Minute)
+					killed, w.store.lost = false, nil
+					w.allCame(12)
+				})
+			})
+		}
+	}
+}
+
+// Entries of the KnowledgeBase are sent as the whole answer has them.
+func TestFurtherKnowledgeBaseVoid(t *testing.T) {
+	for _, warning := range []string{err999, rebuilt} {
+		for bad := 2; bad <= 6; bad++ {
+			for _, fault := range []string{"nothing", "the destination", "a save"} {
+				t.Run(fmt.Sprintf("%.20s, call %d, then %s", warning, bad, fault), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						w := newVirtualWorld(t, 1, 1)
+						w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 5, Size: 200}
+						w.dataset, w.page, w.dest.batch = ingest.KB, 60, 60_000
+						n, armed := 0, false
+						w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+							answer := httptest.NewRecorder()
+							r.Header.Del("Accept-Encoding")
+							w.qualys.ServeHTTP(answer, r)
+							doc := answer.Body.String()
+							if n++; n == bad {
+								doc = strings.Replace(doc, "</RESPONSE>", warning+"</RESPONSE>", 1)
+								doc = strings.ReplaceAll(doc, "<SEVERITY_LEVEL>", "<SEVERITY_LEVEL>9")
+								armed = true
+							}
+							rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+							io.WriteString(rw, doc)
+							return true
+						}
+						once := func(what string, err error) error {
+							if armed && fault == what && n > bad {
+								armed = false
+								return err
+							}
+							return nil
+						}
+						w.dest.before = func(int, record.Batch) error {
+							if err := once("the destination", &problem{}); err != nil {
+								return err
+							}
+							return nil
+						}
+						w.store.beforeSave = func([]byte) error { return once("a save", errors.New("of a test")) }
+						w.allCame(10)
+						for _, row := range w.dest.rows {
+							if s, _ := row["Severity_Level_s"].(string); len(s) > 1 {
+								t.Errorf("QID %v is as the answer had it that is not whole", row["QID_s"])
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Stories of several such faults, for six hours: when a window is complete, nothing is
+// missing.
+func TestFurtherVoidStories(t *testing.T) {
+	for seed := range uint64(80) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { voidStory(t, rand.New(rand.NewPCG(seed, 77))) })
+		})
+	}
+}
+
+func voidStory(t *testing.T, r *rand.Rand) {
+	t.Helper()
+	w := newVirtualWorld(t, 10+r.IntN(50), 3+r.IntN(6))
+	w.page, w.dest.batch, w.budget = 1+r.IntN(70), 6000+r.IntN(20000), 10*time.Minute
+	calm, rate := w.now().Add(6*time.Hour), 0.1+0.5*r.Float64()
+	killed, saveFails, destinationFails := false, false, false
+	var lost chan struct{}
+	w.store.beforeSave = func([]byte) error {
+		if killed || saveFails {
+			saveFails = false
+			return errors.New("of a test")
+		}
+		return nil
+	}
+	w.dest.before = func(int, record.Batch) error {
+		if destinationFails {
+			destinationFails = false
+			return &problem{}
+		}
+		return nil
+	}
+	faults := []func(http.ResponseWriter, string) string{
+		func(_ http.ResponseWriter, doc string) string { return short(doc, err999) },
+		func(_ http.ResponseWriter, doc string) string { return short(doc, rebuilt) },
+		func(rw http.ResponseWriter, _ string) string { rw.WriteHeader(http.StatusGatewayTimeout); return "" },
+		func(rw http.ResponseWriter, _ string) string {
+			rw.Header().Set("Retry-After", "60")
+			rw.WriteHeader(http.StatusTooManyRequests)
+			return ""
+		},
+		func(_ http.ResponseWriter, doc string) string { return doc[:r.IntN(len(doc))] },
+		func(_ http.ResponseWriter, doc string) string {
+			at := r.IntN(len(doc))
+			return doc[:at] + "</WRONG>" + doc[at:]
+		},
+		func(_ http.ResponseWriter, doc string) string {
+			if killed = true; lost != nil {
+				close(lost)
+				lost = nil
+			}
+			time.Sleep(time.Millisecond)
+			return doc
+		},
+		func(_ http.ResponseWriter, doc string) string { saveFails = true; return doc },
+		func(_ http.ResponseWriter, doc string) string { destinationFails = true; return doc },
+	}
+	w.before = func(rw http.ResponseWriter, r2 *http.Request) bool {
+		if !strings.HasSuffix(r2.URL.Path, "/detection/") {
+			return false
+		}
+		answer := httptest.NewRecorder()
+		r2.Header.Del("Accept-Encoding")
+		w.qualys.ServeHTTP(answer, r2)
+		doc := answer.Body.String()
+		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+		if w.now().Before(calm) && r.Float64() < rate {
+			doc = faults[r.IntN(len(faults))](rw, doc)
+		}
+		io.WriteString(rw, doc)
+		return true
+	}
+	for end := calm.Add(60 * time.Hour); ; time.Sleep(5 * time.Minute) {
+		killed, lost = false, make(chan struct{})
+		w.store.lost = lost
+		report, err := w.do()
+		time.Sleep(time.Second)
+		if report.Outcome == ingest.Complete && report.IsolatedTotal == 0 {
+			break
+		}
+		if w.now().After(end) {
+			t.Fatalf("got %s, %v, isolated %d after 60 hours without a fault", report.Outcome, err, report.IsolatedTotal)
+		}
+	}
+	calm = w.now()
+	_, _ = w.do()
+	letters := map[string]bool{}
+	for _, l := range w.readLines("deadletter/vm/*/rows-*.ndjson.gz") {
+		letters[fmt.Sprint(l["row"].(map[string]any)["RowKey_s"])] = true
+	}
+	for key := range w.expected(time.Time{}) {
+		if w.dest.keys[key] == 0 && !letters[key] {
+			t.Errorf("complete, and %s is missing", key)
+		}
+	}
+}
+
+// Notices that say in words of their own that the answer is not whole: they do not stand
+// in the answer to what follows.
+func TestFurtherNoticesOfThisAnswer(t *testing.T) {
+	for _, text := range []string{
+		"This API version has reached end of support and delivers a subset of what version 6.0 delivers.",
+		"End-of-Support API version: details have been reduced to keep the load low.",
+		"This deprecated API version does not deliver everything. Use version 6.0.",
+		"This API version is deprecated: some systems could be absent from this document.",
+		"API version 5.0 is deprecated and throttled: processing ended early. Use version 6.0.",
+		"Deprecated API version. The service was too busy to deliver everything; repeat the call later.",
+		"Version 5.0 is deprecated. Internal problem while loading; not everything is shown.",
+		"The API version is deprecated; this reply is abridged.",
+	} {
+		for _, page := range []int{4, 1000} {
+			t.Run(fmt.Sprintf("%s, pages of %d", text, page), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newVirtualWorld(t, 10, 6)
+					w.page = page
+					w.changing(func(n int, doc string) string {
+						if n == 1 {
+							return short(doc, "<WARNING><TEXT>"+text+"</TEXT></WARNING>")
+						}
+						return doc
+					})
+					w.allCame(12)
+				})
+			})
+		}
+	}
+}
+
+// Notices of an end of service that stand in each answer, in words that are not known or
+// sound like others: windows close.
+func TestFurtherStandingNotices(t *testing.T) {
+	for _, text := range []string{
+		"This API version is deprecated. Please migrate to version 6.0 to continue using the API.",
+		"Host List Detection API v5.0 will reach End of Service on June 30, 2027. Upgrade to v6.0 to avoid errors.",
+		"API 5.0 is deprecated. To continue receiving detections, move to 6.0 before 30 June 2027.",
+		"The /api/5.0/fo/asset/host/vm/detection/ endpoint will be EOS in June 2027. Use /api/6.0/fo/asset/host/vm/detection/ to fetch host detections.",
+		"This API version is deprecated. Only version 6.0 will be supported after June 2027.",
+		"End of Support: the first version without XML output is 6.0.",
+		"DEPRECATION NOTICE: EOL for Detection API v5.0 is 2027-06-30. Contact Qualys Support if you are unable to migrate.",
+		"Version 5.0 of this API is deprecated; the response of version 6.0 is compatible.",
+		"This API version will be End of Life (EOL) in 6 months. We recommend to use version 6.0 for better data and performance.",
+		"Version 5.0 is deprecated: the wombat release takes its place.",
+	} {
+		t.Run(text, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 30, 4)
+				w.page = 10
+				change := warning(text)
+				w.changing(func(_ int, doc string) string { return change(doc) })
+				report := w.mustComplete()
+				if n := w.lost(); n > 0 || len(report.Warnings) != 1 || report.Requests > 8 {
+					t.Errorf("%d rows missing, %d calls, warnings %q; want one, told", n, report.Requests, report.Warnings)
+				}
+			})
+		})
+	}
+}
+
+// A doubt that comes with one host only is that host's.
+func TestFurtherDoubtOfOneHost(t *testing.T) {
+	for _, text := range []string{
+		"Results for 1 host could not be retrieved.",
+		"Scan data of host %d are being rebuilt.",
+		"Asset merge in progress for one asset.",
+		"Detections of a host have been archived.",
+		"<![CDATA[QDS is not available for some assets.]]>",
+	} {
+		t.Run(text, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 30, 4)
+				w.page = 10
+				id := w.hostIDs()[14]
+				change := warning(strings.ReplaceAll(text, "%d", fmt.Sprint(id)))
+				w.changing(func(_ int, doc string) string {
+					if strings.Contains(doc, fmt.Sprintf("<ID>%d</ID>", id)) {
+						return change(doc)
+					}
+					return doc
+				})
+				for range 6 {
+					if report, _ := w.do(); report.Outcome == ingest.Complete {
+						if len(report.Isolated) != 1 || report.Isolated[0].ID != id {
+							t.Errorf("isolated %+v; want host %d", report.Isolated, id)
+						}
+						w.wantFindings(w.findingsBut(id))
+						return
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				t.Error("not complete after 6 runs")
+			})
+		})
+	}
+}
+
+// A list of the KnowledgeBase that is cut is asked on.
+func TestFurtherCutLists(t *testing.T) {
+	for name, warning := range map[string]string{
+		"with a link":         "<CODE>1980</CODE><TEXT>40 record limit exceeded. Use URL to get next batch of results.</TEXT><URL>https://q/api/4.0/fo/knowledge_base/vuln/?action=list&amp;id_min=%d</URL>",
+		"without a link":      "<CODE>1980</CODE><TEXT>40 record limit exceeded.</TEXT><!-- %d -->",
+		"with only a link":    "<URL>https://q/?id_min=%d</URL>",
+		"with another text":   "<TEXT>Maximum number of QIDs reached.</TEXT><!-- %d -->",
+		"with a notice":       "<TEXT>This API version is deprecated. No fixes.</TEXT><!-- %d -->",
+		"with a wombat's":     "<TEXT>This API version is deprecated: see the wombat.</TEXT><!-- %d -->",
+		"with a text of more": "<TEXT>This API version is deprecated: call again for the rest.</TEXT><!-- %d -->",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 1, 1)
+				w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 5, Size: 100}
+				w.dataset, w.page = ingest.KB, 40
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					answer := httptest.NewRecorder()
+					r.Header.Del("Accept-Encoding")
+					w.qualys.ServeHTTP(answer, r)
+					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					doc := answer.Body.String()
+					if name != "with a notice" { // which is one of the version
+						doc = cutList(doc, 40, warning)
+					}
+					io.WriteString(rw, doc)
+					return true
+				}
+				w.mustComplete()
+				w.wantEntries(100)
+			})
+		})
+	}
+}
+
+// cutList leaves the first n ids of a list, and says so.
+func cutList(doc string, n int, warning string) string {
+	from, to := strings.Index(doc, "<ID_SET>"), strings.Index(doc, "</ID_SET>")
+	if from < 0 {
+		return doc
+	}
+	from += len("<ID_SET>")
+	ids := strings.SplitAfter(doc[from:to], "</ID>")
+	if len(ids) <= n {
+		return doc
+	}
+	var last int
+	fmt.Sscanf(strings.TrimSpace(ids[n-1]), "<ID>%d</ID>", &last)
+	return doc[:from] + strings.Join(ids[:n], "") + "</ID_SET><WARNING>" + fmt.Sprintf(warning, last+1) + "</WARNING>" + doc[to+len("</ID_SET>"):]
+}
+
+// Hosts without findings in which something stands that is not known are told.
+func TestFurtherHostsWithoutFindings(t *testing.T) {
+	for _, part := range []string{
+		"<FAILURE>detections could not be loaded</FAILURE>",
+		"<STATUS>ERROR: timeout while reading detections</STATUS>",
+		"<NOTE>detections are not available</NOTE>",
+		"<VULNS>38170 38173</VULNS>",
+		"<REASON>scan data archived</REASON><DETECTION_LIST/>",
+	} {
+		t.Run(part, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 10, 6)
+				w.changing(func(n int, doc string) string {
+					if n > 1 {
+						return doc
+					}
+					from, to := strings.Index(doc, "<DETECTION_LIST>"), strings.Index(doc, "</DETECTION_LIST>")
+					return doc[:from] + part + doc[to+len("</DETECTION_LIST>"):]
+				})
+				if report, err := w.do(); err == nil && len(report.Warnings) == 0 && report.IsolatedTotal == 0 && w.lost() > 0 {
+					t.Errorf("got %s, %d rows are missing, and nothing is told", report.Outcome, w.lost())
+				}
+			})
+		})
+	}
+}
