@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +218,60 @@ func TestFurtherKnowledgeBaseVoid(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// One destination of several that read together fails once behind it.
+func TestFurtherMemberFailsBehindVoid(t *testing.T) {
+	for failing := range 3 {
+		t.Run(fmt.Sprint("member ", failing), func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 95, 6, choices[0], choices[0], choices[0])
+			f.page = 40
+			var mu sync.Mutex
+			calls, failed := 0, false
+			f.before = func(rw http.ResponseWriter, r *http.Request) bool {
+				if !strings.Contains(r.URL.Path, "/vm/detection/") {
+					return false
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if calls++; calls != 2 {
+					return false
+				}
+				answer := httptest.NewRecorder()
+				r.Header.Del("Accept-Encoding")
+				f.qualys.ServeHTTP(answer, r)
+				rw.Header().Set("Date", f.now().UTC().Format(http.TimeFormat))
+				io.WriteString(rw, short(answer.Body.String(), err999))
+				return true
+			}
+			f.members[failing].dest.before = func(int, record.Batch) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if calls > 2 && !failed {
+					failed = true
+					return &problem{}
+				}
+				return nil
+			}
+			for range 4 {
+				reports, _ := f.do(t, nil)
+				for i, m := range f.members {
+					if reports[i].Outcome != ingest.Complete {
+						continue
+					}
+					for key := range f.wanted(m, time.Time{}) {
+						if m.dest.keys[key] == 0 {
+							t.Fatalf("member %d: complete, and %s is missing", i, key)
+						}
+					}
+				}
+			}
+			if !failed {
+				t.Error("the destination has not failed")
+			}
+		})
 	}
 }
 

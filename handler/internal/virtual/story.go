@@ -83,7 +83,12 @@ func NewStory(seed uint64) Story {
 		s.Confined, s.Hours = true, 1+r.IntN(4)
 	}
 	for range 1 + r.IntN(8) {
-		s.Acts = append(s.Acts, s.newAct(r))
+		a := s.newAct(r)
+		if n := len(s.Acts); n > 0 && r.IntN(3) == 0 {
+			// What two things do to each other shows where they meet.
+			a.At = s.Acts[r.IntN(n)].At + time.Duration(r.IntN(10_000))*time.Millisecond
+		}
+		s.Acts = append(s.Acts, a)
 	}
 	slices.SortStableFunc(s.Acts, func(a, b Act) int { return int(a.At - b.At) })
 	return s
