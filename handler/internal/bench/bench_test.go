@@ -60,6 +60,7 @@ func (s *sink) Record(r *record.Record) error {
 
 func (s *sink) Done(uint64) error  { return nil }
 func (s *sink) Tally(record.Tally) {}
+func (s *sink) Doubt() error       { return nil }
 
 // source hands the same page to every run.
 type source struct {

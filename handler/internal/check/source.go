@@ -89,6 +89,7 @@ func (s *sighting) Begin(at time.Time) error    { s.at = at; return nil }
 func (s *sighting) Record(*record.Record) error { return nil }
 func (s *sighting) Done(uint64) error           { s.hosts++; return nil }
 func (s *sighting) Tally(t record.Tally)        { s.requests += t.Requests }
+func (s *sighting) Doubt() error                { return nil }
 
 // busyText is what is said where no request left in time: this process makes one
 // call of an endpoint at a time.

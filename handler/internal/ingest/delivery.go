@@ -154,14 +154,14 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	defer func() { d.saving = false }()
 	for {
 		n := 0
-		before := d.run.state.Window.NextID
+		var cursor uint64
 		for {
 			a, ok := d.acked[d.settled]
 			if !ok {
 				break
 			}
 			delete(d.acked, d.settled)
-			d.moveTo(a.cursor)
+			cursor = a.cursor
 			d.ledger.delivered(a.rows)
 			d.settled++
 			n++
@@ -179,10 +179,15 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		if keep != nil {
 			err = keep(d.ctx)
 		}
-		if err == nil {
-			err = d.save()
-		}
 		d.mu.Lock()
+		before := d.run.state.Window.NextID
+		if err == nil {
+			// Not earlier: others save, too, and what is kept has to be there by then.
+			d.moveTo(cursor)
+			d.mu.Unlock()
+			err = d.save()
+			d.mu.Lock()
+		}
 		if err != nil {
 			// What is not saved must not be by somebody who saves later.
 			d.moveTo(before)
@@ -239,6 +244,9 @@ func (d *delivery) saveIn(ctx context.Context) error {
 func (d *delivery) hold(at uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.held {
+		at = min(at, d.floor)
+	}
 	d.held, d.floor, d.unsaved = true, at, true
 	if w := d.run.state.Window; w != nil {
 		d.moveTo(w.NextID)
@@ -259,7 +267,7 @@ func (d *delivery) rewind(to uint64) {
 	d.lastID, d.skip = 0, 0 // none of those behind has been brought
 }
 
-// Doubt implements record.Doubter.
+// Doubt implements record.Sink.
 func (d *delivery) Doubt() error {
 	if d.extra || d.doubted == nil {
 		return nil // it belongs to no page

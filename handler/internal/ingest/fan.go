@@ -137,13 +137,13 @@ func (f *fan) Done(id uint64) error {
 	})
 }
 
-// Doubt implements record.Doubter.
+// Doubt implements record.Sink, for those who have had something of the page.
 func (f *fan) Doubt() error {
 	return f.each(func(a *asked) error {
-		if sink, ok := a.sink.(record.Doubter); ok && a.touched {
-			return sink.Doubt()
+		if !a.touched {
+			return nil
 		}
-		return nil
+		return a.sink.Doubt()
 	})
 }
 

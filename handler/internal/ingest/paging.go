@@ -43,6 +43,7 @@ type pager struct {
 	search                 *search // for the parent that makes a page fail
 	reason                 string  // of the last failure
 	rehearse               bool    // the page counted for nothing: see rehearsal
+	inDoubt                bool    // the page in work is: however it ends, it counts only if it is whole
 	unproven               uint64  // where the first page began whose end was not seen; 0: none
 }
 
@@ -82,6 +83,7 @@ func (p *pager) read(ctx context.Context) error {
 	}
 	p.bound()
 	p.d.beginPage(p.q)
+	p.inDoubt = false
 	if p.rehearse {
 		_, took, err := r.read(ctx, p.d, rehearsal{p.d}, p.q, p.limit())
 		r.forget()
@@ -140,6 +142,7 @@ func (p *pager) doubt() error {
 	if p.rehearse {
 		return nil // nothing of it is sent
 	}
+	p.inDoubt = true
 	from := p.voidFrom(nil)
 	p.d.hold(from)
 	p.d.mu.Lock()
@@ -263,7 +266,10 @@ func (p *pager) succeeded(page record.Page) error {
 			return err
 		}
 	}
-	p.away, p.alone, p.reason, p.unproven = 0, 0, "", 0
+	p.away, p.alone, p.reason = 0, 0, ""
+	if p.d.came { // a page without anybody has proved nothing
+		p.unproven = 0
+	}
 	p.d.letGo()
 	p.q.Size = min(r.Source.PageLimit(), 2*p.q.Size)
 	if page.Warning != "" {
@@ -285,6 +291,9 @@ func (p *pager) succeeded(page record.Page) error {
 	}
 	p.d.endPage(next)
 	p.q.From = next
+	if r.state.Trouble != nil { // that of the page is over
+		p.keepTrouble()
+	}
 	return nil
 }
 
@@ -300,7 +309,7 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 		p.q.After = again.after
 		return nil
 	}
-	if isVoid(err) {
+	if isVoid(err) || p.inDoubt {
 		// What has come was sent, and does not count.
 		from = p.voidFrom(err)
 		p.d.rewind(from)

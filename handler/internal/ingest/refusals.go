@@ -342,3 +342,6 @@ func (s *sampler) Done(uint64) error {
 
 // Tally implements record.Sink.
 func (s *sampler) Tally(t record.Tally) { s.d.run.counts.addTally(t) }
+
+// Doubt implements record.Sink: a sample of an answer that is not whole is one.
+func (s *sampler) Doubt() error { return nil }

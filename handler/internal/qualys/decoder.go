@@ -408,12 +408,10 @@ func (d *Decoder) saysOfItself(above *node, name string) bool {
 }
 
 // notWhole explains a parent that says of itself that something is wrong with it.
-// Whatever its code, it concerns this parent: but for that of a refused login.
+// Whatever its code, it concerns this parent.
 func (d *Decoder) notWhole(name string) error {
 	e := readLeaves(d.scan, []string{name})
-	if e.Kind != BadLogin {
-		e.Kind, e.After = Broken, 0
-	}
+	e.Kind, e.After = Broken, 0
 	e.Text = strings.TrimSuffix(fmt.Sprintf("a %s holds %s: %s", d.schema.Parent, name, e.Text), ": ")
 	return e
 }

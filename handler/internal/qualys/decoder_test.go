@@ -45,6 +45,7 @@ func (r *rows) Record(rec *record.Record) error {
 
 func (r *rows) Done(id uint64) error { r.done = append(r.done, id); return nil }
 func (r *rows) Tally(t record.Tally) { r.tally.Add(t) }
+func (r *rows) Doubt() error         { return nil }
 
 func decode(t testing.TB, doc string) (*rows, record.Page, error) {
 	t.Helper()

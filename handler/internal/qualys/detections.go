@@ -117,11 +117,9 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page = s.Client.cleanPage(page)
-	if page.Doubt != "" || page.Unclear != "" && page.Next != 0 && !s.Client.notices.has(page.Unclear) {
-		if sink, ok := sink.(record.Doubter); ok {
-			if err := sink.Doubt(); err != nil {
-				return record.Page{}, err //nolint:wrapcheck // the sink's own
-			}
+	if page.Doubt != "" || page.Unclear != "" && !s.Client.notices.has(page.Unclear, s.Client.now()) {
+		if err := sink.Doubt(); err != nil {
+			return record.Page{}, err //nolint:wrapcheck // the sink's own
 		}
 		if err := s.dispel(ctx, q, page, sink.Tally); err != nil {
 			return record.Page{}, err
@@ -144,7 +142,15 @@ func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Pag
 	if page.Doubt != "" && q.To != 0 && page.Next > q.To {
 		return inDoubt(doubt)
 	}
-	q.From, q.To, q.Size = page.Next, 0, 1
+	switch {
+	case page.Next == 0: // it is empty: what answers hold that are not, tells as much
+		q = record.Query{Size: 1}
+	case q.To != 0 && page.Next > q.To:
+		q = record.Query{After: q.After, From: page.Next, Size: 1}
+	default:
+		q.From, q.Size = page.Next, 1
+	}
+	within := page.Next != 0 && (q.To == 0 || page.Next <= q.To)
 	follows := &following{count: count}
 	var next record.Page
 	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
@@ -153,10 +159,10 @@ func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Pag
 	})
 	next = s.Client.cleanPage(next)
 	switch {
-	case page.Doubt == "" && err == nil && next.Unclear == page.Unclear:
-		s.Client.notices.add(page.Unclear)
+	case page.Doubt == "" && err == nil && sameNotice(next.Unclear, page.Unclear):
+		s.Client.notices.add(page.Unclear, s.Client.now())
 		return nil
-	case follows.any && (page.Doubt != "" || !page.Linked):
+	case follows.any && within && (page.Doubt != "" || !page.Linked):
 		return nil
 	case err != nil:
 		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", doubt, err)}
@@ -181,6 +187,7 @@ type following struct {
 func (f *following) Begin(time.Time) error       { return nil }
 func (f *following) Record(*record.Record) error { f.any = true; return nil }
 func (f *following) Done(uint64) error           { f.any = true; return nil }
+func (f *following) Doubt() error                { return nil }
 func (f *following) Tally(t record.Tally)        { f.count(record.Tally{Bytes: t.Bytes}) }
 
 func (s *Detections) path() string { return "/api/" + s.version() + "/fo/asset/host/vm/detection/" }

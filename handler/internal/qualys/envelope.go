@@ -25,7 +25,7 @@ type envelope struct {
 	strange   bool     // a parent without records has something that is not known
 	next      uint64   // the smallest id that a warning's link goes on with
 	bare      bool     // a warning says without a link that more follows
-	unclear   string   // the first that may say so
+	unclear   string   // those that may say so
 	unsure    string   // the first warning that may say anything
 	failed    string   // the first warning with the code of an error
 	refused   bool     // one has that of a refused login
@@ -117,7 +117,7 @@ func (e *envelope) endWarning() {
 		switch of {
 		case notice: // whatever its code
 		case unclear:
-			e.unclear = cmp.Or(e.unclear, said)
+			e.unclear = strings.TrimPrefix(e.unclear+"; "+said, "; ")
 		case unknown:
 			if said == "" {
 				said = "an empty WARNING"
@@ -142,7 +142,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 	switch {
 	case e.responses == 0:
 		return p, notUnderstood("it has no RESPONSE")
-	case e.refused:
+	case e.refused && highest == 0: // else it has answered the login
 		return p, &Error{void: true, Kind: BadLogin, Text: e.failed}
 	case e.failed != "":
 		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}

@@ -90,7 +90,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 		}
 	}
 	page, err := s.envelope.finish(s.highest, "ID")
-	if err == nil && page.Next != 0 && !cut {
+	if err == nil && !cut {
 		s.more, s.doubt, s.unclear = page.Next, page.Doubt, page.Unclear
 	}
 	if err != nil {

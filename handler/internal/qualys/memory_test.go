@@ -461,7 +461,6 @@ func TestFormsOfRefusals(t *testing.T) {
 		doc    string
 	}{
 		"in a warning":         {200, page("<WARNING>" + bad + "</WARNING>")},
-		"in a host":            {200, hosts("<HOST><ID>1</ID><ERROR>" + bad + "</ERROR></HOST>")},
 		"in place of the list": {200, page(bad)},
 		"401, HTML":            {401, "<html><body>Unauthorized</body></html>"},
 		"401, JSON":            {401, `{"responseCode":"INVALID_CREDENTIALS"}`},

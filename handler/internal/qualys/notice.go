@@ -2,10 +2,10 @@ package qualys
 
 import (
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // verdict is what a warning without a code of an error and without a link may say of its
@@ -102,25 +102,38 @@ func onlyWords(text string) bool {
 	return true
 }
 
-// noticesSeen are texts that stand in answers whatever they hold.
+// noticesSeen are texts that stand in answers whatever they hold. Each is proved again
+// after a while: a service that was in trouble for two calls may have said it in both.
 type noticesSeen struct {
 	mu    sync.Mutex
-	texts []string
+	texts map[string]time.Time
 }
+
+// noticeTime is how long one is believed: a window or two.
+const noticeTime = 15 * time.Minute
 
 // maxNotices is how many texts are known at once: a service has one or two.
 const maxNotices = 16
 
-func (n *noticesSeen) has(text string) bool {
+// sameNotice tells whether two texts are one, but for numbers, such as that of the request.
+func sameNotice(a, b string) bool { return shapeOf(a) == shapeOf(b) }
+
+func shapeOf(text string) string { return digits.ReplaceAllString(text, "0") }
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+func (n *noticesSeen) has(text string, now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Contains(n.texts, text)
+	at, ok := n.texts[shapeOf(text)]
+	return ok && now.Sub(at).Abs() < noticeTime
 }
 
-func (n *noticesSeen) add(text string) {
+func (n *noticesSeen) add(text string, now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !slices.Contains(n.texts, text) && len(n.texts) < maxNotices {
-		n.texts = append(n.texts, text)
+	if n.texts == nil || len(n.texts) == maxNotices {
+		n.texts = map[string]time.Time{}
 	}
+	n.texts[shapeOf(text)] = now
 }

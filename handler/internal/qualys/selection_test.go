@@ -65,6 +65,7 @@ func (*counter) Begin(time.Time) error         { return nil }
 func (c *counter) Record(*record.Record) error { *c++; return nil }
 func (*counter) Done(uint64) error             { return nil }
 func (*counter) Tally(record.Tally)            {}
+func (*counter) Doubt() error                  { return nil }
 
 // What is asked for by parameters and what is chosen from the answer are the same; what
 // is not known is kept.

@@ -69,11 +69,8 @@ type Sink interface {
 	// Tally adds to the counts: what was read from the wire and mended in it.
 	// It is called now and then, so that progress can be seen.
 	Tally(t Tally)
-}
-
-// A Doubter is a Sink that is told when an answer may not be whole, before the source asks
-// for more to find out: a process may end meanwhile.
-type Doubter interface {
+	// Doubt is called behind the last parent when the answer may not be whole, before the
+	// source asks for more to find out: a process may end meanwhile.
 	Doubt() error
 }
 

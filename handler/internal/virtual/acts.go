@@ -302,6 +302,24 @@ var kinds = []kind{
 	{name: "the password changes at Qualys, and later in the vault", lasts: true, happen: func(w *world, _ *platform, a Act) { w.rotate(a.For) }},
 }
 
+// Pairs are all faults, each with all calls that it may meet: kind and call.
+func Pairs() (list [][2]string) {
+	for _, k := range kinds {
+		if !k.fault() {
+			continue
+		}
+		var calls []string
+		for _, group := range k.on {
+			calls = append(calls, groups[group]...)
+		}
+		slices.Sort(calls)
+		for _, call := range slices.Compact(calls) {
+			list = append(list, [2]string{k.name, call})
+		}
+	}
+	return list
+}
+
 // unwhole are ways in which an answer says that it is not whole: elements at its end.
 var unwhole = []string{
 	"<WARNING><CODE>1980</CODE><TEXT>5 record limit exceeded.</TEXT></WARNING>",
