@@ -174,20 +174,14 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 			d.run.state.Refused = &refused
 		}
 		keep := d.ledger.due(d.run.Clock.Now())
+		before := d.run.state.Window.NextID
 		d.mu.Unlock()
-		var err error
-		if keep != nil {
-			err = keep(d.ctx)
+		err := d.saves.Take(d.ctx)
+		if err == nil {
+			err = d.move(cursor, keep)
+			d.saves.Leave()
 		}
 		d.mu.Lock()
-		before := d.run.state.Window.NextID
-		if err == nil {
-			// Not earlier: others save, too, and what is kept has to be there by then.
-			d.moveTo(cursor)
-			d.mu.Unlock()
-			err = d.save()
-			d.mu.Lock()
-		}
 		if err != nil {
 			// What is not saved must not be by somebody who saves later.
 			d.moveTo(before)
@@ -211,11 +205,28 @@ func (d *delivery) moveTo(cursor uint64) {
 	d.run.state.Window.NextID = cursor
 }
 
+// move keeps what has to be there before the cursor moves, moves it, and saves it. The turn
+// to save is taken: who saves meanwhile would save one without the other.
+func (d *delivery) move(cursor uint64, keep func(context.Context) error) error {
+	if keep != nil {
+		if err := keep(d.ctx); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	d.moveTo(cursor)
+	d.mu.Unlock()
+	return d.write(d.ctx)
+}
+
 // save saves the checkpoint as it stands.
 func (d *delivery) save() error { return d.saveIn(d.ctx) }
 
 // saveAtLast saves it although the time to send may be over.
 func (d *delivery) saveAtLast() error {
+	if err := d.save(); err == nil || d.ctx.Err() == nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), stopGrace)
 	defer cancel()
 	return d.saveIn(ctx)
@@ -226,6 +237,11 @@ func (d *delivery) saveIn(ctx context.Context) error {
 		return err //nolint:wrapcheck // the end of the run
 	}
 	defer d.saves.Leave()
+	return d.write(ctx)
+}
+
+// write is save with the turn taken.
+func (d *delivery) write(ctx context.Context) error {
 	d.mu.Lock()
 	doc, err := d.run.document()
 	d.mu.Unlock()

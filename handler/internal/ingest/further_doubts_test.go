@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -26,41 +25,9 @@ import (
 	"qualys-sentinel/handler/internal/simulator"
 )
 
-// Answers with a warning that is in doubt, or that is not clear, where it is hard to see what
-// it is of.
+// Answers with a warning where it is hard to see what it is of.
 
-const (
-	abridged = "<WARNING><TEXT>The API version is deprecated; this reply is abridged.</TEXT></WARNING>"
-	standing = "Version 5.0 is deprecated: the wombat release takes its place."
-)
-
-var (
-	hostList   = regexp.MustCompile(`(?s)<HOST_LIST>.*</HOST_LIST>`)
-	anyWarning = regexp.MustCompile(`(?s)<WARNING>.*?</WARNING>`)
-)
-
-// Nothing but the warning has come.
-func TestFurtherUnclearAndEmpty(t *testing.T) {
-	for _, page := range []int{4, 1000} {
-		for _, bad := range []int{1, 2} {
-			t.Run(fmt.Sprintf("pages of %d, call %d", page, bad), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					w := newVirtualWorld(t, 10, 6)
-					w.page = page
-					w.changing(func(n int, doc string) string {
-						if n == bad && strings.Contains(doc, "<HOST>") {
-							doc = anyWarning.ReplaceAllString(hostList.ReplaceAllString(doc, ""), "")
-							return strings.Replace(doc, "</RESPONSE>", abridged+"</RESPONSE>", 1)
-						}
-						return doc
-					})
-					w.allCame(12)
-				})
-			})
-		}
-	}
-}
+const standing = "Version 5.0 is deprecated: the wombat release takes its place."
 
 // A notice that stands in empty answers, too, keeps no window open.
 func TestFurtherNoticeInQuietWindows(t *testing.T) {
@@ -91,7 +58,7 @@ func TestFurtherNoticeInQuietWindows(t *testing.T) {
 
 // The answer is for a range that ends before an isolated host: those behind it tell nothing.
 func TestFurtherDoubtInARange(t *testing.T) {
-	for _, text := range []string{rebuilt, abridged} {
+	for _, text := range []string{rebuilt, "<WARNING><TEXT>The API version is deprecated; this reply is abridged.</TEXT></WARNING>"} {
 		t.Run(text, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -125,29 +92,6 @@ func TestFurtherDoubtInARange(t *testing.T) {
 				w.allCame(6)
 			})
 		})
-	}
-}
-
-// One text stands in each answer, another in one.
-func TestFurtherTwoTexts(t *testing.T) {
-	for _, page := range []int{4, 1000} {
-		for _, bad := range []int{1, 2, 3} {
-			t.Run(fmt.Sprintf("pages of %d, call %d", page, bad), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					w := newVirtualWorld(t, 10, 6)
-					w.page = page
-					w.changing(func(n int, doc string) string {
-						doc = warning(standing)(doc)
-						if n == bad {
-							return short(doc, abridged)
-						}
-						return doc
-					})
-					w.allCame(12)
-				})
-			})
-		}
 	}
 }
 
@@ -194,28 +138,6 @@ func (w *world) knowing(entries int, change func(n int, doc string) string) {
 		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
 		io.WriteString(rw, doc)
 		return true
-	}
-}
-
-// An answer of the KnowledgeBase that is abridged is read again.
-func TestFurtherUnclearEntries(t *testing.T) {
-	for bad := 2; bad <= 6; bad++ {
-		t.Run(fmt.Sprint("call ", bad), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				w := newVirtualWorld(t, 1, 1)
-				w.page, w.dest.batch = 60, 60_000
-				w.knowing(200, func(n int, doc string) string {
-					if n == bad {
-						doc = strings.Replace(doc, "</RESPONSE>", abridged+"</RESPONSE>", 1)
-						doc = strings.ReplaceAll(doc, "<SEVERITY_LEVEL>", "<SEVERITY_LEVEL>9")
-					}
-					return doc
-				})
-				w.allCame(10)
-				w.wantNoEntryOf("9")
-			})
-		})
 	}
 }
 

@@ -366,8 +366,7 @@ func voidStory(t *testing.T, r *rand.Rand) {
 	}
 }
 
-// Notices that say in words of their own that the answer is not whole: they do not stand
-// in the answer to what follows.
+// Notices that say in words of their own that the answer is not whole.
 func TestFurtherNoticesOfThisAnswer(t *testing.T) {
 	for _, text := range []string{
 		"This API version has reached end of support and delivers a subset of what version 6.0 delivers.",

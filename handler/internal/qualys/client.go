@@ -78,7 +78,6 @@ type Client struct {
 
 	limits   limits
 	standing standing
-	notices  noticesSeen
 	own      redact.Redactor
 }
 
@@ -302,7 +301,7 @@ func (c *Client) clean(err error) error {
 
 // cleanPage cuts secrets out of what an answer says beside its records.
 func (c *Client) cleanPage(p record.Page) record.Page {
-	p.Warning, p.Doubt, p.Unclear = c.redactor().Text(p.Warning), c.redactor().Text(p.Doubt), c.redactor().Text(p.Unclear)
+	p.Warning, p.Doubt = c.redactor().Text(p.Warning), c.redactor().Text(p.Doubt)
 	return p
 }
 

@@ -1,7 +1,6 @@
 package qualys
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -117,7 +116,7 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 		return record.Page{}, fmt.Errorf("ask for detections: %w", err)
 	}
 	page = s.Client.cleanPage(page)
-	if page.Doubt != "" || page.Unclear != "" && !s.Client.notices.has(page.Unclear, s.Client.now()) {
+	if page.Doubt != "" {
 		if err := sink.Doubt(); err != nil {
 			return record.Page{}, err //nolint:wrapcheck // the sink's own
 		}
@@ -134,40 +133,26 @@ func (s *Detections) Page(ctx context.Context, q record.Query, sink record.Sink)
 	return page, nil
 }
 
-// dispel asks for what follows the last host of a page. A doubt may be of just that: then it
-// comes with the next page. What is not clear is a notice if it stands there as well. Else
-// the answer has meant what it has brought, and that does not count.
+// dispel asks whether the doubt of a page is of what follows its last host: then that
+// comes with the next page. Where nothing follows, the answer has meant what it has
+// brought, and that does not count.
 func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Page, count func(record.Tally)) error {
-	doubt := cmp.Or(page.Doubt, page.Unclear)
-	if page.Doubt != "" && q.To != 0 && page.Next > q.To {
-		return inDoubt(doubt)
+	if q.To != 0 && page.Next > q.To {
+		return inDoubt(page.Doubt)
 	}
-	switch {
-	case page.Next == 0: // it is empty: what answers hold that are not, tells as much
-		q = record.Query{Size: 1}
-	case q.To != 0 && page.Next > q.To:
-		q = record.Query{After: q.After, From: page.Next, Size: 1}
-	default:
-		q.From, q.Size = page.Next, 1
-	}
-	within := page.Next != 0 && (q.To == 0 || page.Next <= q.To)
+	q.From, q.Size = page.Next, 1
 	follows := &following{count: count}
-	var next record.Page
-	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
-		next, err = s.decoder.Decode(doc, at, follows)
+	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) error {
+		_, err := s.decoder.Decode(doc, at, follows)
 		return err
 	})
-	next = s.Client.cleanPage(next)
 	switch {
-	case page.Doubt == "" && err == nil && sameNotice(next.Unclear, page.Unclear):
-		s.Client.notices.add(page.Unclear, s.Client.now())
-		return nil
-	case follows.any && within && (page.Doubt != "" || !page.Linked):
+	case follows.any:
 		return nil
 	case err != nil:
-		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", doubt, err)}
+		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", page.Doubt, err)}
 	}
-	return inDoubt(doubt)
+	return inDoubt(page.Doubt)
 }
 
 // voidError is an error behind which what has come of the answer counts for nothing.

@@ -25,7 +25,7 @@ type envelope struct {
 	strange   bool     // a parent without records has something that is not known
 	next      uint64   // the smallest id that a warning's link goes on with
 	bare      bool     // a warning says without a link that more follows
-	unclear   string   // those that may say so
+	more      bool     // one may say so
 	unsure    string   // the first warning that may say anything
 	failed    string   // the first warning with the code of an error
 	refused   bool     // one has that of a refused login
@@ -116,8 +116,8 @@ func (e *envelope) endWarning() {
 		}
 		switch of {
 		case notice: // whatever its code
-		case unclear:
-			e.unclear = strings.TrimPrefix(e.unclear+"; "+said, "; ")
+		case perhapsMore:
+			e.more = true
 		case unknown:
 			if said == "" {
 				said = "an empty WARNING"
@@ -138,7 +138,7 @@ var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 // the highest id that was read; where says what to look for in a list, such as
 // HOST.
 func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
-	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure, Unclear: e.unclear, Linked: e.cut()}
+	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure}
 	switch {
 	case e.responses == 0:
 		return p, notUnderstood("it has no RESPONSE")
@@ -155,7 +155,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 		p.Next = min(e.next, highest+1) // what follows need not be where the link leads
 	case e.next != 0:
 		p.Next = e.next
-	case highest > 0 && (e.bare || e.unclear != "" || e.unsure != ""):
+	case highest > 0 && (e.bare || e.more || e.unsure != ""):
 		p.Next = highest + 1
 	}
 	return p, nil

@@ -32,7 +32,6 @@ type idSet struct {
 	highest  uint64
 	more     uint64 // more may follow from here on; 0: none do
 	doubt    string // a warning that is only good if more do
-	unclear  string // one that is good if the rest has it, too
 }
 
 // readIDSet reads a list document that holds ID_SET instead of records: ids
@@ -91,7 +90,7 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 	}
 	page, err := s.envelope.finish(s.highest, "ID")
 	if err == nil && !cut {
-		s.more, s.doubt, s.unclear = page.Next, page.Doubt, page.Unclear
+		s.more, s.doubt = page.Next, page.Doubt
 	}
 	if err != nil {
 		return idSet{}, err

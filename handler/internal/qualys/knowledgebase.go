@@ -1,7 +1,6 @@
 package qualys
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,9 +102,9 @@ func (s *KnowledgeBase) Page(ctx context.Context, q record.Query, sink record.Si
 		if page.Next != 0 && page.Next <= q.From {
 			return record.Page{}, &Error{Kind: Broken, Text: fmt.Sprintf("the next page begins with QID %d, not after this page's %d: it would never end", page.Next, q.From)}
 		}
-		if doubt := s.doubt(page); doubt != "" && !s.listed.anyOf(page.Next, high) {
+		if page.Doubt != "" && !s.listed.anyOf(page.Next, high) {
 			s.taken = nil
-			return record.Page{}, inDoubt(doubt) // all has come: it means what is in that
+			return record.Page{}, inDoubt(page.Doubt) // all has come: it means what is in that
 		}
 		if page.Next != 0 && page.Next-1 < high {
 			next, high = page.Next, page.Next-1
@@ -175,9 +174,9 @@ func (s *KnowledgeBase) askByName(ctx context.Context, q record.Query, taken *ar
 				return err
 			}
 			part = slices.DeleteFunc(slices.Clone(part), func(id uint64) bool { return taken.came[id] })
-			if doubt := s.doubt(page); doubt != "" && len(part) == 0 {
+			if page.Doubt != "" && len(part) == 0 {
 				s.taken = nil
-				return inDoubt(doubt)
+				return inDoubt(page.Doubt)
 			}
 			more = page.Next != 0 && len(part) < before // a link to more of them
 		}
@@ -333,12 +332,6 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 // none come.
 func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
 	set, err := s.idsOnce(ctx, params, count)
-	if err == nil && set.count == 0 && set.unclear != "" {
-		var other idSet
-		if other, err = s.idsOnce(ctx, anyOne(), count); err == nil {
-			err = s.proves(other, set.unclear, false)
-		}
-	}
 	for last := set; err == nil && last.more != 0; {
 		more := last.more
 		params = maps.Clone(params)
@@ -347,8 +340,8 @@ func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(r
 		if rest, err = s.idsOnce(ctx, params, count); err == nil && rest.more != 0 && rest.more <= more {
 			err = &Error{Kind: Broken, Text: "the list of ids goes on where it was: it would never end"}
 		}
-		if err == nil && rest.count == 0 {
-			err = s.proves(rest, cmp.Or(last.doubt, last.unclear), last.doubt != "")
+		if err == nil && rest.count == 0 && last.doubt != "" {
+			err = inDoubt(last.doubt)
 		}
 		if err == nil {
 			last = rest
@@ -359,32 +352,6 @@ func (s *KnowledgeBase) ids(ctx context.Context, params url.Values, count func(r
 	return set, err
 }
 
-// proves tells whether a warning that is not clear is a notice: it stands in another answer,
-// too. One that is in doubt is none.
-func (s *KnowledgeBase) proves(other idSet, warning string, doubt bool) error {
-	switch {
-	case warning == "", !doubt && s.Client.notices.has(warning, s.Client.now()):
-		return nil
-	case !doubt && sameNotice(other.unclear, warning):
-		s.Client.notices.add(warning, s.Client.now())
-		return nil
-	}
-	return inDoubt(warning)
-}
-
-// doubt is a page's, with what is not known to be a notice.
-func (s *KnowledgeBase) doubt(page record.Page) string {
-	if page.Doubt != "" || s.Client.notices.has(page.Unclear, s.Client.now()) {
-		return page.Doubt
-	}
-	return page.Unclear
-}
-
-// anyOne asks for the id of one QID, as cheap a call as there is.
-func anyOne() url.Values {
-	return url.Values{"action": {"list"}, "details": {"None"}, "id_min": {"6"}, "id_max": {"6"}}
-}
-
 func (s *KnowledgeBase) idsOnce(ctx context.Context, params url.Values, count func(record.Tally)) (idSet, error) {
 	var set idSet
 	err := s.Client.ask(ctx, s.path(), params, func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) (err error) {
@@ -393,7 +360,7 @@ func (s *KnowledgeBase) idsOnce(ctx context.Context, params url.Values, count fu
 		count(record.Tally{Bytes: size})
 		return err
 	})
-	set.doubt, set.unclear = s.Client.redactor().Text(set.doubt), s.Client.redactor().Text(set.unclear)
+	set.doubt = s.Client.redactor().Text(set.doubt)
 	return set, err
 }
 
@@ -436,9 +403,9 @@ func (s *KnowledgeBase) Gone(ctx context.Context, ids, witnesses []uint64, count
 	return gone, nil
 }
 
-// Permitted asks for the id of one QID. The error says why the KnowledgeBase cannot be read.
+// Permitted asks for the id of one QID, as cheap a call as there is. The error says why the KnowledgeBase cannot be read.
 func (s *KnowledgeBase) Permitted(ctx context.Context, count func(record.Tally)) error {
-	_, err := s.idsOnce(ctx, anyOne(), count)
+	_, err := s.idsOnce(ctx, url.Values{"action": {"list"}, "details": {"None"}, "id_min": {"6"}, "id_max": {"6"}}, count)
 	if err != nil {
 		return fmt.Errorf("ask for the KnowledgeBase: %w", s.explain(err))
 	}

@@ -4,8 +4,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // verdict is what a warning without a code of an error and without a link may say of its
@@ -15,17 +13,17 @@ type verdict uint8
 const (
 	// unknown: anything, such as that what has come is not all there is of it.
 	unknown verdict = iota
-	// unclear: that records follow, or nothing. What is behind the last is asked for; where
-	// the same stands in the answer to that, it is a notice.
-	unclear
+	// perhapsMore: that records follow. What is behind the last is asked for; where that is
+	// nothing, it was a notice.
+	perhapsMore
 	// notice: nothing. Answers of a superseded API version warn of the end of their
 	// service.
 	notice
 )
 
 // judge is positive: a notice of an end of service, each word of which is one that such
-// notices have, says nothing of its answer. One with other words is not clear; one that
-// speaks of what answers hold may say anything.
+// notices have, says nothing of its answer. One with other words may say that more follows;
+// one that speaks of what answers hold may say anything.
 func judge(w warning) verdict {
 	text := strings.ToLower(strings.Join(strings.Fields(w.text), " "))
 	if !endOfService.MatchString(text) || strings.ContainsAny(w.url, "?&=") && !library.MatchString(w.url) {
@@ -44,7 +42,7 @@ func judge(w warning) verdict {
 	case onlyWords(text):
 		return notice
 	}
-	return unclear
+	return perhapsMore
 }
 
 var (
@@ -58,7 +56,7 @@ var (
 	// phrases are parts of such a notice whose words by themselves say something else.
 	phrases = regexp.MustCompile(`\b(continue|keep|start) (to use|using|to receive|receiving|to get|getting|to fetch|fetching|to work|working)( (host |vm )?(detections?|data|findings|results))?\b|\bto (fetch|get|retrieve|list|download|read) (host |vm )?(detections?|data|findings|results)\b|\b(avoid|prevent)(ing)? (any )?(errors?|failures?|interruptions?|disruptions?|issues?|problems?|downtime|outages?)( (of|in) (your )?(service|integrations?))?\b|\bonly (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\b(the )?first (versions?|release)\b|\b(unable|cannot|fail(ed|ing)?) to (migrate|upgrade|switch|move)\b|\bcannot (migrate|upgrade|switch|move)\b|\b(better|improved|richer|enhanced|faster) (data|performance|results|responses?|quality)( and ((better|improved|richer|enhanced|faster) )?(data|performance|results|responses?|quality))*\b|\b(response|output)( format)? of (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\bwithout (xml|csv|json) output\b|\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b|\bno longer\b|\bnot all features\b|\b(for )?(any |more |further )*(information|details|questions)\b|\bend[ -]of[ -/]*`)
 	// ofContent are words of what an answer holds, and of what becomes of it.
-	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again)\b|_(list|results?|truncat\w*|id)|id_`)
+	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|interrupted|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
 	// library is a link to documents: whatever it asks for there is no part of the answer.
 	library = regexp.MustCompile(`(?i)^https?://(docs|www|notifications|success|community|blog)\.[^/]+/`)
 	// noticeWords are all words that a notice may have, beside names and dates.
@@ -100,40 +98,4 @@ func onlyWords(text string) bool {
 		}
 	}
 	return true
-}
-
-// noticesSeen are texts that stand in answers whatever they hold. Each is proved again
-// after a while: a service that was in trouble for two calls may have said it in both.
-type noticesSeen struct {
-	mu    sync.Mutex
-	texts map[string]time.Time
-}
-
-// noticeTime is how long one is believed: a window or two.
-const noticeTime = 15 * time.Minute
-
-// maxNotices is how many texts are known at once: a service has one or two.
-const maxNotices = 16
-
-// sameNotice tells whether two texts are one, but for numbers, such as that of the request.
-func sameNotice(a, b string) bool { return shapeOf(a) == shapeOf(b) }
-
-func shapeOf(text string) string { return digits.ReplaceAllString(text, "0") }
-
-var digits = regexp.MustCompile(`[0-9]+`)
-
-func (n *noticesSeen) has(text string, now time.Time) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	at, ok := n.texts[shapeOf(text)]
-	return ok && now.Sub(at).Abs() < noticeTime
-}
-
-func (n *noticesSeen) add(text string, now time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.texts == nil || len(n.texts) == maxNotices {
-		n.texts = map[string]time.Time{}
-	}
-	n.texts[shapeOf(text)] = now
 }

@@ -36,10 +36,6 @@ type Page struct {
 	// Doubt is a warning that may say that the answer is not whole. Next asks for the
 	// rest then; where a range leaves no room for that, the page is not whole.
 	Doubt string
-	// Unclear is a warning that is a notice if it stands in other answers, too; else it is
-	// a doubt. Linked tells that the answer itself says that Next follows.
-	Unclear string
-	Linked  bool
 }
 
 // CallLimits are those of one of a service's endpoints, as it told last. A field
