@@ -272,7 +272,7 @@ func TestFurtherMemberFailsBehindVoid(t *testing.T) {
 // Stories of several such faults, for six hours: when a window is complete, nothing is
 // missing.
 func TestFurtherVoidStories(t *testing.T) {
-	for seed := range uint64(80) {
+	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { voidStory(t, rand.New(rand.NewPCG(seed, 77))) })
