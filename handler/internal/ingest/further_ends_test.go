@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,12 +34,12 @@ func TestFurtherFaultBehindVoid(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newVirtualWorld(t, 60, 8)
 					w.page, w.dest.batch = page, 8000
-					behind, failed := false, false
+					var behind, failed atomic.Bool
 					ctx, stop := context.WithCancel(t.Context())
 					defer stop()
 					w.dest.before = func(int, record.Batch) error {
 						switch {
-						case !behind || w.runs > 1:
+						case !behind.Load() || w.runs > 1:
 						case how == "destination":
 							return &problem{}
 						case how == "a panic":
@@ -47,8 +48,7 @@ func TestFurtherFaultBehindVoid(t *testing.T) {
 						return nil
 					}
 					w.store.beforeSave = func([]byte) error {
-						if behind && w.runs == 1 && how == "a save" && !failed {
-							failed = true
+						if behind.Load() && w.runs == 1 && how == "a save" && failed.CompareAndSwap(false, true) {
 							return errors.New("of a test")
 						}
 						return nil
@@ -57,8 +57,8 @@ func TestFurtherFaultBehindVoid(t *testing.T) {
 						if n == 2 {
 							return short(doc, err999)
 						}
-						behind = n > 2
-						if how == "a stop" && behind && w.runs == 1 {
+						behind.Store(n > 2)
+						if how == "a stop" && n > 2 && w.runs == 1 {
 							stop()
 						}
 						return doc
@@ -81,9 +81,9 @@ func TestFurtherKilledBehindVoid(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newVirtualWorld(t, 60, 8)
 					w.page, w.dest.batch = page, 8000
-					killed := false
+					var killed atomic.Bool
 					w.store.beforeSave = func([]byte) error {
-						if killed {
+						if killed.Load() {
 							return errors.New("killed")
 						}
 						return nil
@@ -93,7 +93,7 @@ func TestFurtherKilledBehindVoid(t *testing.T) {
 					w.changing(func(n int, doc string) string {
 						switch {
 						case n == at && w.runs == 1:
-							killed = true
+							killed.Store(true)
 							close(lost)
 							time.Sleep(time.Second)
 						case n == 1:
@@ -103,7 +103,8 @@ func TestFurtherKilledBehindVoid(t *testing.T) {
 					})
 					_, _ = w.do()
 					time.Sleep(time.Minute)
-					killed, w.store.lost = false, nil
+					killed.Store(false)
+					w.store.lost = nil
 					w.allCame(12)
 				})
 			})
@@ -127,9 +128,9 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 					ctx, stop := context.WithCancel(t.Context())
 					defer stop()
 					bad := map[int]int{20: 3, 1000: 1}[page] // the last page
-					killed := false
+					var killed atomic.Bool
 					w.store.beforeSave = func([]byte) error {
-						if killed {
+						if killed.Load() {
 							return errors.New("killed")
 						}
 						return nil
@@ -147,7 +148,7 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 							}
 							return short(doc, rebuilt)
 						case n == bad+1 && how == "a kill":
-							killed = true
+							killed.Store(true)
 							close(lost)
 							time.Sleep(time.Second)
 						case n == bad+1 && how == "a stop":
@@ -160,7 +161,8 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 					})
 					_, _ = w.finish(ctx, w.run())
 					time.Sleep(5 * time.Minute)
-					killed, w.store.lost = false, nil
+					killed.Store(false)
+					w.store.lost = nil
 					w.allCame(12)
 				})
 			})
@@ -285,18 +287,16 @@ func voidStory(t *testing.T, r *rand.Rand) {
 	w := newVirtualWorld(t, 10+r.IntN(50), 3+r.IntN(6))
 	w.page, w.dest.batch, w.budget = 1+r.IntN(70), 6000+r.IntN(20000), 10*time.Minute
 	calm, rate := w.now().Add(6*time.Hour), 0.1+0.5*r.Float64()
-	killed, saveFails, destinationFails := false, false, false
+	var killed, saveFails, destinationFails atomic.Bool
 	var lost chan struct{}
 	w.store.beforeSave = func([]byte) error {
-		if killed || saveFails {
-			saveFails = false
+		if killed.Load() || saveFails.Swap(false) {
 			return errors.New("of a test")
 		}
 		return nil
 	}
 	w.dest.before = func(int, record.Batch) error {
-		if destinationFails {
-			destinationFails = false
+		if destinationFails.Swap(false) {
 			return &problem{}
 		}
 		return nil
@@ -316,15 +316,15 @@ func voidStory(t *testing.T, r *rand.Rand) {
 			return doc[:at] + "</WRONG>" + doc[at:]
 		},
 		func(_ http.ResponseWriter, doc string) string {
-			if killed = true; lost != nil {
+			if killed.Store(true); lost != nil {
 				close(lost)
 				lost = nil
 			}
 			time.Sleep(time.Millisecond)
 			return doc
 		},
-		func(_ http.ResponseWriter, doc string) string { saveFails = true; return doc },
-		func(_ http.ResponseWriter, doc string) string { destinationFails = true; return doc },
+		func(_ http.ResponseWriter, doc string) string { saveFails.Store(true); return doc },
+		func(_ http.ResponseWriter, doc string) string { destinationFails.Store(true); return doc },
 	}
 	w.before = func(rw http.ResponseWriter, r2 *http.Request) bool {
 		if !strings.HasSuffix(r2.URL.Path, "/detection/") {
@@ -342,7 +342,8 @@ func voidStory(t *testing.T, r *rand.Rand) {
 		return true
 	}
 	for end := calm.Add(60 * time.Hour); ; time.Sleep(5 * time.Minute) {
-		killed, lost = false, make(chan struct{})
+		killed.Store(false)
+		lost = make(chan struct{})
 		w.store.lost = lost
 		report, err := w.do()
 		time.Sleep(time.Second)
