@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,8 +135,15 @@ func TestFurtherIsolatedComesInBadTime(t *testing.T) {
 			w.dest.before = func(int, record.Batch) error { panic("boom") }
 		},
 		"the checkpoint cannot be saved": func(w *world, _ func()) {
+			var sent atomic.Bool
 			w.dest.before = func(int, record.Batch) error {
-				w.store.beforeSave = func([]byte) error { return broken }
+				sent.Store(true)
+				return nil
+			}
+			w.store.beforeSave = func([]byte) error {
+				if sent.Load() {
+					return broken
+				}
 				return nil
 			}
 		},
