@@ -178,13 +178,13 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 		d.mu.Unlock()
 		err := d.saves.Take(d.ctx)
 		if err == nil {
-			err = d.move(cursor, keep)
+			err = d.advance(cursor, keep)
 			d.saves.Leave()
 		}
 		d.mu.Lock()
 		if err != nil {
-			// What is not saved must not be by somebody who saves later.
-			d.moveTo(before)
+			// What is not saved must not be a part of a later save.
+			d.setCursor(before)
 			if cause := context.Cause(d.ctx); cause != nil {
 				err = cause // the lease was lost, or the time is up, under way
 			}
@@ -197,24 +197,24 @@ func (d *delivery) settle(sequence int, arrived arrival) {
 	}
 }
 
-// moveTo moves the cursor, as far as it may.
-func (d *delivery) moveTo(cursor uint64) {
+// setCursor moves the cursor of the state, as far as it may.
+func (d *delivery) setCursor(cursor uint64) {
 	if d.held {
 		cursor = min(cursor, d.floor)
 	}
 	d.run.state.Window.NextID = cursor
 }
 
-// move keeps what has to be there before the cursor moves, moves it, and saves it. The turn
-// to save is taken: who saves meanwhile would save one without the other.
-func (d *delivery) move(cursor uint64, keep func(context.Context) error) error {
+// advance keeps what has to be there before the cursor moves, moves it, and saves it. The
+// turn to save is taken: another save in between would have one without the other.
+func (d *delivery) advance(cursor uint64, keep func(context.Context) error) error {
 	if keep != nil {
 		if err := keep(d.ctx); err != nil {
 			return err
 		}
 	}
 	d.mu.Lock()
-	d.moveTo(cursor)
+	d.setCursor(cursor)
 	d.mu.Unlock()
 	return d.write(d.ctx)
 }
@@ -265,7 +265,7 @@ func (d *delivery) hold(at uint64) {
 	}
 	d.held, d.floor, d.unsaved = true, at, true
 	if w := d.run.state.Window; w != nil {
-		d.moveTo(w.NextID)
+		d.setCursor(w.NextID)
 	}
 }
 
@@ -298,7 +298,7 @@ func (d *delivery) pause() {
 	// All that was handed over is settled. Parents that brought nothing new have
 	// moved no cursor so far.
 	if s.Window != nil && d.ordered && d.lastDone+1 > s.Window.NextID {
-		d.moveTo(d.lastDone + 1)
+		d.setCursor(d.lastDone + 1)
 		moved = true
 	}
 	d.ledger.end(d.ctx, false)

@@ -17,7 +17,6 @@ import (
 
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
-	"qualys-sentinel/handler/internal/simulator"
 )
 
 // What the tests of this file have in common: an answer has said that it is not whole, and
@@ -72,43 +71,93 @@ func TestFurtherFaultBehindVoid(t *testing.T) {
 	}
 }
 
-// The process is killed while it reads the page again.
+// The process is killed while it reads the page again: with batches on their way when the
+// end of the answer came, or with all of them settled.
 func TestFurtherKilledBehindVoid(t *testing.T) {
-	for _, at := range []int{2, 3} {
-		for _, page := range []int{20, 1000} {
-			t.Run(fmt.Sprintf("at call %d, pages of %d", at, page), func(t *testing.T) {
-				t.Parallel()
-				synctest.Test(t, func(t *testing.T) {
-					w := newVirtualWorld(t, 60, 8)
-					w.page, w.dest.batch = page, 8000
-					var killed atomic.Bool
-					w.store.beforeSave = func([]byte) error {
-						if killed.Load() {
-							return errors.New("killed")
+	for _, settled := range []bool{false, true} {
+		for _, at := range []int{2, 3} {
+			for _, page := range []int{20, 1000} {
+				t.Run(fmt.Sprintf("settled %v, at call %d, pages of %d", settled, at, page), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						w := newVirtualWorld(t, 60, 8)
+						w.page, w.dest.batch = page, 8000
+						var killed atomic.Bool
+						w.store.beforeSave = func([]byte) error {
+							if killed.Load() {
+								return errors.New("killed")
+							}
+							return nil
 						}
-						return nil
-					}
-					lost := make(chan struct{})
-					w.store.lost = lost
-					w.changing(func(n int, doc string) string {
-						switch {
-						case n == at && w.runs == 1:
-							killed.Store(true)
-							close(lost)
-							time.Sleep(time.Second)
-						case n == 1:
-							return short(doc, err999)
+						lost := make(chan struct{})
+						w.store.lost = lost
+						w.changing(func(n int, doc string) string {
+							switch {
+							case n == at && w.runs == 1:
+								killed.Store(true)
+								close(lost)
+								time.Sleep(time.Second)
+							case n == 1:
+								return short(doc, err999)
+							}
+							return doc
+						})
+						if settled {
+							w.endsLate()
 						}
-						return doc
+						_, _ = w.do()
+						time.Sleep(time.Minute)
+						killed.Store(false)
+						w.store.lost = nil
+						w.allCame(12)
 					})
-					_, _ = w.do()
-					time.Sleep(time.Minute)
-					killed.Store(false)
-					w.store.lost = nil
-					w.allCame(12)
 				})
-			})
+			}
 		}
+	}
+}
+
+// Once the page was read whole, the cursor moves on: what is behind it is not read again.
+func TestFurtherCursorBehindAVoidPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 60, 8)
+		w.page, w.dest.batch = 20, 8000
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		ids := w.hostIDs()
+		w.changing(func(n int, doc string) string {
+			if n == 1 {
+				return short(doc, err999)
+			}
+			if strings.Contains(doc, fmt.Sprintf("<ID>%d</ID>", ids[59])) && w.runs == 1 {
+				stop()
+				time.Sleep(time.Second)
+			}
+			return doc
+		})
+		if report, err := w.finish(ctx, w.run()); report.NextID <= ids[20] {
+			t.Errorf("got %s, %v, next %d; want it behind host %d", report.Outcome, err, report.NextID, ids[20])
+		}
+		time.Sleep(time.Minute)
+		w.allCame(3)
+	})
+}
+
+// endsLate lets each answer end a minute behind its last host.
+func (w *world) endsLate() {
+	answer := w.before
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		whole := httptest.NewRecorder()
+		if !answer(whole, r) {
+			return false
+		}
+		rw.Header().Set("Date", whole.Header().Get("Date"))
+		doc := whole.Body.String()
+		end := max(0, strings.Index(doc, "</HOST_LIST>"))
+		io.WriteString(rw, doc[:end])
+		time.Sleep(time.Minute)
+		io.WriteString(rw, doc[end:])
+		return true
 	}
 }
 
@@ -201,12 +250,7 @@ func TestFurtherKnowledgeBaseVoid(t *testing.T) {
 							}
 							return nil
 						}
-						w.dest.before = func(int, record.Batch) error {
-							if err := once("the destination", &problem{}); err != nil {
-								return err
-							}
-							return nil
-						}
+						w.dest.before = func(int, record.Batch) error { return once("the destination", &problem{}) }
 						w.store.beforeSave = func([]byte) error { return once("a save", errors.New("of a test")) }
 						w.allCame(10)
 						w.wantNoEntryOf("9")
@@ -474,7 +518,6 @@ func TestFurtherCutLists(t *testing.T) {
 		"without a link":      "<CODE>1980</CODE><TEXT>40 record limit exceeded.</TEXT><!-- %d -->",
 		"with only a link":    "<URL>https://q/?id_min=%d</URL>",
 		"with another text":   "<TEXT>Maximum number of QIDs reached.</TEXT><!-- %d -->",
-		"with a notice":       "<TEXT>This API version is deprecated. No fixes.</TEXT><!-- %d -->",
 		"with a wombat's":     "<TEXT>This API version is deprecated: see the wombat.</TEXT><!-- %d -->",
 		"with a text of more": "<TEXT>This API version is deprecated: call again for the rest.</TEXT><!-- %d -->",
 	} {
@@ -482,20 +525,8 @@ func TestFurtherCutLists(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newVirtualWorld(t, 1, 1)
-				w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 5, Size: 100}
-				w.dataset, w.page = ingest.KB, 40
-				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
-					answer := httptest.NewRecorder()
-					r.Header.Del("Accept-Encoding")
-					w.qualys.ServeHTTP(answer, r)
-					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
-					doc := answer.Body.String()
-					if name != "with a notice" { // which is one of the version
-						doc = cutList(doc, 40, warning)
-					}
-					io.WriteString(rw, doc)
-					return true
-				}
+				w.page = 40
+				w.knowing(100, func(_ int, doc string) string { return cutList(doc, 40, warning) })
 				w.mustComplete()
 				w.wantEntries(100)
 			})

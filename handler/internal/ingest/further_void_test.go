@@ -17,7 +17,6 @@ import (
 
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
-	"qualys-sentinel/handler/internal/simulator"
 )
 
 // err999 says, in the end of an answer, that it is not whole.
@@ -274,17 +273,9 @@ func TestFurtherNoticesOfTheKnowledgeBase(t *testing.T) {
 	for _, text := range []string{"This version of the API has reached End-of-Support. No updates or fixes will be provided.", "This API version is deprecated."} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newVirtualWorld(t, 1, 1)
-			w.qualys.Subscription.Knowledge = &simulator.Knowledge{Seed: 5, Size: 100}
-			w.dataset, w.page = ingest.KB, 40
+			w.page = 40
 			change := warning(text)
-			w.before = func(rw http.ResponseWriter, r *http.Request) bool {
-				answer := httptest.NewRecorder()
-				r.Header.Del("Accept-Encoding")
-				w.qualys.ServeHTTP(answer, r)
-				rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
-				io.WriteString(rw, change(answer.Body.String()))
-				return true
-			}
+			w.knowing(100, func(_ int, doc string) string { return change(doc) })
 			w.mustComplete()
 			w.wantEntries(100)
 		})

@@ -267,7 +267,7 @@ func (p *pager) succeeded(page record.Page) error {
 		}
 	}
 	p.away, p.alone, p.reason = 0, 0, ""
-	if p.d.came { // a page without anybody has proved nothing
+	if p.d.came { // an empty page has proved nothing
 		p.unproven = 0
 	}
 	p.d.letGo()

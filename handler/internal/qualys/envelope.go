@@ -128,9 +128,6 @@ func (e *envelope) endWarning() {
 	}
 }
 
-// cut tells that a warning says that more follows.
-func (e *envelope) cut() bool { return e.bare || e.next != 0 }
-
 // errorCode is a code of Qualys' errors.
 var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
 
@@ -146,7 +143,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 		return p, &Error{void: true, Kind: BadLogin, Text: e.failed}
 	case e.failed != "":
 		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
-	case e.unsure != "" && (e.cut() || highest == 0):
+	case e.unsure != "" && (e.bare || e.next != 0 || highest == 0):
 		// That more follows is said beside it: it means what has come.
 		return p, inDoubt(e.unsure)
 	case e.bare && highest == 0:

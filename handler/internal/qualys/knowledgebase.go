@@ -403,7 +403,8 @@ func (s *KnowledgeBase) Gone(ctx context.Context, ids, witnesses []uint64, count
 	return gone, nil
 }
 
-// Permitted asks for the id of one QID, as cheap a call as there is. The error says why the KnowledgeBase cannot be read.
+// Permitted asks for the id of one QID, as cheap a call as there is. The error
+// says why the KnowledgeBase cannot be read.
 func (s *KnowledgeBase) Permitted(ctx context.Context, count func(record.Tally)) error {
 	_, err := s.idsOnce(ctx, url.Values{"action": {"list"}, "details": {"None"}, "id_min": {"6"}, "id_max": {"6"}}, count)
 	if err != nil {

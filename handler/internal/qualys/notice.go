@@ -54,7 +54,23 @@ var (
 	// products are names of APIs that have words of what they answer in them.
 	products = regexp.MustCompile(`\b(host list (vm )?detection|host (vm )?detection|vm detection|detection list|detections? apis?|host list|asset host|vm host|knowledge ?base( vuln(erability)?)?( list)?|vulnerability management)( apis?\b|\b)`)
 	// phrases are parts of such a notice whose words by themselves say something else.
-	phrases = regexp.MustCompile(`\b(continue|keep|start) (to use|using|to receive|receiving|to get|getting|to fetch|fetching|to work|working)( (host |vm )?(detections?|data|findings|results))?\b|\bto (fetch|get|retrieve|list|download|read) (host |vm )?(detections?|data|findings|results)\b|\b(avoid|prevent)(ing)? (any )?(errors?|failures?|interruptions?|disruptions?|issues?|problems?|downtime|outages?)( (of|in) (your )?(service|integrations?))?\b|\bonly (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\b(the )?first (versions?|release)\b|\b(unable|cannot|fail(ed|ing)?) to (migrate|upgrade|switch|move)\b|\bcannot (migrate|upgrade|switch|move)\b|\b(better|improved|richer|enhanced|faster) (data|performance|results|responses?|quality)( and ((better|improved|richer|enhanced|faster) )?(data|performance|results|responses?|quality))*\b|\b(response|output)( format)? of (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b|\bwithout (xml|csv|json) output\b|\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b|\bno longer\b|\bnot all features\b|\b(for )?(any |more |further )*(information|details|questions)\b|\bend[ -]of[ -/]*`)
+	phrases = regexp.MustCompile(strings.Join([]string{
+		`\b(continue|keep|start) (to use|using|to receive|receiving|to get|getting|to fetch|fetching|to work|working)( (host |vm )?(detections?|data|findings|results))?\b`,
+		`\bto (fetch|get|retrieve|list|download|read) (host |vm )?(detections?|data|findings|results)\b`,
+		`\b(avoid|prevent)(ing)? (any )?(errors?|failures?|interruptions?|disruptions?|issues?|problems?|downtime|outages?)( (of|in) (your )?(service|integrations?))?\b`,
+		`\bonly (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b`,
+		`\b(the )?first (versions?|release)\b`,
+		`\b(unable|cannot|fail(ed|ing)?) to (migrate|upgrade|switch|move)\b`,
+		`\bcannot (migrate|upgrade|switch|move)\b`,
+		`\b(better|improved|richer|enhanced|faster) (data|performance|results|responses?|quality)( and ((better|improved|richer|enhanced|faster) )?(data|performance|results|responses?|quality))*\b`,
+		`\b(response|output)( format)? of (the )?((latest|newest|new|newer|current|api) )*(versions?|v) ?\d+(\.\d+)*\b`,
+		`\bwithout (xml|csv|json) output\b`,
+		`\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b`,
+		`\bno longer\b`,
+		`\bnot all features\b`,
+		`\b(for )?(any |more |further )*(information|details|questions)\b`,
+		`\bend[ -]of[ -/]*`,
+	}, "|"))
 	// ofContent are words of what an answer holds, and of what becomes of it.
 	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|interrupted|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
 	// library is a link to documents: whatever it asks for there is no part of the answer.

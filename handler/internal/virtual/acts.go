@@ -343,6 +343,7 @@ var notices = []string{
 // changes are settings with other values than those of the stories.
 var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1"}
 
+// disorder is the act that the laws have to know: see maySkip.
 const disorder = "hosts come in another order"
 
 // callsPerHour is the limit of the subscription, for each endpoint.

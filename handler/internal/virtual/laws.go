@@ -252,7 +252,8 @@ func (r *row) UnmarshalJSON(doc []byte) error {
 		return ""
 	}
 	*r = row{Key: text("RowKey", "_s"), Run: text("RunId", "_s"), QID: text("QID", "_s"), Status: text("Status", "_s")}
-	r.Processed, _ = time.Parse(time.RFC3339, text("LastProcessed", "_t")) // of one table or
+	// A table has one of both; a row without a time has not arrived, for the laws.
+	r.Processed, _ = time.Parse(time.RFC3339, text("LastProcessed", "_t"))
 	r.Modified, _ = time.Parse(time.RFC3339, text("Last_Service_Modification_DateTime", "_t"))
 	return nil
 }
@@ -539,6 +540,12 @@ func (l *laws) outstanding() (list []string) {
 
 // agree checks that the latest states of findings are those of the estate.
 func (l *laws) agree() {
+	for _, text := range l.disagreements() {
+		l.broken("the latest row of a finding is wrong: %s", text)
+	}
+}
+
+func (l *laws) disagreements() (list []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for n := range l.world.story.Hosts {
@@ -546,11 +553,12 @@ func (l *laws) agree() {
 		for d := range host.Each() {
 			for destination, rows := range l.rows {
 				if got, ok := rows[d.UniqueID]; ok && got.at.Equal(host.Processed) && got.status != d.Status {
-					l.breaches = append(l.breaches, Breach{"the latest row of a finding is wrong", fmt.Sprintf("finding %d of host %d is %s at %s, and %s", d.UniqueID, host.ID, got.status, destination, d.Status)})
+					list = append(list, fmt.Sprintf("finding %d of host %d is %s at %s, and %s", d.UniqueID, host.ID, got.status, destination, d.Status))
 				}
 			}
 		}
 	}
+	return list
 }
 
 // settled is how old what is shown has to be before it is asked after.
