@@ -122,7 +122,7 @@ func share(run *ingest.Run, n int) {
 		run.InFlight = 1
 	}
 	run.BatchBytes = max(leastBatch, sharedBatches/(n*(sharedInFlight+1)))
-	run.MaxRecent = min(ingest.DefaultMaxRecent, max(leastRecent, sharedRecent/n))
+	run.MaxRecent = min(cmp.Or(run.MaxRecent, ingest.DefaultMaxRecent), max(leastRecent, sharedRecent/n))
 }
 
 // together is one request for several runs.

@@ -23,7 +23,7 @@ func (c *connector) integrationRun(i *integration.Integration, dataset *ingest.D
 	s := c.settings
 	r := &ingest.Run{
 		ID: id, Dataset: dataset, Target: c.integrationTarget(i), DestinationName: i.Destination(), Integration: i.Number(),
-		Store: c.store, Budget: s.RunBudget, Clock: c.outside.time(), Lookback: s.Lookback, Overlap: s.Overlap,
+		Store: c.store, Budget: s.RunBudget, Clock: c.outside.time(), MaxRecent: c.outside.recent, Lookback: s.Lookback, Overlap: s.Overlap,
 		Policy: record.Policy{Bytes: -1, Without: !i.ResultSectionNeeded}, RowBytes: longestRow,
 		Log: c.log.With(zap.String("run", id), zap.String("dataset", dataset.Name), zap.String("integration", i.Number()), zap.String("name", i.Name)),
 	}

@@ -65,7 +65,7 @@ func (k *keeping) place(rec *record.Record, cut []int) string {
 // keep writes what place has named.
 func (k *keeping) keep(ctx context.Context, rec *record.Record, enc *record.Encoder) error {
 	for _, o := range k.next {
-		err := writeObject(ctx, k.run.Store, o.name, func(w io.Writer) error {
+		err := writePacked(ctx, k.run.Store, o.name, func(w io.Writer) error {
 			for _, column := range o.columns {
 				if err := enc.WriteWhole(w, rec, column); err != nil {
 					return err
@@ -91,7 +91,7 @@ func (k *keeping) endParent() { k.shared = k.shared[:0] }
 
 // writeLetters writes refused rows as an object.
 func writeLetters(ctx context.Context, store checkpoint.Store, name string, dataset *Dataset, letters []letter) error {
-	return writeObject(ctx, store, name, func(w io.Writer) error {
+	return writePacked(ctx, store, name, func(w io.Writer) error {
 		for _, l := range letters {
 			line := record.AppendQuoted([]byte(`{"table":`), dataset.Schema.Table)
 			line = record.AppendQuoted(append(line, `,"reason":`...), l.reason)
@@ -104,20 +104,20 @@ func writeLetters(ctx context.Context, store checkpoint.Store, name string, data
 	})
 }
 
-// letterBuffer is how much of a dead letter is compressed, and written, at once, in bytes.
-const letterBuffer = 32 << 10
+// packedAtOnce is how much of a document is compressed, and written, at once, in bytes.
+const packedAtOnce = 32 << 10
 
-// writeObject writes a dead letter, compressed. A common bad row makes all destinations
-// write at once: so the compressor keeps nothing in between, where a usual one has 0.8
-// MB.
-func writeObject(ctx context.Context, store checkpoint.Store, name string, write func(w io.Writer) error) error {
+// writePacked writes a document, compressed. All destinations may write at once, at the end
+// of a page or for a common bad row: so the compressor keeps nothing in between, where a
+// usual one has 0.8 MB.
+func writePacked(ctx context.Context, store checkpoint.Store, name string, write func(w io.Writer) error) error {
 	return checkpoint.Write(ctx, store, name, func(w io.Writer) error {
-		out := bufio.NewWriterSize(w, letterBuffer)
+		out := bufio.NewWriterSize(w, packedAtOnce)
 		gz, err := gzip.NewWriterLevel(out, gzip.StatelessCompression)
 		if err != nil {
 			return fmt.Errorf("compress: %w", err)
 		}
-		in := bufio.NewWriterSize(gz, letterBuffer)
+		in := bufio.NewWriterSize(gz, packedAtOnce)
 		if err := write(in); err != nil {
 			return err
 		}

@@ -69,15 +69,14 @@ var _ ledger = (*recent)(nil)
 // openRecent reads what the runs before have delivered lately. It is a hint:
 // without it some rows are sent twice, and that is no reason to send none.
 func openRecent(ctx context.Context, run *Run) *recent {
-	r := newRecent(run, recentDoc{})
-	doc, err := loadRecent(ctx, run.Store, r.name())
+	doc, err := loadRecent(ctx, run.Store, recentName(run))
 	if err != nil {
 		run.Log.Warn("the rows delivered lately are not known: some may be sent twice", zap.Error(err))
 	}
-	if doc.For == r.goesWith() {
-		r = newRecent(run, doc)
+	if doc.For != goesWith(run) {
+		doc = recentDoc{}
 	}
-	return r
+	return newRecent(run, doc)
 }
 
 func newRecent(run *Run, doc recentDoc) *recent {
@@ -96,28 +95,28 @@ func newRecent(run *Run, doc recentDoc) *recent {
 	return r
 }
 
-func (r *recent) name() string {
-	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", r.run.DestinationName, r.run.Dataset.Name)
+func recentName(run *Run) string {
+	return fmt.Sprintf("checkpoints/%s/%s.recent.json.gz", run.DestinationName, run.Dataset.Name)
 }
 
 // goesWith names the state that the recent rows go with: source and
 // destination, and the window in work or the watermark. One that was rewound,
 // begun anew or turned elsewhere must not skip a row.
-func (r *recent) goesWith() string {
+func goesWith(run *Run) string {
 	at := "the beginning"
-	switch s := r.run.state; {
+	switch s := run.state; {
 	case s.Window != nil:
 		at = "until " + s.Window.Until.Format(time.RFC3339)
 	case s.Watermark != nil:
 		at = "until " + s.Watermark.Format(time.RFC3339)
 	}
-	return r.run.identity() + " " + at
+	return run.identity() + " " + at
 }
 
 func (r *recent) begin(w *Window) {
 	r.since = w.Until.Add(-r.run.Overlap-recentSlack).AppendFormat(nil, time.RFC3339)
 	if r.goesFor == "" { // once, before there is a goroutine that reads it
-		r.goesFor = r.goesWith()
+		r.goesFor = goesWith(r.run)
 	}
 }
 
@@ -190,7 +189,7 @@ func (r *recent) end(ctx context.Context, whole bool) {
 
 func (r *recent) save(ctx context.Context, doc recentDoc) {
 	doc.For = r.goesFor
-	if err := doc.save(ctx, r.run.Store, r.name()); err != nil {
+	if err := doc.save(ctx, r.run.Store, recentName(r.run)); err != nil {
 		r.unsaved = true
 		r.run.Log.Warn("the rows delivered lately are not kept: some may be sent twice", zap.Error(err))
 	}
@@ -284,17 +283,7 @@ func readRecent(r io.Reader) (doc recentDoc, err error) {
 }
 
 func (doc recentDoc) save(ctx context.Context, store checkpoint.Store, name string) error {
-	return checkpoint.Write(ctx, store, name, func(w io.Writer) error {
-		// Hashes do not compress, their base64 does: to its 6 bits.
-		gz, err := gzip.NewWriterLevel(w, gzip.HuffmanOnly)
-		if err != nil {
-			return err
-		}
-		if err := doc.write(gz); err != nil {
-			return err
-		}
-		return gz.Close()
-	})
+	return writePacked(ctx, store, name, doc.write)
 }
 
 // write writes the document as JSON, which in one piece would be the largest
