@@ -119,7 +119,8 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 		e.Revision++
 		if edit.At.After(edited) {
 			edited = edit.At
-			e.Modified = edited.UTC()
+			// Whatever Qualys has edited by itself before: nothing changes without its date.
+			e.Modified, e.Revision = edited.UTC(), int(edited.Unix())
 		}
 		switch edit.Kind {
 		case Disabled:

@@ -26,6 +26,9 @@ type Qualys struct {
 	Version, KnowledgeVersion string
 	// CallsPerHour and Concurrent are the subscription's limits.
 	CallsPerHour, Concurrent int
+	// Finish calls done when an answer has been read, till when the call counts as one that
+	// runs; nil: that is when it was made.
+	Finish func(r *http.Request, done func())
 	// Now is the clock.
 	Now func() time.Time
 	// LinkHost is the host that next-page links name: not the one that
@@ -231,8 +234,12 @@ func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	defer done()
 	answer(w, r)
+	if q.Finish != nil {
+		q.Finish(r, done)
+	} else {
+		done()
+	}
 }
 
 // admit keeps the limits: concurrency first, as its error wins.

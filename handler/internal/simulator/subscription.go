@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// scanPeriod is how often every host is scanned, each at a time of its own.
-const scanPeriod = 24 * time.Hour
+// DefaultScanEvery is how often every host is scanned.
+const DefaultScanEvery = 24 * time.Hour
 
 // A Subscription is a customer's hosts and their detections.
 type Subscription struct {
@@ -43,8 +43,9 @@ type Subscription struct {
 	// for a subscription that may not download it.
 	Knowledge *Knowledge
 
-	// Delay is how long a processed scan takes to show.
-	Delay time.Duration
+	// ScanEvery is how often every host is scanned, each at a time of its own, and Delay
+	// how long a processed scan takes to show.
+	ScanEvery, Delay time.Duration
 
 	mu      sync.Mutex
 	rescans map[int][]time.Time
@@ -54,7 +55,7 @@ type Subscription struct {
 
 // NewSubscription returns a subscription.
 func NewSubscription(seed uint64, hosts, detections int) *Subscription {
-	return &Subscription{Seed: seed, Hosts: hosts, Detections: detections, HugeHost: -1, ManyHost: -1}
+	return &Subscription{Seed: seed, Hosts: hosts, Detections: detections, ScanEvery: DefaultScanEvery, HugeHost: -1, ManyHost: -1}
 }
 
 // Rescan makes Qualys process a new scan of a host at a time.
@@ -103,8 +104,8 @@ func (s *Subscription) Host(index int, now time.Time) Host { return s.host(index
 // processed is when the latest scan of a host was processed, as far as it shows now.
 func (s *Subscription) processed(index int, now time.Time) time.Time {
 	now = now.Add(-s.Delay)
-	phase := time.Duration(mix(s.Seed, uint64(index))%uint64(scanPeriod/time.Second)) * time.Second
-	at := now.Add(-phase).Truncate(scanPeriod).Add(phase)
+	phase := time.Duration(mix(s.Seed, uint64(index))%uint64(s.ScanEvery/time.Second)) * time.Second
+	at := now.Add(-phase).Truncate(s.ScanEvery).Add(phase)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if born := s.born[index]; born.After(at) && !born.After(now) {
@@ -239,7 +240,7 @@ const typeInfo = "Info"
 
 func (h Host) detection(n int) Detection {
 	r := rand.New(rand.NewPCG(h.seed, uint64(n)))
-	scan := uint64(h.Processed.Unix()) / uint64(scanPeriod/time.Second)
+	scan := uint64(h.Processed.Unix()) / uint64(h.sub.ScanEvery/time.Second)
 	d := Detection{UniqueID: h.ID*10_000 + uint64(n), QID: 38_000 + r.IntN(60_000), SSL: "0"}
 	if k := h.sub.Knowledge; k != nil && k.Size > 0 {
 		d.QID = k.QID(d.QID % k.Size)

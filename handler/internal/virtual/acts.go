@@ -231,11 +231,17 @@ var kinds = []kind{
 		fmt.Fprint(rw, `{"error":{"code":"Simulated","message":"simulated"}}`)
 		return true
 	}},
-	{name: "the state fails over to an older one", numbered: true, unclean: true, happen: func(w *world, _ *platform, a Act) {
+	{name: failover, numbered: true, unclean: true, happen: func(w *world, p *platform, a Act) {
 		before := w.blobs.Snapshot()
 		time.Sleep(time.Duration(1+a.N%900) * time.Second)
 		w.blobs.Restore(before)
-		w.laws.restored()
+		w.say("the state is an older one")
+		// Their owners find that the youngest are not there.
+		for n := range w.story.Integrations {
+			if !w.registered(w.story.destination(n)).IsZero() {
+				p.register(p.end, n)
+			}
+		}
 	}},
 
 	// Processes.
@@ -343,8 +349,11 @@ var notices = []string{
 // changes are settings with other values than those of the stories.
 var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1"}
 
-// disorder is the act that the laws have to know: see maySkip.
-const disorder = "hosts come in another order"
+// Acts that the laws have to know by name: see maySkip and forget.
+const (
+	disorder = "hosts come in another order"
+	failover = "the state fails over to an older one"
+)
 
 // callsPerHour is the limit of the subscription, for each endpoint.
 const callsPerHour = 300

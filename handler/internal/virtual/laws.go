@@ -26,6 +26,9 @@ type laws struct {
 	// trusted tells that the state and the machines' clocks are good all the time: then
 	// what one process has met, all know.
 	trusted bool
+	// alone tells that one process works at a time, and that the subscription's limits do
+	// not change.
+	alone bool
 	// holding tells that holds on documents can be relied on: who loses one hears of it.
 	holding bool
 
@@ -38,11 +41,16 @@ type laws struct {
 	entries map[string]map[uint64]state
 	keys    map[string]int // arrivals of each state, by destination and key
 	twice   int
+	// paused tells that the time of a run was up: a host of which a part had arrived comes
+	// again, whole.
+	paused  bool
 	runs    map[string]*runOf
 	holders map[string][]holding
-	refused map[string]time.Time // logins that were refused, by password
-	resting map[string]resting   // endpoints, by path
-	sending map[string]int       // batches on their way, by run
+	refused map[string]time.Time  // logins that were refused, by password
+	tried   map[attempt]time.Time // when a process has heard that one is refused
+	good    map[attempt]bool      // those that a process knows to be good
+	resting map[string]resting    // endpoints, by path
+	sending map[string]int        // batches on their way, by run
 	// disturbed is when an act that concerns a destination's dataset has last begun or
 	// ended, by both.
 	disturbed map[[2]string]time.Time
@@ -74,22 +82,30 @@ type resting struct{ from, until time.Time }
 func newLaws(w *world) *laws {
 	l := &laws{
 		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, keys: map[string]int{}, runs: map[string]*runOf{},
-		holders: map[string][]holding{}, refused: map[string]time.Time{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
+		holders: map[string][]holding{}, refused: map[string]time.Time{}, tried: map[attempt]time.Time{}, good: map[attempt]bool{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
 		if slices.Contains(keepers, a.On) || slices.Contains(untrusted, a.Kind) {
 			l.trusted = false
 		}
-		if slices.Contains(keepers, a.On) || slices.Contains(groups["storage"], a.On) || a.Kind == "the state fails over to an older one" || slices.Contains(helpers, a.On) {
+		if slices.Contains(keepers, a.On) || slices.Contains(groups["storage"], a.On) || a.Kind == failover || slices.Contains(helpers, a.On) {
 			l.holding = false
 		}
 	}
+	l.alone = l.trusted && !w.story.OneTick && !slices.ContainsFunc(w.story.Acts, func(a Act) bool { return slices.Contains(crowding, a.Kind) })
 	return l
+}
+
+// crowding are acts behind which an old process works beside a new one, or more calls run
+// than Qualys then allows.
+var crowding = []string{
+	"the processes are told to stop", "a setting changes, and changes back", "the subscription allows one call at a time",
+	"a call arrives late, whatever has become of who made it",
 }
 
 // untrusted are acts behind which processes do not know what others have met.
 var untrusted = []string{
-	"the state fails over to an older one", "the processes freeze", "the processes are killed", "the process is killed when a call leaves", "the process is killed when a call is done",
+	failover, "the processes freeze", "the processes are killed", "the process is killed when a call leaves", "the process is killed when a call is done",
 	"a second app works with the same state", "the processes freeze, and others take their place", "machines' clocks are ahead", "machines' clocks are behind",
 }
 
@@ -107,8 +123,6 @@ func (l *laws) broken(law string, args ...any) {
 	defer l.mu.Unlock()
 	l.breaches = append(l.breaches, Breach{law, text})
 }
-
-func (l *laws) restored() { l.world.say("the state is an older one") }
 
 // Marks of secrets, as text and in the header of a login.
 const canary = "correct-horse-canary"
@@ -152,9 +166,18 @@ func (l *laws) leaves(c *call, r *http.Request) {
 // known is how long it may take until all processes know what one has met.
 const known = 45 * time.Second
 
+// attempt is a password that a process has tried.
+type attempt struct {
+	process int
+	secret  string
+}
+
 // heard notes what a process hears of Qualys.
-func (l *laws) heard(r *http.Request, resp *http.Response) {
+func (l *laws) heard(c *call, r *http.Request, resp *http.Response) {
 	_, secret, _ := r.BasicAuth()
+	if resp.StatusCode == http.StatusUnauthorized {
+		l.refuses(c, secret)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -167,8 +190,23 @@ func (l *laws) heard(r *http.Request, resp *http.Response) {
 		l.refused[secret] = now
 	case resp.StatusCode == http.StatusOK:
 		delete(l.refused, secret)
+		l.good[attempt{c.process.id, secret}] = true
 	case resp.StatusCode == http.StatusConflict && wait > 0, resp.StatusCode == http.StatusTooManyRequests && wait > 0:
 		l.resting[r.URL.Path] = resting{now, now.Add(min(time.Duration(wait)*time.Second, longestRest))}
+	}
+}
+
+// refuses checks that a process tries a password that it does not know to be good with one
+// call at a time: all are bad logins if it is not.
+func (l *laws) refuses(c *call, secret string) {
+	a := attempt{c.process.id, secret}
+	l.mu.Lock()
+	first, before := l.tried[a]
+	good := l.good[a]
+	l.tried[a] = time.Now()
+	l.mu.Unlock()
+	if before && !good && c.left.Before(first) && time.Since(c.left) < headerTime {
+		l.broken("process %d tries a login by more than one call at a time", a.process)
 	}
 }
 
@@ -180,6 +218,10 @@ func (l *laws) answered(c *call, r *http.Request, answer *httptest.ResponseRecor
 	switch answer.Code {
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestURITooLong:
 		l.broken("Qualys refuses the call for %s: %s %s: %d %.300s", c.what, r.Method, r.URL.RequestURI(), answer.Code, answer.Body)
+	case http.StatusConflict:
+		if l.alone && bytes.Contains(answer.Body.Bytes(), []byte("<CODE>1960<")) {
+			l.broken("more calls for %s at a time than Qualys allows: %.300s", c.what, answer.Body)
+		}
 	}
 }
 
@@ -300,8 +342,12 @@ func (l *laws) reached(destination, table string, r row) {
 	}
 }
 
-// forget forgets what has arrived at a destination that has gone.
+// forget forgets what has arrived at a destination that has gone: should it come back, all
+// comes again. Where the state may become an older one, what it was may come back.
 func (l *laws) forget(destination string) {
+	if slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return a.Kind == failover }) {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.rows, destination)
@@ -379,6 +425,11 @@ func (l *laws) reported(c *call, content []byte) {
 		accepted = run.accepted
 	}
 	l.mu.Unlock()
+	if r.Outcome == ingest.Paused {
+		l.mu.Lock()
+		l.paused = true
+		l.mu.Unlock()
+	}
 	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned {
 		l.broken("run %s: %d decoded, %d accepted, %d dead letters, %d abandoned", r.Run, r.Decoded, r.Accepted, r.DeadLetters, r.Abandoned)
 	}
@@ -526,16 +577,15 @@ func (w *world) expectation() *expectation {
 	return e
 }
 
-// outstanding are findings and entries that Qualys shows and a destination does not
-// have.
-func (l *laws) outstanding() (list []string) {
-	now := time.Now().Add(-settled)
+// outstanding are findings and entries that Qualys showed at a time and a destination does
+// not have.
+func (l *laws) outstanding(at time.Time) (list []string) {
 	all := ingest.Checkpoint{Dataset: ingest.VM.Name}
 	for _, destination := range append([]string{"default"}, slices.Sorted(maps.Keys(l.world.azure.Places))...) {
-		list = append(list, l.missing(destination, all, nil, now, 1<<62)...)
+		list = append(list, l.missing(destination, all, nil, at, 1<<62)...)
 	}
 	all.Dataset = ingest.KB.Name
-	return append(list, l.missing("default", all, nil, now, 1<<62)...)
+	return append(list, l.missing("default", all, nil, at, 1<<62)...)
 }
 
 // agree checks that the latest states of findings are those of the estate.
@@ -561,15 +611,12 @@ func (l *laws) disagreements() (list []string) {
 	return list
 }
 
-// settled is how old what is shown has to be before it is asked after.
-const settled = time.Minute
-
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()
-	twice := l.twice
+	twice, paused := l.twice, l.paused
 	l.mu.Unlock()
-	if twice == 0 || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
+	if twice == 0 || paused || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
 		return
 	}
 	l.broken("%d rows have come twice, and nothing has happened that could be why", twice)

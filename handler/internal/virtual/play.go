@@ -23,8 +23,9 @@ type Outcome struct {
 }
 
 const (
-	// patience is how long behind the last act all must have arrived, and endurance how
-	// long for what was isolated.
+	// patience is how long behind the last act all must have arrived, beside two ticks of
+	// the KnowledgeBase: one may end a window that is old. endurance is how long for what
+	// was isolated.
 	patience  = 4 * time.Hour
 	endurance = 30 * time.Hour
 )
@@ -82,16 +83,16 @@ func (w *world) act(p *platform, a Act) {
 	w.mu.Unlock()
 }
 
-// settle waits until all has arrived.
+// settle waits until all that Qualys shows now has arrived.
 func (w *world) settle() {
-	began := time.Now()
+	over := time.Now()
 	for {
 		time.Sleep(w.story.Every)
-		missing := w.laws.outstanding()
-		switch waited := time.Since(began); {
+		missing := w.laws.outstanding(over)
+		switch waited := time.Since(over); {
 		case len(missing) == 0:
 			return
-		case waited > endurance, waited > patience && !w.isolates():
+		case waited > endurance, waited > patience+2*w.story.KBEvery && !w.isolates():
 			w.laws.broken("%s after all acts are over, %d are missing: %s", waited, len(missing), strings.Join(missing[:min(3, len(missing))], "; "))
 			return
 		}

@@ -3,6 +3,8 @@ package virtual
 import (
 	"slices"
 	"time"
+
+	"qualys-sentinel/handler/internal/simulator"
 )
 
 // Shrink makes a story smaller for as long as it still breaks what it broke: with fewer
@@ -54,6 +56,15 @@ func smallerStories(s Story) (list []Story) {
 	}
 	if s.Shows > 0 {
 		list = append(list, s.but(func(s *Story) { s.Shows = 0 }))
+	}
+	if s.Scans < simulator.DefaultScanEvery {
+		list = append(list, s.but(func(s *Story) { s.Scans = simulator.DefaultScanEvery }))
+	}
+	if s.Edits > 0 {
+		list = append(list, s.but(func(s *Story) { s.Edits = 0 }))
+	}
+	if s.Latency > DefaultLatency {
+		list = append(list, s.but(func(s *Story) { s.Latency = DefaultLatency }))
 	}
 	for i, a := range s.Acts {
 		if kindOf(a.Kind).fault() && a.Share < 100 {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/simulator"
 )
 
 // A Story is what happens in one world: an estate, the settings, and acts. A seed makes
@@ -37,8 +38,13 @@ type Story struct {
 	Enrich         bool
 	// OneTick lets each process live for one tick only, as where an app scales to zero.
 	OneTick bool
+	// Scans is how often each host is scanned, Edits how often each entry of the
+	// KnowledgeBase is edited; zero: never by itself.
+	Scans, Edits time.Duration
 	// Shows is how long Qualys takes to show what it has processed.
 	Shows time.Duration
+	// Latency is the longest way to Qualys or Log Analytics, and the longest back.
+	Latency time.Duration
 	// Collector sends over the HTTP Data Collector API: to the default destination, and to
 	// each second integration.
 	Collector bool
@@ -64,6 +70,16 @@ type Act struct {
 	Share int
 }
 
+// DefaultLatency is that of services which are well.
+const DefaultLatency = 40 * time.Millisecond
+
+// A story has few kinds of acts, and each some times: what things do to each other shows
+// there more often than where everything happens once.
+const (
+	mostKinds = 6
+	mostActs  = 10
+)
+
 // NewStory makes the story of a seed.
 func NewStory(seed uint64) Story {
 	r := rand.New(rand.NewPCG(seed, 16))
@@ -73,7 +89,9 @@ func NewStory(seed uint64) Story {
 		Every:  pick(r, 5*time.Minute, 10*time.Minute, 15*time.Minute, 30*time.Minute),
 		Budget: pick(r, 2*time.Minute, 5*time.Minute, 25*time.Minute),
 		Enrich: r.IntN(3) == 0, OneTick: r.IntN(3) == 0,
+		Scans: pick(r, simulator.DefaultScanEvery, 4*time.Hour, time.Hour, 25*time.Minute), Edits: pick(r, 0, 0, 5*time.Hour, time.Hour),
 		Shows:        pick(r, 0, 0, time.Minute, 8*time.Minute),
+		Latency:      pick(r, DefaultLatency, DefaultLatency, 3*time.Second),
 		Integrations: max(0, r.IntN(6)-3),
 		Hours:        1 + r.IntN(6),
 		Collector:    r.IntN(5) == 0,
@@ -82,8 +100,12 @@ func NewStory(seed uint64) Story {
 	if r.IntN(4) == 0 { // what concerns one host, destination or dataset, for long
 		s.Confined, s.Hours = true, 1+r.IntN(4)
 	}
-	for range 1 + r.IntN(8) {
-		a := s.newAct(r)
+	few := make([]*kind, 1+r.IntN(mostKinds))
+	for i := range few {
+		few[i] = &kinds[r.IntN(len(kinds))]
+	}
+	for range 1 + r.IntN(mostActs) {
+		a := s.newAct(r, few)
 		if n := len(s.Acts); n > 0 && r.IntN(3) == 0 {
 			// What two things do to each other shows where they meet.
 			a.At = s.Acts[r.IntN(n)].At + time.Duration(r.IntN(10_000))*time.Millisecond
@@ -117,9 +139,9 @@ func (s *Story) destination(integration int) string {
 	return fmt.Sprintf("dcr-%032d", integration+2)
 }
 
-// newAct makes an act.
-func (s *Story) newAct(r *rand.Rand) Act {
-	k := kinds[r.IntN(len(kinds))]
+// newAct makes an act of one of few kinds, or of any where none of them may be.
+func (s *Story) newAct(r *rand.Rand, few []*kind) Act {
+	k := few[r.IntN(len(few))]
 	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
 	a.For = pick(r, time.Second, time.Minute, 20*time.Minute, time.Hour, 3*time.Hour)
 	if len(k.on) > 0 {
@@ -128,7 +150,7 @@ func (s *Story) newAct(r *rand.Rand) Act {
 	if s.Confined {
 		a.For = pick(r, 2*time.Hour, 4*time.Hour, 6*time.Hour)
 		if s.concerns(a, "default", ingest.VM.Name) && s.concerns(a, "default", ingest.KB.Name) {
-			return s.newAct(r)
+			return s.newAct(r, []*kind{&kinds[r.IntN(len(kinds))]})
 		}
 	}
 	if r.IntN(2) == 0 {
@@ -155,8 +177,15 @@ func (s Story) String() string {
 	if s.OneTick {
 		b.WriteString("; a process lives for one tick")
 	}
+	fmt.Fprintf(&b, "; each host is scanned every %s", s.Scans)
+	if s.Edits > 0 {
+		fmt.Fprintf(&b, ", each entry edited every %s", s.Edits)
+	}
 	if s.Shows > 0 {
 		fmt.Fprintf(&b, "; a scan shows after %s", s.Shows)
+	}
+	if s.Latency > DefaultLatency {
+		fmt.Fprintf(&b, "; Qualys and Log Analytics are up to %s away", s.Latency)
 	}
 	if s.Integrations > 0 {
 		fmt.Fprintf(&b, "; %d integrations", s.Integrations)

@@ -78,9 +78,10 @@ type acting struct {
 func newWorld(s Story) *world {
 	w := &world{story: s, rand: rand.New(rand.NewPCG(s.Seed, 1)), counts: map[string]int{}, met: map[[2]string]int{}, since: map[string]time.Time{}, secrets: []string{password}}
 	w.estate = simulator.NewSubscription(s.Seed, s.Hosts, s.Detections)
-	w.estate.ResultsBytes, w.estate.Delay = 120, s.Shows
-	w.estate.Knowledge = &simulator.Knowledge{Seed: s.Seed, Size: s.QIDs, Delay: 9 * time.Hour}
+	w.estate.ResultsBytes, w.estate.ScanEvery, w.estate.Delay = 120, s.Scans, s.Shows
+	w.estate.Knowledge = &simulator.Knowledge{Seed: s.Seed, Size: s.QIDs, EditEvery: s.Edits, Delay: 9 * time.Hour}
 	w.qualys = simulator.NewQualys(w.estate, user, password)
+	w.qualys.Finish = func(r *http.Request, done func()) { callOf(r).done = done }
 	w.azure = simulator.NewAzure(ingest.Schemas()...)
 	w.azure.Secrets[passwordName] = password
 	w.azure.Places = map[string]*simulator.Place{}
@@ -136,7 +137,14 @@ type call struct {
 	left time.Time
 	// run that rows are of.
 	run string
+	// done tells Qualys that its answer is given, or that nobody takes it any more.
+	done func()
 }
+
+// callKey is that of a call in the context of its request.
+type callKey struct{}
+
+func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) } //nolint:forcetypeassert // handler puts it there
 
 // classify names a request.
 func classify(r *http.Request) (what, name string) {
@@ -229,9 +237,6 @@ func classifyBlob(r *http.Request) (what, name string) {
 	return "other state", name
 }
 
-// latency is the longest way to a service, and back.
-const latency = 40 * time.Millisecond
-
 // headerTime is how long an answer may take to begin, as the transport of net/http has it
 // for Qualys.
 const headerTime = qualys.DefaultFirstByteTimeout
@@ -246,7 +251,7 @@ func (timeoutError) Temporary() bool { return true }
 // RoundTrip implements http.RoundTripper for a process.
 func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := p.world
-	c := &call{process: p}
+	c := &call{process: p, done: func() {}}
 	c.what, c.name = classify(r)
 	if err := p.mayLeave(r.Context()); err != nil {
 		return nil, err
@@ -278,7 +283,7 @@ func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err //nolint:wrapcheck // as the transport has it
 	}
 	if r.URL.Hostname() == qualysHost {
-		w.laws.heard(r, resp)
+		w.laws.heard(c, r, resp)
 	}
 	resp.Body = &body{resp.Body, func() { stop(); cancel(nil) }}
 	return resp, nil
@@ -319,7 +324,10 @@ func (a *acting) concerns(c *call) bool {
 func (w *world) handler(c *call, acts []*acting) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		drained(r) // all of it is on its way
-		w.pause(r.Context(), w.upTo(latency))
+		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+		defer func() { c.done() }()
+		way := w.latency(r)
+		w.pause(r.Context(), w.upTo(way))
 		for _, a := range acts {
 			if a.kind.before != nil && a.kind.before(w, a, c, rw, r) {
 				return
@@ -327,7 +335,7 @@ func (w *world) handler(c *call, acts []*acting) http.Handler {
 		}
 		answer := httptest.NewRecorder()
 		w.serve(c, answer, r)
-		w.pause(r.Context(), w.upTo(latency))
+		w.pause(r.Context(), w.upTo(way))
 		for _, a := range acts {
 			if a.kind.answer != nil && a.kind.answer(w, a, c, rw, r, answer) {
 				return
@@ -335,6 +343,15 @@ func (w *world) handler(c *call, acts []*acting) http.Handler {
 		}
 		give(rw, answer)
 	})
+}
+
+// latency is the longest way of a call, and the longest back.
+func (w *world) latency(r *http.Request) time.Duration {
+	switch r.URL.Hostname() {
+	case stateHost, vaultHost, keysHost, identityHost:
+		return DefaultLatency // the connector waits seconds for them, not minutes
+	}
+	return w.story.Latency
 }
 
 // give passes an answer on.
