@@ -135,6 +135,7 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 	used, began := c.login(), c.now()
 	err = c.once(ctx, path, params, used, sent, read)
 	if e := asError(err); e != nil && e.Kind == BadLogin {
+		defer c.distrust(used)()
 		changed, reloadErr := c.changedSince(ctx, used)
 		switch {
 		case reloadErr != nil:
@@ -232,6 +233,23 @@ func (s *standing) tried(trying chan struct{}) {
 		close(trying)
 		s.trying = nil
 	}
+}
+
+// distrust lets others wait with a login that was good and was refused, until what to do
+// about it is known: reading it anew may take its time. done is to be called then.
+func (c *Client) distrust(as login) (done func()) {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == as {
+		s.good = login{}
+	}
+	if s.trying != nil {
+		return func() {} // the refused call's own, or another
+	}
+	mine := make(chan struct{})
+	s.trying = mine
+	return func() { s.tried(mine) }
 }
 
 // vouch notes that Qualys answers a login.

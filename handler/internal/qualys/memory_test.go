@@ -429,6 +429,56 @@ func TestSlowRefusals(t *testing.T) {
 	}
 }
 
+// slowLogin is a login that takes its time to be read anew.
+type slowLogin struct{ login }
+
+func (l *slowLogin) Reload(ctx context.Context) (bool, error) {
+	select {
+	case <-time.After(8 * time.Second):
+	case <-ctx.Done():
+	}
+	return false, nil
+}
+
+// A login that was good, and is refused, is one bad login, however long it takes to be read
+// anew: calls that begin meanwhile wait.
+func TestRefusedWhileItIsReadAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var password atomic.Value
+		var bad atomic.Int32
+		password.Store("before-canary")
+		h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if _, p, _ := r.BasicAuth(); p != password.Load() {
+				bad.Add(1)
+			}
+			wantPassword(password.Load().(string))(rw, r)
+		})
+		cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "q"}, Credentials: &slowLogin{login{user: "user", pass: "before-canary"}}, UserAgent: "test", Memory: &safely{}}
+		cl.HTTP = &http.Client{Transport: simulator.Transport{Handler: h}}
+		if _, _, err := ask(cl); err != nil {
+			t.Fatal(err)
+		}
+		password.Store("behind-canary")
+		var all sync.WaitGroup
+		for n, call := range []func(){ // each of an endpoint of its own
+			func() { _ = askHosts(cl) },
+			func() { _, _, _ = ask(cl) },
+			func() {
+				_ = qualys.NewKnowledgeBase(cl, ingest.KB.Schema).Permitted(t.Context(), func(record.Tally) {})
+			},
+		} {
+			all.Go(func() {
+				time.Sleep(time.Duration(n) * 3 * time.Second)
+				call()
+			})
+		}
+		all.Wait()
+		if n := bad.Load(); n != 1 {
+			t.Errorf("got %d bad logins; want 1", n)
+		}
+	})
+}
+
 // A login that nobody says anything of is tried by one at a time.
 func TestLoginWithoutAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
