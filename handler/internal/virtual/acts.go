@@ -284,6 +284,10 @@ var kinds = []kind{
 		now := time.Now().Truncate(time.Second)
 		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Changed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
 	}},
+	{name: removal, numbered: true, happen: func(w *world, _ *platform, a Act) {
+		now := time.Now().Truncate(time.Second)
+		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Removed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
+	}},
 
 	// People.
 	{name: "somebody asks for everything", happen: func(_ *world, p *platform, _ Act) { p.ask(`{"full":true}`) }},
@@ -291,8 +295,8 @@ var kinds = []kind{
 	{name: "somebody asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
 		p.ask(fmt.Sprintf(`{"hostIds":[%d]}`, w.estate.Host(a.N%w.story.Hosts, time.Now()).ID))
 	}},
-	{name: "a setting changes, and changes back", numbered: true, lasts: true, unclean: true, happen: func(w *world, p *platform, a Act) {
-		w.set(p, changes[a.N%len(changes)])
+	{name: change, numbered: true, lasts: true, unclean: true, happen: func(w *world, p *platform, a Act) {
+		w.set(p, a.setting())
 		time.Sleep(a.For)
 		w.set(p, "")
 	}},
@@ -347,13 +351,21 @@ var notices = []string{
 }
 
 // changes are settings with other values than those of the stories.
-var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1"}
+var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1", fewer}
 
-// Acts that the laws have to know by name: see maySkip and forget.
+// fewer is a setting by which the default destination gets fewer findings for a while.
+const fewer = "filterParameters=&severities=4,5"
+
+// Acts that the laws have to know by name: see maySkip, narrows, forget and unremoved.
 const (
 	disorder = "hosts come in another order"
 	failover = "the state fails over to an older one"
+	change   = "a setting changes, and changes back"
+	removal  = "an entry is removed"
 )
+
+// setting is what a setting becomes in a change.
+func (a Act) setting() string { return changes[a.N%len(changes)] }
 
 // callsPerHour is the limit of the subscription, for each endpoint.
 const callsPerHour = 300

@@ -37,13 +37,15 @@ type laws struct {
 	// rows are the latest states of findings that have arrived, by destination and
 	// UNIQUE_VULN_ID; a refused one that was kept has arrived, too.
 	rows map[string]map[uint64]state
-	// entries are those of the KnowledgeBase, by QID.
+	// entries are those of the KnowledgeBase, by QID, and removed those that are said to have
+	// been removed.
 	entries map[string]map[uint64]state
+	removed map[uint64]bool
 	keys    map[string]int // arrivals of each state, by destination and key
 	twice   int
-	// paused tells that the time of a run was up: a host of which a part had arrived comes
-	// again, whole.
-	paused  bool
+	// paused is how many runs' time was up: a host of which a part had arrived comes again,
+	// whole.
+	paused  int
 	runs    map[string]*runOf
 	holders map[string][]holding
 	refused map[string]time.Time  // logins that were refused, by password
@@ -81,7 +83,7 @@ type resting struct{ from, until time.Time }
 
 func newLaws(w *world) *laws {
 	l := &laws{
-		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, keys: map[string]int{}, runs: map[string]*runOf{},
+		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, removed: map[uint64]bool{}, keys: map[string]int{}, runs: map[string]*runOf{},
 		holders: map[string][]holding{}, refused: map[string]time.Time{}, tried: map[attempt]time.Time{}, good: map[attempt]bool{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
@@ -99,7 +101,7 @@ func newLaws(w *world) *laws {
 // crowding are acts behind which an old process works beside a new one, or more calls run
 // than Qualys then allows.
 var crowding = []string{
-	"the processes are told to stop", "a setting changes, and changes back", "the subscription allows one call at a time",
+	"the processes are told to stop", change, "the subscription allows one call at a time",
 	"a call arrives late, whatever has become of who made it",
 }
 
@@ -152,11 +154,15 @@ func (l *laws) leaves(c *call, r *http.Request) {
 	_, secret, _ := r.BasicAuth()
 	l.mu.Lock()
 	refused, wasRefused := l.refused[secret]
+	refusedHere, hereToo := l.tried[attempt{c.process.id, secret}]
 	rest := l.resting[r.URL.Path]
 	l.mu.Unlock()
 	now := time.Now()
 	if since := now.Sub(refused); wasRefused && since > known && since < time.Hour-time.Second {
 		l.broken("a login that was refused is tried again after %s", since)
+	}
+	if since := now.Sub(refusedHere); hereToo && since > time.Second && since < time.Hour-time.Second {
+		l.broken("process %d tries again a login that it was refused %s ago", c.process.id, since)
 	}
 	if now.Sub(rest.from) > known && now.Before(rest.until.Add(-time.Second)) {
 		l.broken("%s is called again after %s, and was to rest for %s", c.what, now.Sub(rest.from), rest.until.Sub(rest.from))
@@ -190,6 +196,7 @@ func (l *laws) heard(c *call, r *http.Request, resp *http.Response) {
 		l.refused[secret] = now
 	case resp.StatusCode == http.StatusOK:
 		delete(l.refused, secret)
+		delete(l.tried, attempt{c.process.id, secret})
 		l.good[attempt{c.process.id, secret}] = true
 	case resp.StatusCode == http.StatusConflict && wait > 0, resp.StatusCode == http.StatusTooManyRequests && wait > 0:
 		l.resting[r.URL.Path] = resting{now, now.Add(min(time.Duration(wait)*time.Second, longestRest))}
@@ -276,6 +283,7 @@ func quoted(doc []byte, mark string) string {
 type row struct {
 	Key, Run, QID, Status string
 	Processed, Modified   time.Time
+	Removed               bool
 }
 
 // UnmarshalJSON reads a row, with the names of the table's columns or those of the Data
@@ -293,7 +301,7 @@ func (r *row) UnmarshalJSON(doc []byte) error {
 		}
 		return ""
 	}
-	*r = row{Key: text("RowKey", "_s"), Run: text("RunId", "_s"), QID: text("QID", "_s"), Status: text("Status", "_s")}
+	*r = row{Key: text("RowKey", "_s"), Run: text("RunId", "_s"), QID: text("QID", "_s"), Status: text("Status", "_s"), Removed: text("Removed_DateTime", "_t") != ""}
 	// A table has one of both; a row without a time has not arrived, for the laws.
 	r.Processed, _ = time.Parse(time.RFC3339, text("LastProcessed", "_t"))
 	r.Modified, _ = time.Parse(time.RFC3339, text("Last_Service_Modification_DateTime", "_t"))
@@ -334,6 +342,10 @@ func (l *laws) reached(destination, table string, r row) {
 		states, at, id = l.entries, r.Modified, r.QID
 	}
 	n, _ := strconv.ParseUint(id, 10, 63) // 0: one that is not expected
+	if r.Removed {
+		l.removed[n] = true
+		return
+	}
 	if states[destination] == nil {
 		states[destination] = map[uint64]state{}
 	}
@@ -427,7 +439,7 @@ func (l *laws) reported(c *call, content []byte) {
 	l.mu.Unlock()
 	if r.Outcome == ingest.Paused {
 		l.mu.Lock()
-		l.paused = true
+		l.paused++
 		l.mu.Unlock()
 	}
 	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned {
@@ -460,6 +472,8 @@ func (l *laws) saved(c *call, content []byte) {
 	switch {
 	case destination == "":
 		// An integration that has gone: nobody waits for what it would have got.
+	case destination == "default" && doc.Dataset == ingest.VM.Name && l.world.story.narrows():
+		// What it asked for was less, or may have been.
 	case doc.Window != nil && l.world.story.disordered():
 		// The cursor rests on the order of hosts: until a host shows that there is none.
 	case doc.Window != nil:
@@ -513,7 +527,7 @@ func (l *laws) missingEntries(e *expectation, isolated map[uint64]bool, after *t
 			continue
 		}
 		entry, ok := l.world.estate.Knowledge.Entry(n, until)
-		if !ok || after != nil && entry.Modified.Before(*after) {
+		if _, still := l.world.estate.Knowledge.Entry(n, time.Now()); !ok || !still || after != nil && entry.Modified.Before(*after) {
 			continue
 		}
 		if l.entries["default"][qid].at.Before(entry.Modified) {
@@ -552,6 +566,14 @@ func (e *expectation) wanted(destination string, d expectedFinding) bool {
 	return d.severity >= e.least[destination]
 }
 
+// largestHost is how many findings the host has that has most.
+func (w *world) largestHost() (most int) {
+	for _, h := range w.expectation().hosts {
+		most = max(most, len(h.findings))
+	}
+	return most
+}
+
 // expectation works out what the estate is made of, once.
 func (w *world) expectation() *expectation {
 	if w.expected != nil {
@@ -585,7 +607,33 @@ func (l *laws) outstanding(at time.Time) (list []string) {
 		list = append(list, l.missing(destination, all, nil, at, 1<<62)...)
 	}
 	all.Dataset = ingest.KB.Name
-	return append(list, l.missing("default", all, nil, at, 1<<62)...)
+	list = append(list, l.missing("default", all, nil, at, 1<<62)...)
+	return append(list, l.unremoved(at)...)
+}
+
+// unremoved are entries that had been removed by then and are not said to be. Only where
+// the KnowledgeBase is read whole again does that show, by those that are still there.
+func (l *laws) unremoved(by time.Time) (list []string) {
+	if !l.world.story.Refreshed {
+		return nil
+	}
+	there := 0
+	for n, qid := range l.world.expectation().qids {
+		if _, ok := l.world.estate.Knowledge.Entry(n, by); ok {
+			there++
+			continue
+		}
+		l.mu.Lock()
+		_, came := l.entries["default"][qid]
+		if came && !l.removed[qid] {
+			list = append(list, fmt.Sprintf("entry %d was removed, and is not said to be", qid))
+		}
+		l.mu.Unlock()
+	}
+	if there == 0 {
+		return nil
+	}
+	return list
 }
 
 // agree checks that the latest states of findings are those of the estate.
@@ -614,10 +662,10 @@ func (l *laws) disagreements() (list []string) {
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()
-	twice, paused := l.twice, l.paused
+	twice, most := l.twice, l.paused*l.world.largestHost()
 	l.mu.Unlock()
-	if twice == 0 || paused || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
+	if twice <= most || l.world.story.Refreshed || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
 		return
 	}
-	l.broken("%d rows have come twice, and nothing has happened that could be why", twice)
+	l.broken("%d rows have come twice, and nothing has happened that could be why of more than %d", twice, most)
 }

@@ -20,7 +20,7 @@ const (
 // quiet are acts that concern no other than themselves: what a person does, what changes in
 // the estate, and what is wrong with one host, one QID or a health row.
 var quiet = []string{
-	"a host is ill", "a QID is ill", "a host is scanned again", "all hosts are scanned again", "a host is purged", "a host is new", "an entry is edited",
+	"a host is ill", "a QID is ill", "a host is scanned again", "all hosts are scanned again", "a host is purged", "a host is new", "an entry is edited", removal,
 	"somebody asks for everything", "somebody asks for the next window", "somebody asks for a host", "somebody looks at the status", "somebody checks the connection",
 }
 
@@ -76,6 +76,9 @@ func (l *laws) watch(ctx context.Context) {
 
 // late is what was shown so long ago that it must have arrived.
 func (l *laws) late(destination, dataset string) []string {
+	if destination == "default" && dataset == ingest.VM.Name && l.world.story.narrows() {
+		return nil // it has asked for less, and goes back to the beginning
+	}
 	every := l.world.story.Every
 	if dataset == ingest.KB.Name {
 		every = l.world.story.KBEvery

@@ -452,6 +452,9 @@ func (w *world) environ() []string {
 		"vmSchedule=0 */5 * * * *", "kbSchedule=0 0 * * * *", "integrationApi=true", "integrationVault=https://" + keysHost,
 		fmt.Sprintf("runBudget=%s", s.Budget), fmt.Sprintf("enrichDetections=%t", s.Enrich), "logLevel=info",
 	}
+	if s.Refreshed {
+		environ = append(environ, "kbFullRefreshDays=1")
+	}
 	if s.Collector {
 		environ = append(environ, "workspaceID="+defaultWorkspace, "workspaceKey="+workspaceKey)
 	} else {

@@ -24,8 +24,8 @@ type Outcome struct {
 
 const (
 	// patience is how long behind the last act all must have arrived, beside two ticks of
-	// the KnowledgeBase: one may end a window that is old. endurance is how long for what
-	// was isolated.
+	// the KnowledgeBase: one may end a window that is old; and a day where it is read whole.
+	// endurance is how long for what was isolated.
 	patience  = 4 * time.Hour
 	endurance = 30 * time.Hour
 )
@@ -86,13 +86,17 @@ func (w *world) act(p *platform, a Act) {
 // settle waits until all that Qualys shows now has arrived.
 func (w *world) settle() {
 	over := time.Now()
+	patience := patience + 2*w.story.KBEvery
+	if w.story.Refreshed {
+		patience += 24 * time.Hour
+	}
 	for {
 		time.Sleep(w.story.Every)
 		missing := w.laws.outstanding(over)
 		switch waited := time.Since(over); {
 		case len(missing) == 0:
 			return
-		case waited > endurance, waited > patience+2*w.story.KBEvery && !w.isolates():
+		case waited > endurance, waited > patience && !w.isolates():
 			w.laws.broken("%s after all acts are over, %d are missing: %s", waited, len(missing), strings.Join(missing[:min(3, len(missing))], "; "))
 			return
 		}

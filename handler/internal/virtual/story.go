@@ -52,6 +52,9 @@ type Story struct {
 	Integrations int
 	// Hours is how long acts may begin.
 	Hours int
+	// Refreshed reads the KnowledgeBase whole once a day, which shows what was removed: for
+	// that the story is longer, and small.
+	Refreshed bool
 	// Confined says that no act concerns both datasets of the default destination.
 	Confined bool
 	Acts     []Act
@@ -100,6 +103,9 @@ func NewStory(seed uint64) Story {
 	if r.IntN(4) == 0 { // what concerns one host, destination or dataset, for long
 		s.Confined, s.Hours = true, 1+r.IntN(4)
 	}
+	if r.IntN(25) == 0 {
+		s.Refreshed, s.Hosts, s.Integrations, s.Every, s.KBEvery, s.Hours = true, 1+r.IntN(3), 0, 30*time.Minute, 2*time.Hour, 2+r.IntN(28)
+	}
 	few := make([]*kind, 1+r.IntN(mostKinds))
 	for i := range few {
 		few[i] = &kinds[r.IntN(len(kinds))]
@@ -119,6 +125,12 @@ func NewStory(seed uint64) Story {
 // disordered tells that hosts come in another order at times.
 func (s *Story) disordered() bool {
 	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == disorder })
+}
+
+// narrows tells that the default destination gets fewer findings at times: a window of that
+// time is whole without the others.
+func (s *Story) narrows() bool {
+	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == change && a.setting() == fewer })
 }
 
 // maySkip tells that a host may be lost for a known reason: the answers of Qualys ascend by
@@ -171,6 +183,9 @@ func (s Story) String() string {
 	if s.Enrich {
 		b.WriteString("; detections are enriched")
 	}
+	if s.Refreshed {
+		b.WriteString("; the KnowledgeBase is read whole once a day")
+	}
 	if s.Collector {
 		b.WriteString("; the Data Collector API")
 	}
@@ -204,7 +219,10 @@ func (a Act) String() string {
 	if a.On != "" {
 		text += ", at " + a.On
 	}
-	if k.numbered {
+	switch {
+	case a.Kind == change:
+		text += ": " + a.setting()
+	case k.numbered:
 		text += fmt.Sprintf(" (%d)", a.N)
 	}
 	if k.answer != nil || k.before != nil {
