@@ -23,17 +23,17 @@ import (
 const (
 	// sharedBatches is what their batches take together, in bytes: a few of each are
 	// filled or on their way.
-	sharedBatches = 8 << 20
+	sharedBatches = 6 << 20
 	// leastBatch of one of them: smaller ones make calls, and save nothing.
-	leastBatch = 64 << 10
+	leastBatch = 48 << 10
 	// sharedRecent is how many rows they remember together, leastRecent each of them.
 	sharedRecent = 500_000
 	leastRecent  = 10_000
 	// longestRow of an integration, however many there are: that of RESULTS as nearly
 	// all have them. What is longer is cut, flagged, and kept whole in the state.
 	longestRow = 128 << 10
-	// sharedInFlight is how many batches of each may be on their way; one where there
-	// are more than fewDestinations.
+	// sharedInFlight is how many batches of each may be on their way; one of an integration
+	// where there are more than fewDestinations.
 	sharedInFlight  = 2
 	fewDestinations = 11
 )
@@ -110,14 +110,13 @@ func (c *connector) muster(ctx context.Context, members []ondemand.Member) (come
 	return come
 }
 
-// share gives a run its part of what n destinations share. The default one has what it
-// has alone, but does not hold the others up.
+// share gives a run its part of what n destinations share. The default one has batches as
+// large as alone, but does not hold the others up.
 func share(run *ingest.Run, n int) {
-	run.Patience = ingest.DefaultPatience
+	run.Patience, run.InFlight = ingest.DefaultPatience, sharedInFlight
 	if run.Integration == "" {
 		return
 	}
-	run.InFlight = sharedInFlight
 	if n > fewDestinations {
 		run.InFlight = 1
 	}
