@@ -120,43 +120,46 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 	return err
 }
 
-// inTurn is ask in the turn of the call.
+// inTurn is ask in the turn of the call. Where the login is refused, and has changed
+// meanwhile, it is made again with the new one.
 func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
 	leave, err := c.limits.enter(ctx, path, c.now)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	changed, err := c.withLogin(ctx, path, params, sent, read)
+	if changed {
+		_, err = c.withLogin(ctx, path, params, sent, read)
+	}
+	return err
+}
+
+// withLogin makes a call with the login of now. changed says that Qualys has refused it,
+// and that there is another.
+func (c *Client) withLogin(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) (changed bool, err error) {
 	done, err := c.trial(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer done()
 	used, began := c.login(), c.now()
 	err = c.once(ctx, path, params, used, sent, read)
 	if e := asError(err); e != nil && e.Kind == BadLogin {
 		defer c.distrust(used)()
-		changed, reloadErr := c.changedSince(ctx, used)
-		switch {
-		case reloadErr != nil:
+		var reloadErr error
+		if changed, reloadErr = c.changedSince(ctx, used); reloadErr != nil {
 			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
-		case changed:
-			// Other processes may still have the old one.
-			c.reject(used, began, path, e)
-			if c.rejected() == nil {
-				used = c.login()
-				err = c.once(ctx, path, params, used, sent, read)
-			}
 		}
 	}
 	cause := context.Cause(ctx)
 	if e := asError(err); e != nil && (cause == nil || e.Status != 0) {
-		c.reject(used, began, path, e)
+		c.reject(used, began, path, e) // other processes may still have it, too
 	}
 	if err != nil && cause != nil {
-		return cause // an end from outside shows as a broken answer
+		return false, cause // an end from outside shows as a broken answer
 	}
-	return err
+	return changed, err
 }
 
 // trialTime is how long others wait for the first call with a login, before another of them

@@ -479,6 +479,42 @@ func TestRefusedWhileItIsReadAnew(t *testing.T) {
 	})
 }
 
+// Where calls under way together meet a refused login, and the new one is wrong, too, that
+// is one bad login of the new one.
+func TestNewLoginIsWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := map[string]int{}
+		var mu sync.Mutex
+		good := "first-canary"
+		h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			if _, p, _ := r.BasicAuth(); p != good {
+				bad[p]++
+			}
+			wantPassword(good)(rw, r)
+		})
+		cl := &qualys.Client{Origin: &url.URL{Scheme: "https", Host: "q"}, Credentials: &login{user: "user", pass: "first-canary", next: "second-canary"}, UserAgent: "test", Memory: &safely{}}
+		cl.HTTP = &http.Client{Transport: simulator.Transport{Handler: h}}
+		if _, _, err := ask(cl); err != nil {
+			t.Fatal(err)
+		}
+		good = "third-canary"
+		var all sync.WaitGroup
+		all.Go(func() { _ = askHosts(cl) })
+		all.Go(func() { _, _, _ = ask(cl) })
+		all.Go(func() {
+			_ = qualys.NewKnowledgeBase(cl, ingest.KB.Schema).Permitted(t.Context(), func(record.Tally) {})
+		})
+		all.Wait()
+		// The first was good: three were under way with it.
+		if bad["first-canary"] != 3 || bad["second-canary"] != 1 {
+			t.Errorf("got bad logins %v; want one of the second", bad)
+		}
+	})
+}
+
 // A login that nobody says anything of is tried by one at a time.
 func TestLoginWithoutAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
