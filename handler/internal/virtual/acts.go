@@ -69,9 +69,14 @@ var (
 	anything = slices.Concat(readers, senders, keepers, helpers)
 )
 
-// kinds are all that may happen.
-var kinds = []kind{
-	// On the way.
+// families are all kinds of acts, and kinds the same in one list.
+var (
+	families = [][]kind{onTheWay, answersOfQualys, answersOfAzure, ofProcesses, ofTheEstate, ofPeople}
+	kinds    = slices.Concat(families...)
+)
+
+// onTheWay is faults on the way to all services.
+var onTheWay = []kind{
 	{name: "no connection", on: anything, lasts: true, unclean: true, connect: func(ctx context.Context, _ *acting) error {
 		if err := sleep(ctx, 3*time.Second); err != nil {
 			return err
@@ -103,8 +108,10 @@ var kinds = []kind{
 		time.Sleep(time.Duration(1+a.N%200) * time.Second)
 		return false
 	}},
+}
 
-	// Answers of Qualys.
+// answersOfQualys is what Qualys answers, and what it allows.
+var answersOfQualys = []kind{
 	{name: "an answer drips", on: readers, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		w.drip(rw, r, answer, place(a, answer), time.Duration(1+a.N%40)*time.Minute)
 		return true
@@ -190,8 +197,10 @@ var kinds = []kind{
 		time.Sleep(a.For)
 		w.qualys.SetLimits(callsPerHour, 2)
 	}},
+}
 
-	// Answers of Azure.
+// answersOfAzure is what Log Analytics, the storage, the identity and the vault answer.
+var answersOfAzure = []kind{
 	{name: "Log Analytics refuses", on: senders, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request) bool {
 		refusals := []struct {
 			status int
@@ -243,8 +252,10 @@ var kinds = []kind{
 			}
 		}
 	}},
+}
 
-	// Processes.
+// ofProcesses is what happens to processes and their machines.
+var ofProcesses = []kind{
 	{name: "the processes are killed", unclean: true, happen: func(_ *world, p *platform, _ Act) { p.kill() }},
 	{name: "the process is killed when a call leaves", on: anything, numbered: true, lasts: true, unclean: true, before: func(_ *world, a *acting, c *call, _ http.ResponseWriter, _ *http.Request) bool {
 		if a.n != 1+a.N%7 {
@@ -266,8 +277,10 @@ var kinds = []kind{
 	{name: "the processes freeze, and others take their place", lasts: true, unclean: true, happen: func(_ *world, p *platform, a Act) { p.replace(a.For) }},
 	{name: "machines' clocks are ahead", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(a.N, time.Duration(a.N%180)*time.Minute, a.For) }},
 	{name: "machines' clocks are behind", numbered: true, lasts: true, unclean: true, happen: func(w *world, _ *platform, a Act) { w.setClock(a.N, -time.Duration(a.N%180)*time.Minute, a.For) }},
+}
 
-	// The estate.
+// ofTheEstate is what changes at Qualys.
+var ofTheEstate = []kind{
 	{name: "a host is scanned again", numbered: true, happen: func(w *world, _ *platform, a Act) {
 		w.estate.Rescan(a.N%w.story.Hosts, time.Now().Truncate(time.Second))
 	}},
@@ -288,8 +301,10 @@ var kinds = []kind{
 		now := time.Now().Truncate(time.Second)
 		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Removed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
 	}},
+}
 
-	// People.
+// ofPeople is what people do.
+var ofPeople = []kind{
 	{name: "somebody asks for everything", happen: func(_ *world, p *platform, _ Act) { p.ask(`{"full":true}`) }},
 	{name: "somebody asks for the next window", happen: func(_ *world, p *platform, _ Act) { p.ask(``) }},
 	{name: "somebody asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
@@ -351,12 +366,18 @@ var notices = []string{
 }
 
 // changes are settings with other values than those of the stories.
-var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1", fewer}
+var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", elsewhere, "kbFullRefreshDays=1", fewer}
 
-// fewer is a setting by which the default destination gets fewer findings for a while.
-const fewer = "filterParameters=&severities=4,5"
+// Changes that the laws have to know.
+const (
+	// fewer asks for findings from a severity on, for the default destination.
+	fewer     = "filterParameters=&severities=4,5"
+	fewerFrom = 4
+	// elsewhere sends the default destination's rows to another table.
+	elsewhere = "dcrImmutableId=" + otherRule
+)
 
-// Acts that the laws have to know by name: see maySkip, narrows, forget and unremoved.
+// Acts that the laws have to know by name: see maySkip, changes, forget and unremoved.
 const (
 	disorder = "hosts come in another order"
 	failover = "the state fails over to an older one"

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -45,14 +44,16 @@ type laws struct {
 	twice   int
 	// paused is how many runs' time was up: a host of which a part had arrived comes again,
 	// whole.
-	paused  int
-	runs    map[string]*runOf
-	holders map[string][]holding
-	refused map[string]time.Time  // logins that were refused, by password
-	tried   map[attempt]time.Time // when a process has heard that one is refused
-	good    map[attempt]bool      // those that a process knows to be good
-	resting map[string]resting    // endpoints, by path
-	sending map[string]int        // batches on their way, by run
+	paused int
+	// isolated tells that something was, which is read again whole, whatever has come of it.
+	isolated bool
+	runs     map[string]*runOf
+	holders  map[string][]holding
+	refused  map[string]time.Time  // logins that were refused, by password
+	tried    map[attempt]time.Time // when a process has heard that one is refused
+	good     map[attempt]bool      // those that a process knows to be good
+	resting  map[string]resting    // endpoints, by path
+	sending  map[string]int        // batches on their way, by run
 	// disturbed is when an act that concerns a destination's dataset has last begun or
 	// ended, by both.
 	disturbed map[[2]string]time.Time
@@ -460,6 +461,7 @@ func (l *laws) saved(c *call, content []byte) {
 		return
 	}
 	l.mu.Lock()
+	l.isolated = l.isolated || len(doc.Isolated) > 0
 	if l.runs[doc.LastRun] == nil {
 		l.runs[doc.LastRun] = &runOf{document: c.name, process: c.process, began: len(l.holders[c.name])}
 	}
@@ -472,8 +474,8 @@ func (l *laws) saved(c *call, content []byte) {
 	switch {
 	case destination == "":
 		// An integration that has gone: nobody waits for what it would have got.
-	case destination == "default" && doc.Dataset == ingest.VM.Name && l.world.story.narrows():
-		// What it asked for was less, or may have been.
+	case destination == "default" && l.world.story.changes(elsewhere):
+		// It may have arrived there.
 	case doc.Window != nil && l.world.story.disordered():
 		// The cursor rests on the order of hosts: until a host shows that there is none.
 	case doc.Window != nil:
@@ -513,7 +515,7 @@ func (l *laws) missing(destination string, doc ingest.Checkpoint, after *time.Ti
 			continue
 		}
 		for _, d := range h.findings {
-			if e.wanted(destination, d) && l.rows[destination][d.id].at.Before(processed) {
+			if d.severity >= e.least[destination] && l.rows[destination][d.id].at.Before(processed) {
 				list = append(list, fmt.Sprintf("%s lacks finding %d of host %d, processed at %s", destination, d.id, h.id, processed.Format(time.RFC3339)))
 			}
 		}
@@ -548,7 +550,8 @@ func earlier(a, b time.Time) time.Time {
 type expectation struct {
 	hosts []expectedHost
 	qids  []uint64
-	// least is the lowest severity that a destination gets.
+	// least is the lowest severity that a destination gets all the time: what a window of
+	// another time leaves out nobody asks for again.
 	least map[string]int
 }
 
@@ -560,10 +563,6 @@ type expectedHost struct {
 type expectedFinding struct {
 	id       uint64
 	severity int
-}
-
-func (e *expectation) wanted(destination string, d expectedFinding) bool {
-	return d.severity >= e.least[destination]
 }
 
 // largestHost is how many findings the host has that has most.
@@ -592,6 +591,9 @@ func (w *world) expectation() *expectation {
 	for n := range w.story.QIDs {
 		e.qids = append(e.qids, uint64(w.estate.Knowledge.QID(n)))
 	}
+	if w.story.changes(fewer) {
+		e.least["default"] = fewerFrom
+	}
 	for n := range w.story.Integrations {
 		e.least[w.story.destination(n)] = 1 + n
 	}
@@ -602,12 +604,9 @@ func (w *world) expectation() *expectation {
 // outstanding are findings and entries that Qualys showed at a time and a destination does
 // not have.
 func (l *laws) outstanding(at time.Time) (list []string) {
-	all := ingest.Checkpoint{Dataset: ingest.VM.Name}
-	for _, destination := range append([]string{"default"}, slices.Sorted(maps.Keys(l.world.azure.Places))...) {
-		list = append(list, l.missing(destination, all, nil, at, 1<<62)...)
-	}
-	all.Dataset = ingest.KB.Name
-	list = append(list, l.missing("default", all, nil, at, 1<<62)...)
+	l.world.each(func(destination, dataset string) {
+		list = append(list, l.missing(destination, ingest.Checkpoint{Dataset: dataset}, nil, at, 1<<62)...)
+	})
 	return append(list, l.unremoved(at)...)
 }
 
@@ -662,9 +661,9 @@ func (l *laws) disagreements() (list []string) {
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()
-	twice, most := l.twice, l.paused*l.world.largestHost()
+	twice, most, isolated := l.twice, l.paused*l.world.largestHost(), l.isolated
 	l.mu.Unlock()
-	if twice <= most || l.world.story.Refreshed || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
+	if twice <= most || isolated || l.world.story.Refreshed || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
 		return
 	}
 	l.broken("%d rows have come twice, and nothing has happened that could be why of more than %d", twice, most)

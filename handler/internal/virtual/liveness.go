@@ -76,8 +76,8 @@ func (l *laws) watch(ctx context.Context) {
 
 // late is what was shown so long ago that it must have arrived.
 func (l *laws) late(destination, dataset string) []string {
-	if destination == "default" && dataset == ingest.VM.Name && l.world.story.narrows() {
-		return nil // it has asked for less, and goes back to the beginning
+	if destination == "default" && l.world.story.changes(elsewhere) {
+		return nil // it begins anew where it comes back
 	}
 	every := l.world.story.Every
 	if dataset == ingest.KB.Name {

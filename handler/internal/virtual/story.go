@@ -96,23 +96,23 @@ func NewStory(seed uint64) Story {
 		Shows:        pick(r, 0, 0, time.Minute, 8*time.Minute),
 		Latency:      pick(r, DefaultLatency, DefaultLatency, 3*time.Second),
 		Integrations: max(0, r.IntN(6)-3),
-		Hours:        1 + r.IntN(6),
+		Hours:        1 + r.IntN(3),
 		Collector:    r.IntN(5) == 0,
 	}
 	s.KBEvery = pick(r, time.Hour, 2*time.Hour)
 	if r.IntN(4) == 0 { // what concerns one host, destination or dataset, for long
-		s.Confined, s.Hours = true, 1+r.IntN(4)
+		s.Confined = true
 	}
 	if r.IntN(25) == 0 {
 		s.Refreshed, s.Hosts, s.Integrations, s.Every, s.KBEvery, s.Hours = true, 1+r.IntN(3), 0, 30*time.Minute, 2*time.Hour, 2+r.IntN(28)
 	}
 	few := make([]*kind, 1+r.IntN(mostKinds))
 	for i := range few {
-		few[i] = &kinds[r.IntN(len(kinds))]
+		few[i] = anyKind(r)
 	}
 	for range 1 + r.IntN(mostActs) {
 		a := s.newAct(r, few)
-		if n := len(s.Acts); n > 0 && r.IntN(3) == 0 {
+		if n := len(s.Acts); n > 0 && r.IntN(2) == 0 {
 			// What two things do to each other shows where they meet.
 			a.At = s.Acts[r.IntN(n)].At + time.Duration(r.IntN(10_000))*time.Millisecond
 		}
@@ -127,10 +127,9 @@ func (s *Story) disordered() bool {
 	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == disorder })
 }
 
-// narrows tells that the default destination gets fewer findings at times: a window of that
-// time is whole without the others.
-func (s *Story) narrows() bool {
-	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == change && a.setting() == fewer })
+// changes tells that a setting is what the text says at times.
+func (s *Story) changes(setting string) bool {
+	return slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == change && a.setting() == setting })
 }
 
 // maySkip tells that a host may be lost for a known reason: the answers of Qualys ascend by
@@ -151,18 +150,24 @@ func (s *Story) destination(integration int) string {
 	return fmt.Sprintf("dcr-%032d", integration+2)
 }
 
+// anyKind is a kind of any family.
+func anyKind(r *rand.Rand) *kind {
+	family := families[r.IntN(len(families))]
+	return &family[r.IntN(len(family))]
+}
+
 // newAct makes an act of one of few kinds, or of any where none of them may be.
 func (s *Story) newAct(r *rand.Rand, few []*kind) Act {
 	k := few[r.IntN(len(few))]
 	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
-	a.For = pick(r, time.Second, time.Minute, 20*time.Minute, time.Hour, 3*time.Hour)
+	a.For = pick(r, time.Second, time.Minute, 10*time.Minute, 30*time.Minute, 2*time.Hour)
 	if len(k.on) > 0 {
 		a.On = k.on[r.IntN(len(k.on))]
 	}
 	if s.Confined {
 		a.For = pick(r, 2*time.Hour, 4*time.Hour, 6*time.Hour)
 		if s.concerns(a, "default", ingest.VM.Name) && s.concerns(a, "default", ingest.KB.Name) {
-			return s.newAct(r, []*kind{&kinds[r.IntN(len(kinds))]})
+			return s.newAct(r, []*kind{anyKind(r)})
 		}
 	}
 	if r.IntN(2) == 0 {
