@@ -366,15 +366,12 @@ var notices = []string{
 }
 
 // changes are settings with other values than those of the stories.
-var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", elsewhere, "kbFullRefreshDays=1", fewer}
+var changes = []string{"runBudget=1m", "runBudget=27m", "enrichDetections=true", "enrichDetections=false", "overlap=30m", "kbOverlap=36h", "kbPageSize=2", "logLevel=debug", "resultsPolicy=none", "apiPassword=", "dcrImmutableId=dcr-1", "kbFullRefreshDays=1", fewer}
 
-// Changes that the laws have to know.
+// fewer is a setting by which the default destination asks for findings from a severity on.
 const (
-	// fewer asks for findings from a severity on, for the default destination.
 	fewer     = "filterParameters=&severities=4,5"
 	fewerFrom = 4
-	// elsewhere sends the default destination's rows to another table.
-	elsewhere = "dcrImmutableId=" + otherRule
 )
 
 // Acts that the laws have to know by name: see maySkip, changes, forget and unremoved.

@@ -474,8 +474,6 @@ func (l *laws) saved(c *call, content []byte) {
 	switch {
 	case destination == "":
 		// An integration that has gone: nobody waits for what it would have got.
-	case destination == "default" && l.world.story.changes(elsewhere):
-		// It may have arrived there.
 	case doc.Window != nil && l.world.story.disordered():
 		// The cursor rests on the order of hosts: until a host shows that there is none.
 	case doc.Window != nil:

@@ -76,9 +76,6 @@ func (l *laws) watch(ctx context.Context) {
 
 // late is what was shown so long ago that it must have arrived.
 func (l *laws) late(destination, dataset string) []string {
-	if destination == "default" && l.world.story.changes(elsewhere) {
-		return nil // it begins anew where it comes back
-	}
 	every := l.world.story.Every
 	if dataset == ingest.KB.Name {
 		every = l.world.story.KBEvery

@@ -89,11 +89,6 @@ func newWorld(s Story) *world {
 	w.blobs.Authorized = func(r *http.Request) bool { return w.azure.Authorized(r, "https://storage.azure.com") }
 	w.laws = newLaws(w)
 	w.azure.Keep = func(table string, row json.RawMessage) error { return w.laws.arrived("default", table, row) }
-	other := &simulator.Place{Streams: map[string][]record.TableColumn{}, Keep: func(table string, row json.RawMessage) error { return w.laws.arrived("elsewhere", table, row) }}
-	for _, schema := range ingest.Schemas() {
-		other.Streams[schema.Stream()] = schema.TableColumns()
-	}
-	w.azure.Places[otherRule] = other
 	for n := range s.Integrations {
 		name := s.destination(n)
 		place := &simulator.Place{}
@@ -187,13 +182,11 @@ func classify(r *http.Request) (what, name string) {
 	return "rows of an integration", rule
 }
 
-// Those of the simulator, and one more.
+// Those of the simulator.
 const (
 	defaultRule      = "dcr-00000000000000000000000000000001"
 	defaultWorkspace = "11111111-1111-1111-1111-111111111111"
 	collectorSuffix  = ".ods.opinsights.azure.com"
-	// otherRule is where the default destination's rows may go to for a while.
-	otherRule = "dcr-00000000000000000000000000000099"
 )
 
 func classifyBlob(r *http.Request) (what, name string) {
