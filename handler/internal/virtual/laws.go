@@ -616,13 +616,13 @@ func (l *laws) unremoved(by time.Time) (list []string) {
 	}
 	there := 0
 	for n, qid := range l.world.expectation().qids {
-		if _, ok := l.world.estate.Knowledge.Entry(n, by); ok {
+		if _, still := l.world.estate.Knowledge.Entry(n, time.Now()); still {
 			there++
-			continue
 		}
+		_, listed := l.world.estate.Knowledge.Entry(n, by)
 		l.mu.Lock()
 		_, came := l.entries["default"][qid]
-		if came && !l.removed[qid] {
+		if !listed && came && !l.removed[qid] {
 			list = append(list, fmt.Sprintf("entry %d was removed, and is not said to be", qid))
 		}
 		l.mu.Unlock()
