@@ -42,9 +42,9 @@ type laws struct {
 	removed map[uint64]bool
 	keys    map[string]int // arrivals of each state, by destination and key
 	twice   int
-	// paused is how many runs' time was up: a host of which a part had arrived comes again,
-	// whole.
-	paused int
+	// parted is how many runs' time was up, or how often a destination was too slow for the
+	// others' pages: a host of which a part had arrived comes again, whole.
+	parted int
 	// isolated tells that something was, which is read again whole, whatever has come of it.
 	isolated bool
 	runs     map[string]*runOf
@@ -131,6 +131,16 @@ func (l *laws) broken(law string, args ...any) {
 const canary = "correct-horse-canary"
 
 var canaryLogin = strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(user+":"+canary)), "=")[:32]
+
+// logs checks a line of a process' log.
+func (l *laws) logs(line []byte) {
+	l.tells("log", line)
+	if bytes.Contains(line, []byte("too slow for the others")) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.parted++
+	}
+}
 
 // tells checks what leaves for people.
 func (l *laws) tells(what string, doc []byte) {
@@ -440,7 +450,7 @@ func (l *laws) reported(c *call, content []byte) {
 	l.mu.Unlock()
 	if r.Outcome == ingest.Paused {
 		l.mu.Lock()
-		l.paused++
+		l.parted++
 		l.mu.Unlock()
 	}
 	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned {
@@ -659,7 +669,7 @@ func (l *laws) disagreements() (list []string) {
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()
-	twice, most, isolated := l.twice, l.paused*l.world.largestHost(), l.isolated
+	twice, most, isolated := l.twice, l.parted*l.world.largestHost(), l.isolated
 	l.mu.Unlock()
 	if twice <= most || isolated || l.world.story.Refreshed || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
 		return

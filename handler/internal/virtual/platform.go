@@ -581,7 +581,7 @@ type journal struct{ process *process }
 
 func (j *journal) Write(line []byte) (int, error) {
 	if j.process.life.Err() == nil {
-		j.process.world.laws.tells("log", line)
+		j.process.world.laws.logs(line)
 		j.process.world.say("process %d: %s", j.process.id, bytes.TrimSpace(line))
 	}
 	return len(line), nil
