@@ -105,10 +105,12 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 	e.Modified = e.published.Add(time.Duration(e.r.IntN(200*24*3600)) * time.Second)
 	exists := index < k.Size
 	var edited time.Time
+	own := 0 // revisions that Qualys has made by itself
 	if k.EditEvery > 0 {
 		phase := time.Duration(mix(k.Seed+4, uint64(index))%uint64(k.EditEvery/time.Second)) * time.Second
 		edited = now.Add(-k.Delay - phase).Truncate(k.EditEvery).Add(phase).UTC()
-		e.Modified, e.Revision = edited, int(edited.Unix()/int64(k.EditEvery/time.Second))
+		own = int(edited.Unix() / int64(k.EditEvery/time.Second))
+		e.Modified, e.Revision = edited, own
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -119,8 +121,9 @@ func (k *Knowledge) head(index int, now time.Time) (Entry, bool) {
 		e.Revision++
 		if edit.At.After(edited) {
 			edited = edit.At
-			// Whatever Qualys has edited by itself before: nothing changes without its date.
-			e.Modified, e.Revision = edited.UTC(), int(edited.Unix())
+			e.Modified = edited.UTC()
+			e.Revision -= own // nothing changes without its date
+			own = 0
 		}
 		switch edit.Kind {
 		case Disabled:
