@@ -294,12 +294,10 @@ var ofTheEstate = []kind{
 		w.estate.Purge(a.N%w.story.Hosts, time.Now().Truncate(time.Second))
 	}},
 	{name: "an entry is edited", numbered: true, happen: func(w *world, _ *platform, a Act) {
-		now := time.Now().Truncate(time.Second)
-		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Changed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
+		w.edit(a.N%w.story.QIDs, simulator.Changed)
 	}},
 	{name: removal, numbered: true, happen: func(w *world, _ *platform, a Act) {
-		now := time.Now().Truncate(time.Second)
-		w.estate.Knowledge.Edit(simulator.Edit{Index: a.N % w.story.QIDs, Kind: simulator.Removed, At: now, Visible: now.Add(time.Duration(a.N%540) * time.Minute)})
+		w.edit(a.N%w.story.QIDs, simulator.Removed)
 	}},
 }
 
@@ -470,6 +468,13 @@ func (w *world) spoilAt(a *acting, rw http.ResponseWriter, r *http.Request, answ
 		begun(rw, answer, at)
 	}
 	return true
+}
+
+// edit edits an entry of the KnowledgeBase. That shows up to nine hours later, each entry by
+// a delay of its own: an edit never shows before an older one.
+func (w *world) edit(index int, kind simulator.EditKind) {
+	now := time.Now().Truncate(time.Second)
+	w.estate.Knowledge.Edit(simulator.Edit{Index: index, Kind: kind, At: now, Visible: now.Add(time.Duration(index*97%540) * time.Minute)})
 }
 
 // says puts elements in the end of an answer.
