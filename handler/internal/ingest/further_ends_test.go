@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -82,20 +83,11 @@ func TestFurtherKilledBehindVoid(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						w := newVirtualWorld(t, 60, 8)
 						w.page, w.dest.batch = page, 8000
-						var killed atomic.Bool
-						w.store.beforeSave = func([]byte) error {
-							if killed.Load() {
-								return errors.New("killed")
-							}
-							return nil
-						}
-						lost := make(chan struct{})
-						w.store.lost = lost
+						kill, revive := w.killable()
 						w.changing(func(n int, doc string) string {
 							switch {
 							case n == at && w.runs == 1:
-								killed.Store(true)
-								close(lost)
+								kill()
 								time.Sleep(time.Second)
 							case n == 1:
 								return short(doc, err999)
@@ -107,8 +99,7 @@ func TestFurtherKilledBehindVoid(t *testing.T) {
 						}
 						_, _ = w.do()
 						time.Sleep(time.Minute)
-						killed.Store(false)
-						w.store.lost = nil
+						revive()
 						w.allCame(12)
 					})
 				})
@@ -141,6 +132,84 @@ func TestFurtherCursorBehindAVoidPage(t *testing.T) {
 		time.Sleep(time.Minute)
 		w.allCame(3)
 	})
+}
+
+// An answer that has gaps, and says behind its list that something went wrong: what it has
+// brought shows nothing of what it has left out.
+func TestFurtherGapsBeforeAStrayElement(t *testing.T) {
+	for _, stray := range []string{
+		"<CODE>999</CODE><TEXT>Internal error. Please contact support.</TEXT>",
+		"<ERROR><CODE>1999</CODE><TEXT>Maintenance</TEXT></ERROR>",
+		"<STATUS>partial</STATUS>",
+		"<TEXT>wombat</TEXT>",
+		"Internal error",
+		"<WARNING><TEXT>This API version is deprecated.</TEXT><TEXT>Not all hosts.</TEXT></WARNING>",
+		"</RESPONSE><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME>",
+		`<WARNING hosts="left out"><TEXT>This API version is deprecated.</TEXT></WARNING>`,
+	} {
+		for _, calls := range []int{1, 3, 1000} { // that are answered so
+			for _, page := range []int{20, 1000} {
+				t.Run(fmt.Sprintf("%.16s, %d calls, pages of %d", stray, calls, page), func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						w := newVirtualWorld(t, 60, 4)
+						w.page = page
+						w.changing(func(n int, doc string) string {
+							from, to := strings.Index(doc, "<HOST>"), strings.Index(doc, "</HOST>")
+							if n > calls || from < 0 {
+								return doc
+							}
+							return strings.Replace(doc[:from]+doc[to+len("</HOST>"):], "</RESPONSE>", stray+"</RESPONSE>", 1)
+						})
+						w.do()
+						if w.checkpoint().Window != nil {
+							w.wantBelow(w.checkpoint().Window.NextID)
+						}
+						w.before = nil
+						time.Sleep(time.Hour)
+						w.allCame(40)
+					})
+				})
+			}
+		}
+	}
+}
+
+// wantBelow checks that nothing is missing of the hosts below a cursor that are not isolated.
+func (w *world) wantBelow(cursor uint64) {
+	w.t.Helper()
+	isolated := w.checkpoint().Isolated
+	for key, d := range w.expected(time.Time{}) {
+		host := d.UniqueID / 10_000
+		known := slices.ContainsFunc(isolated, func(i ingest.Isolated) bool { return i.ID == host })
+		if host < cursor && !known && w.dest.keys[key] == 0 {
+			w.t.Errorf("the cursor is at host %d, and finding %s is missing", cursor, key)
+			return
+		}
+	}
+}
+
+// killable makes two functions: behind kill the run saves nothing, and its hold is lost;
+// behind revive the next one works again.
+func (w *world) killable() (kill, revive func()) {
+	var killed atomic.Bool
+	w.store.beforeSave = func([]byte) error {
+		if killed.Load() {
+			return errors.New("killed")
+		}
+		return nil
+	}
+	lost := make(chan struct{})
+	w.store.lost = lost
+	kill = func() {
+		killed.Store(true)
+		close(lost)
+	}
+	revive = func() {
+		killed.Store(false)
+		w.store.lost = nil
+	}
+	return kill, revive
 }
 
 // endsLate lets each answer end a minute behind its last host.
@@ -177,15 +246,7 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 					ctx, stop := context.WithCancel(t.Context())
 					defer stop()
 					bad := map[int]int{20: 3, 1000: 1}[page] // the last page
-					var killed atomic.Bool
-					w.store.beforeSave = func([]byte) error {
-						if killed.Load() {
-							return errors.New("killed")
-						}
-						return nil
-					}
-					lost := make(chan struct{})
-					w.store.lost = lost
+					kill, revive := w.killable()
 					w.changing(func(n int, doc string) string {
 						switch {
 						case w.runs > 1:
@@ -197,8 +258,7 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 							}
 							return short(doc, rebuilt)
 						case n == bad+1 && how == "a kill":
-							killed.Store(true)
-							close(lost)
+							kill()
 							time.Sleep(time.Second)
 						case n == bad+1 && how == "a stop":
 							stop()
@@ -210,8 +270,7 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 					})
 					_, _ = w.finish(ctx, w.run())
 					time.Sleep(5 * time.Minute)
-					killed.Store(false)
-					w.store.lost = nil
+					revive()
 					w.allCame(12)
 				})
 			})

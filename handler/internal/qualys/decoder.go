@@ -311,7 +311,7 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 		return err
 	}
 	if len(tok.Attrs) > 0 && n != nil && n.role == itemListRole {
-		return attributesOf(n.name, tok.Attrs)
+		return notUnderstood(attributesOf(n.name, tok.Attrs))
 	}
 	if len(tok.Attrs) > 0 && d.inParent {
 		if err := d.attributes(n, tok.Attrs); err != nil {
@@ -327,7 +327,7 @@ func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 	switch {
 	case n != nil && n.role == parentRole:
 	case n != nil && len(tok.Attrs) > 0:
-		return attributesOf(n.name, tok.Attrs)
+		return envelopeError(attributesOf(n.name, tok.Attrs))
 	case n != nil:
 		if d.inEcho() {
 			return nil
@@ -374,10 +374,10 @@ func isPart(n *node) bool {
 	return n != nil && (n.role == parentRole || n.role == itemListRole || n.role == itemRole)
 }
 
-// attributesOf refuses attributes where only known elements may be: they may say
-// anything of what is in them.
-func attributesOf(name string, attrs []byte) error {
-	return notUnderstood(fmt.Sprintf("%.40q has attributes: %.100q", name, attrs))
+// attributesOf says that there are attributes where only known elements may be: they may
+// say anything of what is in them.
+func attributesOf(name string, attrs []byte) string {
+	return fmt.Sprintf("%.40q has attributes: %.100q", name, attrs)
 }
 
 // rootAttributes refuses attributes of the root but those of XML itself.
@@ -385,7 +385,7 @@ func rootAttributes(name string, attrs []byte) error {
 	var err error
 	parseErr := xmlstream.ParseAttrs(attrs, func(attr, _ []byte) {
 		if !bytes.HasPrefix(attr, []byte("xml")) && !bytes.HasPrefix(attr, []byte("xsi:")) {
-			err = attributesOf(name, attrs)
+			err = notUnderstood(attributesOf(name, attrs))
 		}
 	})
 	if parseErr != nil {

@@ -44,22 +44,22 @@ func (e *envelope) open(name string) error {
 	switch name {
 	case "RESPONSE":
 		if e.responses++; e.responses > 1 {
-			return notUnderstood("it has a second RESPONSE")
+			return envelopeError("it has a second RESPONSE")
 		}
 	case "DATETIME":
 		if e.timed {
-			return notUnderstood("it has a second DATETIME")
+			return envelopeError("it has a second DATETIME")
 		}
 		e.timed = true
 	case "WARNING":
 		e.warning = warning{has: map[string]bool{}}
 		// Enough for every warning that means something; the rest is a flood.
 		if e.warnings++; e.warnings > maxWarnings {
-			return notUnderstood(fmt.Sprintf("it has more than %d warnings", maxWarnings))
+			return envelopeError(fmt.Sprintf("it has more than %d warnings", maxWarnings))
 		}
 	case "CODE", "TEXT", "URL":
 		if e.warning.has[name] { // which of them counts is not known
-			return notUnderstood("a WARNING has a second " + name)
+			return envelopeError("a WARNING has a second " + name)
 		}
 		e.warning.has[name] = true
 	}
@@ -138,7 +138,7 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 	p := record.Page{Warning: strings.Join(e.told, "; "), Doubt: e.unsure}
 	switch {
 	case e.responses == 0:
-		return p, notUnderstood("it has no RESPONSE")
+		return p, envelopeError("it has no RESPONSE")
 	case e.refused && highest == 0: // else it has answered the login
 		return p, &Error{void: true, Kind: BadLogin, Text: e.failed}
 	case e.failed != "":
@@ -180,14 +180,23 @@ func notUnderstood(why string) *Error {
 		Advice: "if it stays so, Qualys or something in between answers in a form that this version does not know"}
 }
 
+// envelopeError is notUnderstood of what stands around the list. What has come of the list
+// counts for nothing: what it has left out does not show.
+func envelopeError(why string) *Error {
+	e := notUnderstood(why)
+	e.void = true
+	return e
+}
+
 // stray explains an element where only known ones may be, by what the rest of the
 // document says. path is of the element, whose start tag was read.
 func stray(scan *xmlstream.Scanner, path string) error {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	e := readLeaves(scan, []string{name})
 	if e.Code == "" && e.Text == "" {
-		return notUnderstood(fmt.Sprintf("%.100q is not a part of it", path))
+		return envelopeError(fmt.Sprintf("%.100q is not a part of it", path))
 	}
+	e.void = true // as envelopeError
 	e.Text = strings.TrimSuffix(fmt.Sprintf("%.100q in place of the list: %s", path, e.Text), ": ")
 	return e
 }

@@ -69,7 +69,7 @@ func (d *Decoder) chars(tok *xmlstream.Token) error {
 		case !d.inParent && f.role == ignoredRole:
 			return nil
 		case !d.inParent:
-			return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(string(text), maxErrorText)))
+			return envelopeError(fmt.Sprintf("text between its elements: %q", clip(string(text), maxErrorText)))
 		case f != nil && (f.role == parentRole || f.role == itemListRole || f.role == itemRole) && bytes.ContainsFunc(text, isWord):
 			return notUnderstood(fmt.Sprintf("text between the elements of a %s: %q", f.name, clip(string(text), maxErrorText)))
 		case d.item.node != nil:

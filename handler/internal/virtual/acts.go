@@ -168,8 +168,9 @@ var answersOfQualys = []kind{
 		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
 	}},
 	{name: "an answer is not whole, and says so", on: readers, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
-		shortened(answer, a.N)
-		says(answer, unwhole[a.N%len(unwhole)])
+		how := unwhole[a.N%len(unwhole)]
+		shortened(answer, a.N/len(unwhole), how.ends)
+		says(answer, how.text)
 		return false
 	}},
 	{name: "an answer bears a notice", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
@@ -303,9 +304,9 @@ var ofTheEstate = []kind{
 
 // ofPeople is what people do.
 var ofPeople = []kind{
-	{name: "somebody asks for everything", happen: func(_ *world, p *platform, _ Act) { p.ask(`{"full":true}`) }},
-	{name: "somebody asks for the next window", happen: func(_ *world, p *platform, _ Act) { p.ask(``) }},
-	{name: "somebody asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
+	{name: "a person asks for everything", happen: func(_ *world, p *platform, _ Act) { p.ask(`{"full":true}`) }},
+	{name: "a person asks for the next window", happen: func(_ *world, p *platform, _ Act) { p.ask(``) }},
+	{name: "a person asks for a host", numbered: true, happen: func(w *world, p *platform, a Act) {
 		p.ask(fmt.Sprintf(`{"hostIds":[%d]}`, w.estate.Host(a.N%w.story.Hosts, time.Now()).ID))
 	}},
 	{name: change, numbered: true, lasts: true, unclean: true, happen: func(w *world, p *platform, a Act) {
@@ -320,8 +321,8 @@ var ofPeople = []kind{
 			p.register(p.end, a.N%n)
 		}
 	}},
-	{name: "somebody looks at the status", happen: func(_ *world, p *platform, _ Act) { p.status() }},
-	{name: "somebody checks the connection", happen: func(_ *world, p *platform, _ Act) { p.check() }},
+	{name: "a person looks at the status", happen: func(_ *world, p *platform, _ Act) { p.status() }},
+	{name: "a person checks the connection", happen: func(_ *world, p *platform, _ Act) { p.check() }},
 	{name: "the password changes at Qualys, and later in the vault", lasts: true, happen: func(w *world, _ *platform, a Act) { w.rotate(a.For) }},
 }
 
@@ -343,16 +344,20 @@ func Pairs() (list [][2]string) {
 	return list
 }
 
-// unwhole are ways in which an answer says that it is not whole: elements at its end.
-var unwhole = []string{
-	"<WARNING><CODE>1980</CODE><TEXT>5 record limit exceeded.</TEXT></WARNING>",
-	"<WARNING><CODE>1981</CODE><TEXT>The answer is incomplete.</TEXT></WARNING>",
-	"<CODE>999</CODE><TEXT>Internal error. Please contact support.</TEXT>",
-	"<WARNING><TEXT>Some records could not be read in time.</TEXT></WARNING>",
-	"<WARNING><CODE>999</CODE><TEXT>Internal error</TEXT></WARNING>",
-	"<ERROR><CODE>1999</CODE><TEXT>We are performing scheduled maintenance.</TEXT></ERROR>",
-	"<WARNING><CODE>1980</CODE><TEXT>This version is deprecated.</TEXT></WARNING><WARNING><TEXT>Results have been truncated.</TEXT></WARNING>",
-	"<STATUS>partial</STATUS>",
+// unwhole are ways in which an answer says that it is not whole: elements at its end. ends
+// tells that the answer has ended early; others have gaps anywhere.
+var unwhole = []struct {
+	text string
+	ends bool
+}{
+	{"<WARNING><CODE>1980</CODE><TEXT>5 record limit exceeded.</TEXT></WARNING>", true},
+	{"<WARNING><CODE>1981</CODE><TEXT>The answer is incomplete.</TEXT></WARNING>", false},
+	{"<CODE>999</CODE><TEXT>Internal error. Please contact support.</TEXT>", false},
+	{"<WARNING><TEXT>Some records could not be read in time.</TEXT></WARNING>", false},
+	{"<WARNING><CODE>999</CODE><TEXT>Internal error</TEXT></WARNING>", false},
+	{"<ERROR><CODE>1999</CODE><TEXT>We are performing scheduled maintenance.</TEXT></ERROR>", false},
+	{"<WARNING><CODE>1980</CODE><TEXT>This version is deprecated.</TEXT></WARNING><WARNING><TEXT>Results have been truncated.</TEXT></WARNING>", true},
+	{"<STATUS>partial</STATUS>", false},
 }
 
 // notices are what an answer may say of something else, in its end.
@@ -485,19 +490,25 @@ func says(answer *httptest.ResponseRecorder, text string) {
 	}
 }
 
-// shortened takes one of an answer's parents away, or more.
-func shortened(answer *httptest.ResponseRecorder, n int) {
+// shortened takes parents of an answer away: those at its end, or some anywhere.
+func shortened(answer *httptest.ResponseRecorder, n int, end bool) {
 	for _, parent := range []string{"HOST", "VULN", "ID"} {
-		first, end := []byte("<"+parent+">"), []byte("</"+parent+">")
+		first, last := []byte("<"+parent+">"), []byte("</"+parent+">")
 		doc := answer.Body.Bytes()
-		from, to := bytes.Index(doc, first), bytes.LastIndex(doc, end)
+		from, to := bytes.Index(doc, first), bytes.LastIndex(doc, last)
 		if from < 0 || to < from {
 			continue
 		}
-		list := bytes.SplitAfter(doc[from:to+len(end)], end)
-		list = list[:len(list)-1]
-		keep := n / len(unwhole) % len(list)
-		answer.Body = bytes.NewBuffer(slices.Concat(doc[:from], bytes.Join(list[:keep], nil), doc[to+len(end):]))
+		to += len(last)
+		list := bytes.SplitAfter(doc[from:to], last)
+		list = list[:len(list)-1] // what is behind the last is empty
+		if end {
+			list = list[:n%len(list)]
+		} else {
+			at := -1
+			list = slices.DeleteFunc(list, func([]byte) bool { at++; return n>>(at%7)&1 == 0 })
+		}
+		answer.Body = bytes.NewBuffer(slices.Concat(doc[:from], bytes.Join(list, nil), doc[to:]))
 		return
 	}
 }

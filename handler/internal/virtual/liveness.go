@@ -21,7 +21,7 @@ const (
 // the estate, and what is wrong with one host, one QID or a health row.
 var quiet = []string{
 	"a host is ill", "a QID is ill", "a host is scanned again", "all hosts are scanned again", "a host is purged", "a host is new", "an entry is edited", removal,
-	"somebody asks for everything", "somebody asks for the next window", "somebody asks for a host", "somebody looks at the status", "somebody checks the connection",
+	"a person asks for everything", "a person asks for the next window", "a person asks for a host", "a person looks at the status", "a person checks the connection",
 }
 
 // concerns tells whether an act may delay a dataset of a destination.

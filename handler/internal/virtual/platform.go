@@ -119,7 +119,7 @@ func (p *platform) close(c *process) {
 	}
 }
 
-// kill ends a process at once: nothing that it does reaches anybody any more.
+// kill ends a process at once: none of its calls leaves any more.
 func (c *process) kill() {
 	if c.life.Err() == nil {
 		c.world.say("process %d is killed", c.id)

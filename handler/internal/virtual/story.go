@@ -38,9 +38,10 @@ type Story struct {
 	Enrich         bool
 	// OneTick lets each process live for one tick only, as where an app scales to zero.
 	OneTick bool
-	// Scans is how often each host is scanned, Edits how often each entry of the
-	// KnowledgeBase is edited; zero: never by itself.
-	Scans, Edits time.Duration
+	// Scans is how often each host is scanned.
+	Scans time.Duration
+	// Edits is how often each entry of the KnowledgeBase is edited; zero: only by acts.
+	Edits time.Duration
 	// Shows is how long Qualys takes to show what it has processed.
 	Shows time.Duration
 	// Latency is the longest way to Qualys or Log Analytics, and the longest back.

@@ -137,7 +137,7 @@ type call struct {
 	left time.Time
 	// run that rows are of.
 	run string
-	// done tells Qualys that its answer is given, or that nobody takes it any more.
+	// done tells Qualys that its answer was read, or that the process has given it up.
 	done func()
 }
 
