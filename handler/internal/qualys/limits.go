@@ -223,6 +223,7 @@ func (l *limits) kept(now time.Time) map[string]kept {
 			if r.why.Err != nil {
 				text += ": " + r.why.Err.Error()
 			}
+			// The state has whole seconds: the next one, so that no process calls early.
 			m[path] = kept{r.until.UTC().Add(time.Second - 1).Truncate(time.Second), r.why.Kind, r.why.Status, r.why.Code, clip(text, maxErrorText)}
 		}
 	}

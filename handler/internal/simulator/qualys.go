@@ -26,8 +26,8 @@ type Qualys struct {
 	Version, KnowledgeVersion string
 	// CallsPerHour and Concurrent are the subscription's limits.
 	CallsPerHour, Concurrent int
-	// Finish calls done when an answer has been read, till when the call counts as one that
-	// runs; nil: that is when it was made.
+	// Finish has to call done when an answer has been read: until then the call counts as
+	// one that runs. Nil: a call runs until its answer is made.
 	Finish func(r *http.Request, done func())
 	// Now is the clock.
 	Now func() time.Time
@@ -234,12 +234,14 @@ func (q *Qualys) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	defer func() {
+		if q.Finish != nil {
+			q.Finish(r, done)
+		} else {
+			done()
+		}
+	}()
 	answer(w, r)
-	if q.Finish != nil {
-		q.Finish(r, done)
-	} else {
-		done()
-	}
 }
 
 // admit keeps the limits: concurrency first, as its error wins.

@@ -1,0 +1,245 @@
+package qualys
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// withLogin makes a call with the login of now. changed says that Qualys has refused it,
+// and that there is another.
+func (c *Client) withLogin(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) (changed bool, err error) {
+	done, err := c.trial(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	used, began := c.login(), c.now()
+	err = c.once(ctx, path, params, used, sent, read)
+	if e := asError(err); e != nil && e.Kind == BadLogin {
+		defer c.distrust(used)()
+		var reloadErr error
+		if changed, reloadErr = c.changedSince(ctx, used); reloadErr != nil {
+			err = fmt.Errorf("%w; reading the credentials again: %w", err, reloadErr)
+		}
+	}
+	cause := context.Cause(ctx)
+	if e := asError(err); e != nil && (cause == nil || e.Status != 0) {
+		c.reject(used, began, path, e) // other processes may still have it, too
+	}
+	if err != nil && cause != nil {
+		return false, cause // an end from outside shows as a broken answer
+	}
+	return changed, err
+}
+
+// trialTime is how long others wait for the first call with a login, before another of them
+// tries it: as long as its answer may take to begin. Until then nothing is said of the
+// login, and a refusal may still come.
+const trialTime = DefaultFirstByteTimeout
+
+// trial lets one call alone try a login that this process does not know to be good:
+// several would be as many bad logins, and Qualys locks an account after some. done is to
+// be called when the call has ended.
+func (c *Client) trial(ctx context.Context) (done func(), err error) {
+	s := &c.standing
+	for {
+		current := c.login()
+		s.mu.Lock()
+		good, trying := s.good == current, s.trying
+		s.mu.Unlock()
+		if good {
+			return func() {}, nil
+		}
+		// Another call may have been refused while this one waited for its turn.
+		if err := c.checkLogin(ctx); err != nil {
+			return nil, err
+		}
+		if trying == nil {
+			if mine := s.try(); mine != nil {
+				return func() { s.tried(mine) }, nil
+			}
+			continue
+		}
+		patience := time.NewTimer(trialTime)
+		select {
+		case <-trying:
+			patience.Stop()
+		case <-patience.C:
+			if mine := s.insteadOf(trying); mine != nil {
+				return func() { s.tried(mine) }, nil
+			}
+		case <-ctx.Done():
+			patience.Stop()
+			return nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
+		}
+	}
+}
+
+// try begins a trial; nil: another goes on.
+func (s *standing) try() chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying != nil {
+		return nil
+	}
+	s.trying = make(chan struct{})
+	return s.trying
+}
+
+// insteadOf begins a trial in the place of another; nil: that has ended.
+func (s *standing) insteadOf(trying chan struct{}) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying != trying {
+		return nil
+	}
+	close(trying)
+	s.trying = make(chan struct{})
+	return s.trying
+}
+
+// tried ends a trial, unless that was done.
+func (s *standing) tried(trying chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trying == trying {
+		close(trying)
+		s.trying = nil
+	}
+}
+
+// distrust lets others wait with a login that was good and was refused, until what to do
+// about it is known: reading it anew may take its time. done is to be called then.
+func (c *Client) distrust(as login) (done func()) {
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == as {
+		s.good = login{}
+	}
+	if s.trying != nil {
+		return func() {} // the refused call's own, or another
+	}
+	mine := make(chan struct{})
+	s.trying = mine
+	return func() { s.tried(mine) }
+}
+
+// vouch notes that Qualys answers a login.
+func (c *Client) vouch(as login) {
+	s := &c.standing
+	s.mu.Lock()
+	s.good = as
+	trying := s.trying
+	s.mu.Unlock()
+	if trying != nil {
+		s.tried(trying)
+	}
+}
+
+// changedSince tells whether there is another login than the one that was used,
+// perhaps because somebody else has just read it anew.
+func (c *Client) changedSince(ctx context.Context, used login) (bool, error) {
+	if c.login() != used {
+		return true, nil
+	}
+	_, err := c.Credentials.Reload(ctx)
+	return c.login() != used, err
+}
+
+// login is a user and a password.
+type login struct{ user, password string }
+
+func (c *Client) login() login {
+	user, password := c.Credentials.Login()
+	c.redactor().KnowLogin(user, password)
+	return login{user, password}
+}
+
+// secret is a login as one text.
+func (l login) secret() string { return l.user + "\x00" + l.password }
+
+// checkLogin refuses a login that Qualys has refused before, unless it can be
+// read anew, and a road that a proxy has closed.
+func (c *Client) checkLogin(ctx context.Context) error {
+	if err := c.closedRoad(); err != nil {
+		return err
+	}
+	if c.rejected() == nil {
+		return nil
+	}
+	if _, err := c.Credentials.Reload(ctx); err != nil {
+		return fmt.Errorf("read the credentials again: %w", err)
+	}
+	if r := c.rejected(); r != nil {
+		return &Error{Kind: BadLogin, Text: "the credentials are those that Qualys has refused before; they are tried again in " + r.Until.Sub(c.now()).Round(time.Second).String()}
+	}
+	return nil
+}
+
+// rejected is the refusal of the current login, while it rests.
+func (c *Client) rejected() *refused {
+	current := c.login()
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logins.resting(current.secret(), c.now())
+}
+
+// closedRoad refuses a call through a proxy that has refused one before, as long as it
+// is the same proxy, with the same login.
+func (c *Client) closedRoad() error {
+	proxy := c.proxy(c.toOrigin())
+	if proxy == nil {
+		return nil
+	}
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.proxies.resting(proxy.String(), c.now())
+	if r == nil {
+		return nil
+	}
+	return &Error{Kind: BadProxy, Text: r.Text + "; it is tried again in " + r.Until.Sub(c.now()).Round(time.Second).String()}
+}
+
+// toOrigin is a request as far as the choice of a proxy needs it.
+func (c *Client) toOrigin() *http.Request { return &http.Request{URL: c.Origin} }
+
+// reject notes what the failure of a call, which began when, says of calls to come: a
+// refused login or proxy, a limit.
+func (c *Client) reject(used login, began time.Time, path string, e *Error) {
+	s, now := &c.standing, c.now()
+	s.mu.Lock()
+	switch e.Kind {
+	case BadLogin:
+		text := e.Error()
+		s.good = login{}
+		s.note(func(m *memory) { m.Logins = m.Logins.again(used.secret(), text, began, now) })
+	case BadProxy:
+		if proxy := c.proxy(c.toOrigin()); proxy != nil {
+			text := e.Text
+			s.note(func(m *memory) { m.Proxies = m.Proxies.again(proxy.String(), text, began, now) })
+		}
+	}
+	s.mu.Unlock()
+	c.limits.failed(path, e, now)
+}
+
+// accept forgets that a login, or the road, was refused: they are good.
+func (c *Client) accept(used login) {
+	c.vouch(used)
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.logins.of(used.secret()) != nil {
+		s.note(func(m *memory) { m.Logins = m.Logins.without(used.secret()) })
+	}
+	if len(s.proxies) > 0 { // whichever it is, the road is open
+		s.note(func(m *memory) { m.Proxies = nil })
+	}
+}
