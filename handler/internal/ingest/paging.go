@@ -134,7 +134,7 @@ func (p *pager) voidFrom(err error) uint64 {
 	if errors.As(err, &left) {
 		from = min(from, left.From())
 	}
-	return from
+	return max(1, from) // where a search for one parent may begin
 }
 
 // doubt keeps that the page counts for nothing, until it is known what the doubt is of.
@@ -167,7 +167,7 @@ func (p *pager) end(err error) error {
 		p.q.From = p.d.suspects[0].ID
 		p.d.suspects, p.search, p.alone = nil, nil, 0
 	}
-	if errors.Is(err, errPause) && p.reason != "" {
+	if (errors.Is(err, errPause) || isLimit(err)) && p.reason != "" {
 		return fmt.Errorf("%w; the last failure: %s", err, p.reason)
 	}
 	return err
@@ -189,10 +189,10 @@ func (p *pager) recall(ctx context.Context) error {
 		return nil
 	}
 	p.reason = t.Reason
-	if from := p.q.From; p.run.state.Window != nil && len(t.Suspects) > 0 && t.Suspects[0].ID == from && t.ID > t.Suspects[len(t.Suspects)-1].ID {
+	if from := max(1, p.q.From); p.run.state.Window != nil && len(t.Suspects) > 0 && t.Suspects[0].ID == from && t.ID > t.Suspects[len(t.Suspects)-1].ID {
 		// The cursor stands before them.
 		p.d.suspects, p.q.From = slices.Clone(t.Suspects), t.ID
-	} else if t.ID != from {
+	} else if max(1, t.ID) != from {
 		return nil
 	}
 	p.alone, p.rehearse, p.unproven = t.Tries, t.Void, t.Unproven
@@ -356,7 +356,9 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	p.reason = firstRunes(err.Error(), maxReason)
+	if !isLimit(err) {
+		p.reason = firstRunes(err.Error(), maxReason)
+	}
 	if errors.Is(err, errStuck) {
 		return p.tooSlow(ctx, err, moved)
 	}

@@ -108,14 +108,27 @@ func NewHTTPClient() *http.Client {
 // status was 200. It waits for its turn. sent counts the requests that left; at
 // is the answer's Date, zero if it had none.
 func (c *Client) ask(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
-	memoryErr := c.recall(ctx)
-	err := c.checkLogin(ctx)
+	memoryErr, err := c.mayAsk(ctx, path)
 	if err == nil {
 		err = c.inTurn(ctx, path, params, sent, read)
 	}
-	memoryErr = cmp.Or(c.keep(ctx), memoryErr)
+	return noting(err, cmp.Or(c.keep(ctx), memoryErr))
+}
+
+// mayAsk refuses a call that Qualys is known to refuse, to this process or another one. That
+// the memory of the others cannot be read is no reason.
+func (c *Client) mayAsk(ctx context.Context, path string) (memoryErr, err error) {
+	memoryErr = c.recall(ctx)
+	if err = c.checkLogin(ctx); err == nil {
+		err = c.limits.resting(path, c.now())
+	}
+	return memoryErr, err
+}
+
+// noting adds to an error that the memory has failed.
+func noting(err, memoryErr error) error {
 	if err != nil && memoryErr != nil {
-		err = fmt.Errorf("%w; %w", err, memoryErr)
+		return fmt.Errorf("%w; %w", err, memoryErr)
 	}
 	return err
 }
@@ -123,11 +136,16 @@ func (c *Client) ask(ctx context.Context, path string, params url.Values, sent f
 // inTurn is ask in the turn of the call. Where the login is refused, and has changed
 // meanwhile, it is made again with the new one.
 func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) error {
-	leave, err := c.limits.enter(ctx, path, c.now)
+	leave, waited, err := c.limits.enter(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	if waited { // for minutes, perhaps, in which others may have met something
+		if memoryErr, err := c.mayAsk(ctx, path); err != nil {
+			return noting(err, memoryErr)
+		}
+	}
 	changed, err := c.withLogin(ctx, path, params, sent, read)
 	if changed {
 		_, err = c.withLogin(ctx, path, params, sent, read)
@@ -137,7 +155,7 @@ func (c *Client) inTurn(ctx context.Context, path string, params url.Values, sen
 
 // once sends one request and reads its answer. A refusal may stand in a document
 // with status 200.
-func (c *Client) once(ctx context.Context, path string, params url.Values, as login, sent func(), read func(doc io.Reader, at time.Time) error) error {
+func (c *Client) once(ctx context.Context, path string, params url.Values, as use, sent func(), read func(doc io.Reader, at time.Time) error) error {
 	a, err := c.try(ctx, path, params, as, sent)
 	if err != nil {
 		return c.clean(err)
@@ -146,7 +164,7 @@ func (c *Client) once(ctx context.Context, path string, params url.Values, as lo
 	err = read(a, a.at)
 	_ = a.Close() // read to its end, or given up: nothing can be lost here
 	if e := asError(err); e != nil {
-		e.waitAtLeast(a.retryAfter)
+		e.waitAtLeast(a.asked)
 	}
 	if err == nil {
 		c.accept(as)
@@ -157,8 +175,8 @@ func (c *Client) once(ctx context.Context, path string, params url.Values, as lo
 // An answer is an answer with status 200 whose document has yet to be read.
 type answer struct {
 	io.ReadCloser
-	at         time.Time     // by its Date header; zero if there was none
-	retryAfter time.Duration // by its header
+	at    time.Time     // by its Date header; zero if there was none
+	asked time.Duration // how long its header asks to wait, if it is no answer
 }
 
 // clean cuts secrets out of an error.
@@ -190,10 +208,10 @@ func (c *Client) now() time.Time {
 	return time.Now()
 }
 
-func (c *Client) try(ctx context.Context, path string, params url.Values, as login, sent func()) (*answer, error) {
+func (c *Client) try(ctx context.Context, path string, params url.Values, as use, sent func()) (*answer, error) {
 	ctx, stands := traceRoad(ctx)
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := c.request(ctx, path, params, as)
+	req, err := c.request(ctx, path, params, as.login)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -225,7 +243,7 @@ func (c *Client) try(ctx context.Context, path string, params url.Values, as log
 		_ = body.Close() // given up: the reason is known already
 		return nil, err
 	}
-	a := &answer{ReadCloser: &vouching{body, 0, func() { c.vouch(as) }}, retryAfter: retryAfter(c.dated(resp.Header))}
+	a := &answer{ReadCloser: &vouching{body, 0, func() { c.vouch(as) }}, asked: askedFor(c.dated(resp.Header))}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		a.at = at
 	}

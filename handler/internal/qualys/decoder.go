@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,8 +110,8 @@ func NewDecoder(schema *record.Schema) *Decoder {
 	for _, path := range []string{"DATETIME", "WARNING/CODE", "WARNING/TEXT", "WARNING/URL"} {
 		response.at(path).role = envelopeRole
 	}
-	for _, path := range []string{"DATETIME", "USER_LOGIN", "RESOURCE", "PARAM_LIST/PARAM/KEY", "PARAM_LIST/PARAM/VALUE", "POST_DATA"} {
-		d.root.at("REQUEST/" + path).role = ignoredRole
+	for _, path := range ignoredParts {
+		d.root.at(path).role = ignoredRole
 	}
 	response.at(schema.List)
 	d.root.markStrict()
@@ -168,6 +169,18 @@ func NewDecoder(schema *record.Schema) *Decoder {
 	return d
 }
 
+// ignoredParts are leaves of what an answer has beside its list: the request that it
+// repeats, and the names that what is listed goes with (DTD of the host list, 2022).
+var ignoredParts = []string{
+	"REQUEST/DATETIME", "REQUEST/USER_LOGIN", "REQUEST/RESOURCE", "REQUEST/PARAM_LIST/PARAM/KEY", "REQUEST/PARAM_LIST/PARAM/VALUE", "REQUEST/POST_DATA",
+	glossary + "/USER_DEF/LABEL_1", glossary + "/USER_DEF/LABEL_2", glossary + "/USER_DEF/LABEL_3",
+	glossary + "/USER_DEF/VALUE_1", glossary + "/USER_DEF/VALUE_2", glossary + "/USER_DEF/VALUE_3",
+	glossary + "/USER_LIST/USER/USER_LOGIN", glossary + "/USER_LIST/USER/FIRST_NAME", glossary + "/USER_LIST/USER/LAST_NAME",
+	glossary + "/ASSET_GROUP_LIST/ASSET_GROUP/ID", glossary + "/ASSET_GROUP_LIST/ASSET_GROUP/TITLE",
+}
+
+const glossary = "RESPONSE/GLOSSARY"
+
 // Decode reads one document and hands its records to sink. at is the time of
 // the answer by its HTTP header, for a document without DATETIME; it may be
 // zero. A document that is an answer of another kind, an error above all, is
@@ -175,12 +188,23 @@ func NewDecoder(schema *record.Schema) *Decoder {
 func (d *Decoder) Decode(r io.Reader, at time.Time, sink record.Sink) (record.Page, error) {
 	d.reset(r, at, sink)
 	page, err := d.decode()
+	if err != nil && d.voids(err) {
+		err = &voidError{err}
+	}
 	d.flushTally()
 	// What a broken page left half done must not reach the next one.
 	if closed := d.rec.Close(); err == nil {
 		err = closed
 	}
 	return page, err
+}
+
+// voids tells whether what has come counts for nothing, for another reason than that of the
+// error: a warning was read that may say so, or something stands behind the answer.
+func (d *Decoder) voids(err error) bool {
+	e := asError(err)
+	behind := d.began && len(d.frames) == 0 && e != nil && e.Kind == Broken
+	return d.envelope.doubtful() || behind
 }
 
 func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {
@@ -326,17 +350,17 @@ func (d *Decoder) start(tok *xmlstream.Token) error {
 func (d *Decoder) place(above, n *node, tok *xmlstream.Token) error {
 	switch {
 	case n != nil && n.role == parentRole:
+	case n != nil && d.inIgnored():
 	case n != nil && len(tok.Attrs) > 0:
 		return envelopeError(attributesOf(n.name, tok.Attrs))
 	case n != nil:
-		if d.inEcho() {
-			return nil
-		}
-		return d.envelope.open(n.name)
+		return d.envelope.begin(n.name)
 	case !d.inParent:
-		return stray(d.scan, d.envelopePath(string(tok.Name)))
-	case d.saysOfItself(above, string(tok.Name)), d.misplaced(above, string(tok.Name)):
+		return stray(d.scan, d.envelopePath(string(tok.Name)), d.highest > 0)
+	case d.saysOfItself(above, string(tok.Name)):
 		return d.notWhole(string(tok.Name))
+	case d.misplaced(above, string(tok.Name)):
+		return &voidError{d.notWhole(string(tok.Name))} // it may say anything of this one
 	case above != nil && above.role == itemListRole:
 		return notUnderstood(fmt.Sprintf("%q stands among the elements %s", clip(string(d.currentPath())+"/"+string(tok.Name), maxErrorCode), d.schema.Item))
 	case d.isRecord(), d.inItem:
@@ -380,11 +404,14 @@ func attributesOf(name string, attrs []byte) string {
 	return fmt.Sprintf("%.40q has attributes: %.100q", name, attrs)
 }
 
+// ofXML are names of attributes that are those of XML itself.
+var ofXML = regexp.MustCompile(`^(xmlns(:.+)?|xml:(lang|space|base|id)|xsi:.+)$`)
+
 // rootAttributes refuses attributes of the root but those of XML itself.
 func rootAttributes(name string, attrs []byte) error {
 	var err error
 	parseErr := xmlstream.ParseAttrs(attrs, func(attr, _ []byte) {
-		if !bytes.HasPrefix(attr, []byte("xml")) && !bytes.HasPrefix(attr, []byte("xsi:")) {
+		if !ofXML.Match(attr) {
 			err = notUnderstood(attributesOf(name, attrs))
 		}
 	})
@@ -396,7 +423,10 @@ func rootAttributes(name string, attrs []byte) error {
 
 // selfReports are the names of elements by which a parent would say that it is not
 // whole. None of them is a part of those that are known.
-var selfReports = []string{"CODE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "WARNING", "WARNINGS", "MESSAGE", "FAULT", "EXCEPTION"}
+var selfReports = []string{"CODE", "WARNING", "WARNINGS", "MESSAGE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "FAULT", "EXCEPTION"}
+
+// recordReports are those of a parent that is a record: a newer version may give it a code.
+var recordReports = selfReports[4:]
 
 // saysOfItself tells whether an element says something of the parent, or of the answer.
 // What a parent or a record has deeper in it may have a code, and an error that was found.
@@ -404,7 +434,11 @@ func (d *Decoder) saysOfItself(above *node, name string) bool {
 	if name == "CODE" && bytes.HasSuffix(d.path, []byte("/WARNING")) {
 		return true
 	}
-	return !d.isRecord() && above != nil && (above.role == parentRole || above.role == itemListRole) && slices.Contains(selfReports, name)
+	reports := selfReports
+	if d.isRecord() {
+		reports = recordReports
+	}
+	return above != nil && (above.role == parentRole || above.role == itemListRole) && slices.Contains(reports, name)
 }
 
 // notWhole explains a parent that says of itself that something is wrong with it.
@@ -416,9 +450,10 @@ func (d *Decoder) notWhole(name string) error {
 	return e
 }
 
-// inEcho tells that the open element is of the request that the answer repeats.
-func (d *Decoder) inEcho() bool {
-	return len(d.frames) > 1 && d.frames[1].node == d.root.children["REQUEST"]
+// inIgnored tells that the open element is of what is for nobody.
+func (d *Decoder) inIgnored() bool {
+	return len(d.frames) > 1 && d.frames[1].node == d.root.children["REQUEST"] ||
+		len(d.frames) > 2 && d.frames[2].node == d.root.children["RESPONSE"].children["GLOSSARY"]
 }
 
 // envelopePath is the path of an element that stands in the envelope.
@@ -560,7 +595,7 @@ func (d *Decoder) end() error {
 			d.endEnvelope(n)
 		case strictRole:
 			if n.name == "WARNING" {
-				d.envelope.endWarning()
+				return d.endWarning()
 			}
 		}
 	}
@@ -568,6 +603,16 @@ func (d *Decoder) end() error {
 		d.path = d.path[:f.path]
 	}
 	return nil
+}
+
+// endWarning judges a warning. One that may say anything is told at once: whatever ends the
+// run, what comes behind it must not count before the end of the answer is seen.
+func (d *Decoder) endWarning() error {
+	d.envelope.endWarning()
+	if !d.envelope.doubtful() {
+		return nil
+	}
+	return d.sink.Doubt()
 }
 
 // endDate checks what stands in a datetime column.

@@ -141,18 +141,24 @@ func (s *Detections) dispel(ctx context.Context, q record.Query, page record.Pag
 		return inDoubt(page.Doubt)
 	}
 	q.From, q.Size = page.Next, 1
-	follows := &following{count: count}
+	follows := &following{from: q.From, count: count}
 	err := s.Client.ask(ctx, s.path(), s.params(q), func() { count(record.Tally{Requests: 1}) }, func(doc io.Reader, at time.Time) error {
 		_, err := s.decoder.Decode(doc, at, follows)
 		return err
 	})
 	switch {
-	case follows.any:
+	case follows.any && !isVoid(err): // an answer that counts for nothing shows nothing
 		return nil
 	case err != nil:
 		return &voidError{fmt.Errorf("ask whether hosts follow an answer that is in doubt (%s): %w", page.Doubt, err)}
 	}
 	return inDoubt(page.Doubt)
+}
+
+// isVoid tells whether what has come of an answer counts for nothing.
+func isVoid(err error) bool {
+	var e interface{ Void() bool }
+	return errors.As(err, &e) && e.Void()
 }
 
 // voidError is an error behind which what has come of the answer counts for nothing.
@@ -163,15 +169,17 @@ func (e *voidError) Unwrap() error { return e.error }
 // Void implements the error that takes back what has come.
 func (*voidError) Void() bool { return true }
 
-// following sees whether anything comes.
+// following sees whether anything comes that was asked for: of a lower id, it is an answer to
+// something else.
 type following struct {
+	from  uint64
 	count func(record.Tally)
 	any   bool
 }
 
 func (f *following) Begin(time.Time) error       { return nil }
-func (f *following) Record(*record.Record) error { f.any = true; return nil }
-func (f *following) Done(uint64) error           { f.any = true; return nil }
+func (f *following) Record(*record.Record) error { return nil }
+func (f *following) Done(id uint64) error        { f.any = f.any || id >= f.from; return nil }
 func (f *following) Doubt() error                { return nil }
 func (f *following) Tally(t record.Tally)        { f.count(record.Tally{Bytes: t.Bytes}) }
 

@@ -27,8 +27,10 @@ type envelope struct {
 	bare      bool     // a warning says without a link that more follows
 	more      bool     // one may say so
 	unsure    string   // the first warning that may say anything
-	failed    string   // the first warning with the code of an error
-	refused   bool     // one has that of a refused login
+	failed    *Error   // what the first warning says has failed
+	refused   bool     // one has the code of a refused login
+	echoed    bool     // REQUEST was there
+	open      bool     // a WARNING is
 }
 
 // A warning is one WARNING element. Answers may have several (one for the rest
@@ -39,9 +41,14 @@ type warning struct {
 	has             map[string]bool // its elements
 }
 
-// open notes the start of an element of the envelope.
-func (e *envelope) open(name string) error {
+// begin notes the start of an element of the envelope.
+func (e *envelope) begin(name string) error {
 	switch name {
+	case "REQUEST":
+		if e.echoed || e.responses > 0 {
+			return envelopeError("it has a second REQUEST, or one behind its RESPONSE")
+		}
+		e.echoed = true
 	case "RESPONSE":
 		if e.responses++; e.responses > 1 {
 			return envelopeError("it has a second RESPONSE")
@@ -52,7 +59,7 @@ func (e *envelope) open(name string) error {
 		}
 		e.timed = true
 	case "WARNING":
-		e.warning = warning{has: map[string]bool{}}
+		e.warning, e.open = warning{has: map[string]bool{}}, true
 		// Enough for every warning that means something; the rest is a flood.
 		if e.warnings++; e.warnings > maxWarnings {
 			return envelopeError(fmt.Sprintf("it has more than %d warnings", maxWarnings))
@@ -98,38 +105,48 @@ func (e *envelope) tellOnce(format string, args ...any) {
 // endWarning judges the warning that was read.
 func (e *envelope) endWarning() {
 	w := e.warning
+	e.open = false
 	said := clip(w.code+" "+w.text, maxErrorText)
+	of := judge(w)
 	next, linked := idParam(w.url, "id_min")
+	follows := linked || w.code == moreCode || strings.Contains(w.text, "record limit exceeded")
 	switch {
+	case of == notice && !follows: // whatever its code
+		e.told = append(e.told, said)
+	case w.code != moreCode && errorCode.MatchString(w.code), of == unknown && failure.MatchString(w.text):
+		// What follows shows nothing of what has failed.
+		one := classify(&Error{Code: w.code, Text: w.text}, nil, nil)
+		e.failed = cmp.Or(e.failed, one)
+		e.refused = e.refused || one.Kind == BadLogin
 	case linked:
 		if e.next == 0 || next < e.next {
 			e.next = next
 		}
-	case w.code == "1980" || strings.Contains(w.text, "record limit exceeded"):
+	case follows:
 		e.bare = true
+	case of == perhapsMore:
+		e.more = true
+		e.told = append(e.told, said)
 	default:
-		of := judge(w)
-		if of != notice && errorCode.MatchString(w.code) {
-			e.failed = cmp.Or(e.failed, said)
-			e.refused = e.refused || classify(&Error{Code: w.code}, nil, nil).Kind == BadLogin
-			return
+		if said == "" {
+			said = "an empty WARNING"
 		}
-		switch of {
-		case notice: // whatever its code
-		case perhapsMore:
-			e.more = true
-		case unknown:
-			if said == "" {
-				said = "an empty WARNING"
-			}
-			e.unsure = cmp.Or(e.unsure, said)
-		}
+		e.unsure = cmp.Or(e.unsure, said)
 		e.told = append(e.told, said)
 	}
 }
 
+// doubtful tells that a warning, or one that was begun, may say that the answer is not whole.
+func (e *envelope) doubtful() bool { return e.failed != nil || e.unsure != "" || e.open }
+
+// moreCode is the code of the warning that more records follow.
+const moreCode = "1980"
+
 // errorCode is a code of Qualys' errors.
 var errorCode = regexp.MustCompile(`^(9\d\d|1[89]\d\d|20[01]\d)$`)
+
+// failure are words of a warning that records were lost, which more records do not bring.
+var failure = regexp.MustCompile(`(?i)\b(errors?|fail\w*|left out|omit\w*|skip\w*|drop\w*|lost|missing|withheld|exclud\w*|could not|cannot|unable|timed|timeout|unexpected|internal|abort\w*|interrupt\w*|busy|overload\w*|throttl\w*|stale|inconsistent|unreliable|unavailable|corrupt\w*)\b`)
 
 // finish judges the envelope of a document that was read to its end. highest is
 // the highest id that was read; where says what to look for in a list, such as
@@ -140,9 +157,11 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 	case e.responses == 0:
 		return p, envelopeError("it has no RESPONSE")
 	case e.refused && highest == 0: // else it has answered the login
-		return p, &Error{void: true, Kind: BadLogin, Text: e.failed}
-	case e.failed != "":
-		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.failed}
+		return p, &Error{void: true, Kind: BadLogin, Text: e.said()}
+	case e.failed != nil && e.failed.Kind == Limited:
+		return p, &Error{void: true, Kind: Limited, Code: e.failed.Code, Text: e.failed.Text, After: e.failed.After}
+	case e.failed != nil:
+		return p, &Error{void: true, Kind: Broken, Text: "the answer says of itself that something has failed: " + e.said()}
 	case e.unsure != "" && (e.bare || e.next != 0 || highest == 0):
 		// That more follows is said beside it: it means what has come.
 		return p, inDoubt(e.unsure)
@@ -157,6 +176,9 @@ func (e *envelope) finish(highest uint64, where string) (record.Page, error) {
 	}
 	return p, nil
 }
+
+// said is what the first warning says that has failed.
+func (e *envelope) said() string { return clip(e.failed.Code+" "+e.failed.Text, maxErrorText) }
 
 // inDoubt is the error for an answer with a warning that may say that it is not whole,
 // where the rest cannot be asked for.
@@ -189,12 +211,16 @@ func envelopeError(why string) *Error {
 }
 
 // stray explains an element where only known ones may be, by what the rest of the
-// document says. path is of the element, whose start tag was read.
-func stray(scan *xmlstream.Scanner, path string) error {
+// document says. path is of the element, whose start tag was read; answered tells that
+// records stand in front of it.
+func stray(scan *xmlstream.Scanner, path string, answered bool) error {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	e := readLeaves(scan, []string{name})
 	if e.Code == "" && e.Text == "" {
 		return envelopeError(fmt.Sprintf("%.100q is not a part of it", path))
+	}
+	if e.Kind == BadLogin && answered {
+		e.Kind = Broken // it has answered the login
 	}
 	e.void = true // as envelopeError
 	e.Text = strings.TrimSuffix(fmt.Sprintf("%.100q in place of the list: %s", path, e.Text), ": ")

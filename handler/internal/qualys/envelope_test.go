@@ -43,7 +43,7 @@ func TestNotTheAnswer(t *testing.T) {
 		"text in the warning":     {page("<WARNING>1980</WARNING>"), "text between", qualys.Broken},
 		"a link, and more":        {page("<WARNING><URL>?id_min=99</URL></WARNING><WARNING><CODE>1980</CODE></WARNING>"), "where", qualys.Broken},
 		"more, but nowhere":       {page("<WARNING><CODE>1980</CODE></WARNING>"), "where", qualys.Broken},
-		"unknown warning alone":   {page("<WARNING><TEXT>results withheld</TEXT></WARNING>"), "nothing more can be asked for: results withheld", qualys.Broken},
+		"unknown warning alone":   {page("<WARNING><TEXT>results withheld</TEXT></WARNING>"), "something has failed: results withheld", qualys.Broken},
 		"detections renamed":      {list("<HOST><ID>1</ID><DETECTIONS><DETECTION><QID>5</QID></DETECTION></DETECTIONS></HOST>"), "a HOST holds DETECTION", qualys.Broken},
 		"findings in the list":    {list("<HOST><ID>1</ID><DETECTION_LIST><FINDING><QID>5</QID></FINDING></DETECTION_LIST></HOST>"), `"HOST/DETECTION_LIST/FINDING"`, qualys.Broken},
 		"one of two renamed":      {list("<HOST><ID>1</ID><DETECTION_LIST><DETECTION><QID>5</QID></DETECTION><FINDING><QID>6</QID></FINDING></DETECTION_LIST></HOST>"), `"HOST/DETECTION_LIST/FINDING" stands among`, qualys.Broken},

@@ -339,10 +339,7 @@ func wait(header http.Header, items map[string]string, text string) time.Duratio
 	if n, err := strconv.Atoi(items["SECONDS_TO_WAIT"]); err == nil && n > 0 {
 		return seconds(n)
 	}
-	if n := number(header, "X-RateLimit-ToWait-Sec"); n > 0 {
-		return seconds(n)
-	}
-	if after := retryAfter(header); after > 0 {
+	if after := askedFor(header); after > 0 {
 		return after
 	}
 	var total time.Duration
@@ -358,6 +355,14 @@ func wait(header http.Header, items map[string]string, text string) time.Duratio
 		return total
 	}
 	return DefaultLimitWait
+}
+
+// askedFor is how long the header of an answer asks to wait; zero: it does not.
+func askedFor(header http.Header) time.Duration {
+	if n := number(header, "X-RateLimit-ToWait-Sec"); n > 0 {
+		return seconds(n)
+	}
+	return retryAfter(header)
 }
 
 // maxWait is the longest wait that is believed: Qualys counts calls by the hour, and a

@@ -72,14 +72,19 @@ func scanIDSet(scan *xmlstream.Scanner, root string, cut bool) (idSet, error) {
 		}
 		switch tok.Kind {
 		case xmlstream.Start:
-			path = append(path, string(tok.Name))
-			text = text[:0]
-			err = s.open(scan, strings.Join(path, "/"), tok.Attrs)
+			err = noText(text)
+			path, text = append(path, string(tok.Name)), text[:0]
+			if err == nil {
+				err = s.open(scan, strings.Join(path, "/"), tok.Attrs)
+			}
 		case xmlstream.Text:
 			text = appendEnvelope(text, tok.Text)
 		case xmlstream.End:
-			if len(path) == 0 {
-				continue // the root's
+			if len(path) == 0 { // the root's
+				if err = noText(text); err != nil {
+					return idSet{}, err
+				}
+				continue
 			}
 			err = s.close(strings.Join(path, "/"), text)
 			path, text = path[:len(path)-1], text[:0]
@@ -104,20 +109,35 @@ var idSetParts = []string{
 	"RESPONSE/ID_SET", "RESPONSE/ID_SET/ID", "RESPONSE/ID_SET/ID_RANGE",
 }
 
-// glossary may follow a list of hosts (its DTD of 2022).
-const glossary = "RESPONSE/GLOSSARY"
-
 // open takes the start of an element.
 func (s *idSet) open(scan *xmlstream.Scanner, path string, attrs []byte) error {
 	switch {
-	case path == "REQUEST", strings.HasPrefix(path, "REQUEST/"), path == glossary, strings.HasPrefix(path, glossary+"/"):
-		return nil // what was asked for, and words; ids in them are none
+	case isIgnored(path):
+		if path == "REQUEST" {
+			return s.envelope.begin(path)
+		}
+		return nil // ids in it are none
 	case !slices.Contains(idSetParts, path):
-		return stray(scan, path)
+		return stray(scan, path, s.highest > 0)
 	case len(attrs) > 0:
 		return notUnderstood(fmt.Sprintf("%.100q has attributes: %.100q", path, attrs))
 	}
-	return s.envelope.open(lastName(path))
+	return s.envelope.begin(lastName(path))
+}
+
+// isIgnored tells whether a path is that of a part which is for nobody, or leads to one.
+func isIgnored(path string) bool {
+	return slices.ContainsFunc(ignoredParts, func(part string) bool {
+		return path != "RESPONSE" && (part == path || strings.HasPrefix(part, path+"/"))
+	})
+}
+
+// noText refuses text that stands between elements.
+func noText(raw []byte) error {
+	if text := strings.TrimSpace(string(raw)); text != "" {
+		return envelopeError(fmt.Sprintf("text between its elements: %q", clip(text, maxErrorText)))
+	}
+	return nil
 }
 
 // close takes an element's text.
@@ -136,12 +156,11 @@ func (s *idSet) close(path string, raw []byte) error {
 		if slices.Contains(idSetParts, path) {
 			s.envelope.text(lastName(path), text, len(raw) == maxEnvelope)
 		}
-		return nil
+		if slices.Contains(idSetParts, path) || slices.Contains(ignoredParts, path) {
+			return nil // a leaf
+		}
 	}
-	if text != "" {
-		return notUnderstood(fmt.Sprintf("text between its elements: %q", clip(text, maxErrorText)))
-	}
-	return nil
+	return noText(raw)
 }
 
 // lowestIDs reads up to n ids of a list document that is cut on purpose.

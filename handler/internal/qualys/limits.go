@@ -27,7 +27,8 @@ const (
 // own; a server that is down, or answers 429, is down for all.
 type limits struct {
 	mu        sync.Mutex
-	fresh     bool // there is a rest that is not kept yet
+	rests     int // how many have been met that are worth to be kept
+	keptRests int // as many of them are kept
 	endpoints map[string]*endpoint
 	rest      rest // of all
 	strikes   int  // failures in a row of the server as a whole
@@ -72,16 +73,16 @@ func (l *limits) endpoint(path string) *endpoint {
 // customer's other tools, and one as long as it has not told.
 func (e *endpoint) slots() int { return max(1, e.told.Concurrent-1) }
 
-// enter waits for a slot of the endpoint, first come first served, and refuses a
-// call that Qualys is known to refuse. leave must be called once, when the
-// answer is read.
-func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (leave func(), err error) {
+// enter waits for a slot of the endpoint, first come first served; waited says that it was
+// not free. leave must be called once, when the answer is read.
+func (l *limits) enter(ctx context.Context, path string) (leave func(), waited bool, err error) {
 	l.mu.Lock()
 	e := l.endpoint(path)
 	if e.running < e.slots() && len(e.waiting) == 0 {
 		e.running++
 		l.mu.Unlock()
 	} else {
+		waited = true
 		turn := make(chan struct{})
 		e.waiting = append(e.waiting, turn)
 		l.mu.Unlock()
@@ -95,7 +96,7 @@ func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (
 			} else {
 				e.leave() // the turn came in this very moment
 			}
-			return nil, context.Cause(ctx)
+			return nil, waited, context.Cause(ctx)
 		}
 	}
 	leave = func() {
@@ -103,15 +104,14 @@ func (l *limits) enter(ctx context.Context, path string, now func() time.Time) (
 		defer l.mu.Unlock()
 		e.leave()
 	}
+	return leave, waited, nil
+}
+
+// resting refuses a call that Qualys is known to refuse.
+func (l *limits) resting(path string, now time.Time) error {
 	l.mu.Lock()
-	at := now()
-	err = cmp.Or(l.rest.over(at), e.rest.over(at))
-	l.mu.Unlock()
-	if err != nil {
-		leave()
-		return nil, err
-	}
-	return leave, nil
+	defer l.mu.Unlock()
+	return cmp.Or(l.rest.over(now), l.endpoint(path).rest.over(now))
 }
 
 // leave gives a slot to whoever waits longest.
@@ -143,13 +143,16 @@ func (l *limits) note(path string, header http.Header, reserve int, now time.Tim
 	e.told = told
 	toWait := number(header, "X-RateLimit-ToWait-Sec")
 	switch {
+	case told.Remaining == 0 && toWait > 0:
+		// Another answer may have told of a longer one.
+		if until := now.Add(seconds(toWait)); until.After(e.rest.until) {
+			l.rests++
+			e.rest = rest{until, Error{Kind: Limited, Text: "the calls of this window are used up"}}
+		}
 	case now.Before(e.rest.until):
 		// It is known already, from an answer that knew better.
-	case told.Remaining == 0 && toWait > 0:
-		l.fresh = true
-		e.rest = rest{now.Add(seconds(toWait)), Error{Kind: Limited, Text: "the calls of this window are used up"}}
 	case told.Remaining >= 0 && told.Calls > 0 && told.WindowSec > 0 && told.Remaining <= told.Calls*reserve/100:
-		l.fresh = true
+		l.rests++
 		e.rest = rest{now.Add(seconds(told.WindowSec) / looks), Error{Kind: Limited, Text: fmt.Sprintf("%d of %d calls of this window are left, and kept for the customer's other tools", told.Remaining, told.Calls)}}
 	}
 }
@@ -174,7 +177,9 @@ func (l *limits) failed(path string, e *Error, now time.Time) {
 		return
 	}
 	if until := now.Add(e.After); until.After(at.until) {
-		l.fresh = l.fresh || e.After >= leastKept
+		if e.After >= leastKept {
+			l.rests++
+		}
 		*at = rest{until, Error{Kind: e.Kind, Status: e.Status, Code: e.Code, Text: strings.TrimSpace("said to a call just before: " + e.Text), Err: e.Err}}
 	}
 }
@@ -194,7 +199,7 @@ func (l *limits) adopt(rests map[string]kept, now time.Time) {
 		}
 		until := earlier(k.Until, now.Add(maxWait))
 		if until.Before(k.Until) {
-			l.fresh = true // written down as it is believed, so that it ends for others, too
+			l.rests++ // written down as it is believed, so that it ends for others, too
 		}
 		if until.After(at.until) {
 			*at = rest{until, Error{Kind: k.Kind, Status: k.Status, Code: k.Code, Text: k.Text}}
@@ -212,39 +217,42 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// kept is what other processes are to know.
-func (l *limits) kept(now time.Time) map[string]kept {
+// kept is what other processes are to know, and how many rests that takes in of those that
+// were met.
+func (l *limits) kept(now time.Time) (rests map[string]kept, met int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m := map[string]kept{}
+	rests = map[string]kept{}
 	add := func(path string, r rest) {
-		if r.until.Sub(now) >= leastKept {
+		if r.until.After(now) {
 			text := r.why.Text
 			if r.why.Err != nil {
 				text += ": " + r.why.Err.Error()
 			}
 			// The state has whole seconds: the next one, so that no process calls early.
-			m[path] = kept{r.until.UTC().Add(time.Second - 1).Truncate(time.Second), r.why.Kind, r.why.Status, r.why.Code, clip(text, maxErrorText)}
+			rests[path] = kept{r.until.UTC().Add(time.Second - 1).Truncate(time.Second), r.why.Kind, r.why.Status, r.why.Code, clip(text, maxErrorText)}
 		}
 	}
 	add(allEndpoints, l.rest)
 	for path, e := range l.endpoints {
 		add(path, e.rest)
 	}
-	return m
+	return rests, l.rests
 }
 
 // unkept reports whether there is anything to keep.
 func (l *limits) unkept() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.fresh
+	return l.rests != l.keptRests
 }
 
-func (l *limits) wasKept() {
+// wasKept notes that so many of the rests that were met are kept: another may have been
+// met meanwhile.
+func (l *limits) wasKept(met int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fresh = false
+	l.keptRests = met
 }
 
 // answered ends the failures in a row.

@@ -9,16 +9,28 @@ import (
 	"time"
 )
 
+// login is a user and a password.
+type login struct{ user, password string }
+
+func (c *Client) login() login {
+	user, password := c.Credentials.Login()
+	c.redactor().KnowLogin(user, password)
+	return login{user, password}
+}
+
+// secret is a login as one text.
+func (l login) secret() string { return l.user + "\x00" + l.password }
+
 // withLogin makes a call with the login of now. changed says that Qualys has refused it,
 // and that there is another.
 func (c *Client) withLogin(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) (changed bool, err error) {
-	done, err := c.trial(ctx)
+	used, done, err := c.trial(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	used, began := c.login(), c.now()
-	err = c.once(ctx, path, params, used, sent, read)
+	began := c.now()
+	err = c.once(ctx, path, params, use{used, began}, sent, read)
 	if e := asError(err); e != nil && e.Kind == BadLogin {
 		defer c.distrust(used)()
 		var reloadErr error
@@ -36,15 +48,27 @@ func (c *Client) withLogin(ctx context.Context, path string, params url.Values, 
 	return changed, err
 }
 
+// use is a call with a login, and when it began.
+type use struct {
+	login
+	began time.Time
+}
+
 // trialTime is how long others wait for the first call with a login, before another of them
 // tries it: as long as its answer may take to begin. Until then nothing is said of the
 // login, and a refusal may still come.
 const trialTime = DefaultFirstByteTimeout
 
+// A trial is a login that one call alone tries; over is closed at its end.
+type trial struct {
+	of   login
+	over chan struct{}
+}
+
 // trial lets one call alone try a login that this process does not know to be good:
-// several would be as many bad logins, and Qualys locks an account after some. done is to
-// be called when the call has ended.
-func (c *Client) trial(ctx context.Context) (done func(), err error) {
+// several would be as many bad logins, and Qualys locks an account after some. It returns
+// the login to use. done is to be called when the call has ended.
+func (c *Client) trial(ctx context.Context) (as login, done func(), err error) {
 	s := &c.standing
 	for {
 		current := c.login()
@@ -52,62 +76,56 @@ func (c *Client) trial(ctx context.Context) (done func(), err error) {
 		good, trying := s.good == current, s.trying
 		s.mu.Unlock()
 		if good {
-			return func() {}, nil
+			return current, func() {}, nil
 		}
 		// Another call may have been refused while this one waited for its turn.
 		if err := c.checkLogin(ctx); err != nil {
-			return nil, err
+			return login{}, nil, err
+		}
+		if c.login() != current {
+			continue // read anew
 		}
 		if trying == nil {
-			if mine := s.try(); mine != nil {
-				return func() { s.tried(mine) }, nil
+			if mine := s.try(current, nil); mine != nil {
+				return current, func() { s.tried(mine) }, nil
 			}
 			continue
 		}
 		patience := time.NewTimer(trialTime)
 		select {
-		case <-trying:
+		case <-trying.over:
 			patience.Stop()
 		case <-patience.C:
-			if mine := s.insteadOf(trying); mine != nil {
-				return func() { s.tried(mine) }, nil
+			if mine := s.try(current, trying); mine != nil {
+				return current, func() { s.tried(mine) }, nil
 			}
 		case <-ctx.Done():
 			patience.Stop()
-			return nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
+			return login{}, nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
 		}
 	}
 }
 
-// try begins a trial; nil: another goes on.
-func (s *standing) try() chan struct{} {
+// try begins a trial, in the place of another if there is one; nil: a third goes on.
+func (s *standing) try(as login, instead *trial) *trial {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trying != nil {
+	if s.trying != instead {
 		return nil
 	}
-	s.trying = make(chan struct{})
-	return s.trying
-}
-
-// insteadOf begins a trial in the place of another; nil: that has ended.
-func (s *standing) insteadOf(trying chan struct{}) chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.trying != trying {
-		return nil
+	if instead != nil {
+		close(instead.over)
 	}
-	close(trying)
-	s.trying = make(chan struct{})
+	s.trying = &trial{as, make(chan struct{})}
 	return s.trying
 }
 
 // tried ends a trial, unless that was done.
-func (s *standing) tried(trying chan struct{}) {
+func (s *standing) tried(one *trial) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.trying == trying {
-		close(trying)
+	if s.trying == one {
+		close(one.over)
 		s.trying = nil
 	}
 }
@@ -116,29 +134,43 @@ func (s *standing) tried(trying chan struct{}) {
 // about it is known: reading it anew may take its time. done is to be called then.
 func (c *Client) distrust(as login) (done func()) {
 	s := &c.standing
+	now := c.now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.refused = use{as, now}
 	if s.good == as {
 		s.good = login{}
 	}
-	if s.trying != nil {
-		return func() {} // the refused call's own, or another
+	s.mu.Unlock()
+	mine := s.try(as, nil)
+	if mine == nil {
+		return func() {} // the refused call's own goes on, or another
 	}
-	mine := make(chan struct{})
-	s.trying = mine
 	return func() { s.tried(mine) }
 }
 
-// vouch notes that Qualys answers a login.
-func (c *Client) vouch(as login) {
+// vouch notes that Qualys answers a login, in a call that began when.
+func (c *Client) vouch(as use) {
 	s := &c.standing
 	s.mu.Lock()
-	s.good = as
+	outdated := s.outdated(as)
+	if !outdated {
+		s.good = as.login
+	}
 	trying := s.trying
 	s.mu.Unlock()
-	if trying != nil {
+	if !outdated && trying != nil && trying.of == as.login {
 		s.tried(trying)
 	}
+}
+
+// outdated tells whether a login was refused behind the beginning of a call: that call's
+// answer, which may take minutes, says nothing of it any more. mu is held.
+func (s *standing) outdated(as use) bool {
+	if s.refused.login == as.login && !as.began.After(s.refused.began) {
+		return true
+	}
+	r := s.logins.of(as.secret())
+	return r != nil && !as.began.After(r.last())
 }
 
 // changedSince tells whether there is another login than the one that was used,
@@ -150,18 +182,6 @@ func (c *Client) changedSince(ctx context.Context, used login) (bool, error) {
 	_, err := c.Credentials.Reload(ctx)
 	return c.login() != used, err
 }
-
-// login is a user and a password.
-type login struct{ user, password string }
-
-func (c *Client) login() login {
-	user, password := c.Credentials.Login()
-	c.redactor().KnowLogin(user, password)
-	return login{user, password}
-}
-
-// secret is a login as one text.
-func (l login) secret() string { return l.user + "\x00" + l.password }
 
 // checkLogin refuses a login that Qualys has refused before, unless it can be
 // read anew, and a road that a proxy has closed.
@@ -231,13 +251,13 @@ func (c *Client) reject(used login, began time.Time, path string, e *Error) {
 }
 
 // accept forgets that a login, or the road, was refused: they are good.
-func (c *Client) accept(used login) {
-	c.vouch(used)
+func (c *Client) accept(as use) {
+	c.vouch(as)
 	s := &c.standing
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.logins.of(used.secret()) != nil {
-		s.note(func(m *memory) { m.Logins = m.Logins.without(used.secret()) })
+	if s.logins.of(as.secret()) != nil && !s.outdated(as) {
+		s.note(func(m *memory) { m.Logins = m.Logins.answered(as.secret(), as.began) })
 	}
 	if len(s.proxies) > 0 { // whichever it is, the road is open
 		s.note(func(m *memory) { m.Proxies = nil })

@@ -30,8 +30,6 @@ type Memory interface {
 
 const (
 	memoryVersion = 1
-	// recallEvery is how long a process trusts what it has read of what others have met.
-	recallEvery = 30 * time.Second
 	// leastKept is the shortest rest that is kept: a shorter one is over before another
 	// process could read of it.
 	leastKept = 5 * time.Second
@@ -138,6 +136,15 @@ func (l refusals) without(secret string) refusals {
 	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return r.is(secret) })
 }
 
+// answered is the list when Qualys has answered a secret, to a call that began when: what was
+// said before that call is over.
+func (l refusals) answered(secret string, began time.Time) refusals {
+	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return r.is(secret) && began.After(r.last()) })
+}
+
+// last is when it was refused last.
+func (r *refused) last() time.Time { return r.Until.Add(-restOf(r.Times - 1)) }
+
 // restOf is how long a secret rests that was refused so many times before.
 func restOf(times int) time.Duration {
 	return min(loginRestMost, loginRest<<min(max(times, 0), 10))
@@ -149,7 +156,7 @@ func (l refusals) again(secret, text string, began, now time.Time) refusals {
 	r := l.of(secret)
 	if r == nil {
 		r = newRefused(secret)
-	} else if last := r.Until.Add(-restOf(r.Times - 1)); !began.After(last) && !now.Before(last) {
+	} else if last := r.last(); !began.After(last) && !now.Before(last) {
 		return l
 	}
 	next := *r
@@ -181,11 +188,11 @@ type standing struct {
 	mu      sync.Mutex // of what follows
 	logins  refusals
 	proxies refusals
-	read    time.Time
 	news    []func(*memory) // what has happened here and is not kept yet
 	odd     bool            // what was read is not what is believed of it
 	good    login           // Qualys has begun to answer it
-	trying  chan struct{}   // not nil: a call tries a login, and closes it then
+	refused use             // the last refusal that was met here, and when
+	trying  *trial          // not nil: a call tries a login
 }
 
 // note takes in what has happened, to be kept. s.mu is held.
@@ -207,15 +214,11 @@ func (c *Client) recall(ctx context.Context) error {
 		return fmt.Errorf("wait for others who read what Qualys has asked for: %w", err)
 	}
 	defer s.turn.Leave()
-	now := c.now()
-	if !s.read.IsZero() && now.Sub(s.read) < recallEvery && !now.Before(s.read) {
-		return nil
-	}
 	doc, err := c.Memory.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("read what Qualys has asked for before: %w", err)
 	}
-	s.read = now
+	now := c.now()
 	m := parseMemory(doc)
 	s.take(&m, now)
 	c.limits.adopt(m.Rests, now)
@@ -277,13 +280,14 @@ func (c *Client) keep(ctx context.Context) error {
 	if !s.hasNews() && !c.limits.unkept() {
 		return nil // another has kept it
 	}
-	kept := 0
+	kept, rests := 0, 0
 	err := c.Memory.Update(ctx, func(doc []byte) ([]byte, error) {
 		now := c.now()
 		m := parseMemory(doc)
 		kept = s.take(&m, now)
 		c.limits.adopt(m.Rests, now)
-		m.Version, m.Rests = memoryVersion, c.limits.kept(now)
+		m.Version = memoryVersion
+		m.Rests, rests = c.limits.kept(now)
 		doc, err := json.MarshalIndent(m, "", "  ")
 		return append(doc, '\n'), err //nolint:wrapcheck // said below
 	})
@@ -291,7 +295,7 @@ func (c *Client) keep(ctx context.Context) error {
 		return fmt.Errorf("keep what Qualys has asked for: %w", err)
 	}
 	s.wasKept(kept)
-	c.limits.wasKept()
+	c.limits.wasKept(rests)
 	return nil
 }
 

@@ -181,7 +181,7 @@ func (l *laws) leaves(c *call, r *http.Request) {
 }
 
 // known is how long it may take until all processes know what one has met.
-const known = 45 * time.Second
+const known = 10 * time.Second
 
 // attempt is a password that a process has tried.
 type attempt struct {
