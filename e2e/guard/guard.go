@@ -1,6 +1,8 @@
 // Guard runs a command and leaves no process of it behind: neither when it ends, nor
 // when it is interrupted, nor when the guard or whoever started it is killed. Tests start
-// servers, and a test that is cut off cannot stop them.
+// servers, and a test that is cut off cannot stop them. Nor does it leave temporary files:
+// TMPDIR is a folder of the command's own, in memory where the system has a place for it,
+// unless it was set.
 //
 //	guard [-log FILE] command [arguments]
 //
@@ -27,17 +29,38 @@ import (
 func main() {
 	log := flag.String("log", "", "file that gets the output, too")
 	outer := flag.Int("inside", 0, "process id of the guard that this one is inside of")
+	folder := flag.String("folder", "", "folder of the guard that this one is inside of, for temporary files")
 	flag.Parse()
-	code, err := run(*log, *outer, flag.Args())
+	code, err := keep(*log, *outer, *folder, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guard:", err)
 	}
 	os.Exit(code)
 }
 
+// keep runs the command with a folder for its temporary files, which the guard around this
+// one has made, if there is one. Both remove it: the one that is left does so.
+func keep(log string, outer int, folder string, command []string) (int, error) {
+	if outer == 0 {
+		place := os.Getenv("TMPDIR")
+		if place == "" {
+			place = inMemory()
+		}
+		var err error
+		if folder, err = os.MkdirTemp(place, "guard"); err != nil {
+			return 1, err
+		}
+		if err := os.Setenv("TMPDIR", folder); err != nil {
+			return 1, err
+		}
+	}
+	code, err := run(log, outer, folder, command)
+	return code, errors.Join(err, os.RemoveAll(folder))
+}
+
 // run returns the exit code of the command. Outer is the process id of the guard around
 // this one; zero: there is none.
-func run(log string, outer int, command []string) (int, error) {
+func run(log string, outer int, folder string, command []string) (int, error) {
 	if len(command) == 0 {
 		return 2, errors.New("no command")
 	}
@@ -58,7 +81,7 @@ func run(log string, outer int, command []string) (int, error) {
 		if err != nil {
 			return 1, err
 		}
-		cmd = exec.Command(self, append([]string{"-inside", strconv.Itoa(os.Getpid())}, command...)...)
+		cmd = exec.Command(self, append([]string{"-inside", strconv.Itoa(os.Getpid()), "-folder", folder}, command...)...)
 	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	var out output

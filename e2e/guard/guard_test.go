@@ -4,7 +4,9 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +40,7 @@ func gone(pid int) error {
 	return nil
 }
 
-// However the command, the guard, or who started it ends: nothing is left.
+// However the command, the guard, or who started it ends: nothing is left, of files neither.
 func TestNothingIsLeftBehind(t *testing.T) {
 	guard := build(t)
 	for name, c := range map[string]struct {
@@ -54,7 +56,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			// The shell is what make would be: it stays the guard's parent.
-			cmd := exec.Command("bash", "-c", `"$0" bash -c "$1"; exit $?`, guard, servers+"echo $PPID; "+c.then)
+			cmd := exec.Command("bash", "-c", `"$0" bash -c "$1"; exit $?`, guard, servers+"echo $PPID; touch $TMPDIR/file; echo $TMPDIR; "+c.then)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -63,15 +65,20 @@ func TestNothingIsLeftBehind(t *testing.T) {
 				t.Fatal(err)
 			}
 			var pids []int
-			for lines := bufio.NewScanner(out); len(pids) < 4 && lines.Scan(); {
+			folder := ""
+			for lines := bufio.NewScanner(out); folder == "" && lines.Scan(); {
+				if len(pids) == 4 {
+					folder = lines.Text()
+					break
+				}
 				pid, err := strconv.Atoi(lines.Text())
 				if err != nil {
 					t.Fatal(err)
 				}
 				pids = append(pids, pid)
 			}
-			if len(pids) < 4 {
-				t.Fatalf("got %d process ids, want 4", len(pids))
+			if folder == "" {
+				t.Fatalf("got %d process ids, want 4, and a folder", len(pids))
 			}
 			if c.end != nil {
 				g, err := os.FindProcess(pids[3])
@@ -88,6 +95,12 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			for _, pid := range pids {
 				azurite.Eventually(t, 10*time.Second, "it is gone", func() error { return gone(pid) })
 			}
+			azurite.Eventually(t, 10*time.Second, "the folder is gone", func() error {
+				if _, err := os.Stat(folder); !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%s is there: %v", folder, err)
+				}
+				return nil
+			})
 		})
 	}
 }
