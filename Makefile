@@ -16,7 +16,7 @@ OUTPUT    := $(CURDIR)/build/test-output
 LIMIT     := 30m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race check fmt vet lint bench faults soak simulate fuzz generate package clean
+.PHONY: help run build test race check fmt vet lint bench faults soak simulate mutations fuzz generate package clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,10 @@ SEEDS ?= 2000
 FIRST ?= 1
 simulate: ## many stories in virtual time, several things going wrong in each (SEEDS=n FIRST=seed)
 	go test -count=1 -timeout 24h ./handler -run '^TestStories$$' -seeds $(SEEDS) -first $(FIRST) -v $(if $(filter 1,$(SEEDS)),-chronicle)
+
+STORIES ?= 20000
+mutations: ## faults put into the program, one after the other: which story finds each (STORIES=n at most, NAMES="some of them")
+	go run ./tools/mutations -seeds $(STORIES) -first $(FIRST) $(NAMES)
 
 fuzz: ## every fuzz test, one after the other, for FUZZTIME (60s) each
 	@grep -rl '^func Fuzz' --include='*_test.go' handler | sort | while read -r file; do \
