@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,14 +168,26 @@ var answersOfQualys = []kind{
 	{name: "a QID is ill", on: []string{"knowledge"}, numbered: true, lasts: true, unclean: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		return w.spoilAt(a, rw, r, answer, fmt.Sprintf("<QID>%d</QID>", w.estate.Knowledge.QID(a.N%w.story.QIDs)))
 	}},
-	{name: "an answer is not whole, and says so", on: readers, numbered: true, lasts: true, unclean: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
-		how := unwhole[a.N%len(unwhole)]
-		shortened(answer, a.N/len(unwhole), how.ends)
-		says(answer, how.text)
+	{name: "an answer is not whole, and says so", on: readers, numbered: true, lasts: true, unclean: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+		n := a.N
+		how := unwhole[n%len(unwhole)]
+		n /= len(unwhole)
+		if !says(answer, how.text, n%3 == 0) {
+			return false
+		}
+		shortened(answer, n, how.ends)
+		switch end := max(0, bytes.LastIndex(answer.Body.Bytes(), []byte("</RESPONSE>"))); n % 5 {
+		case 0:
+			begun(rw, answer, end)
+			panic(http.ErrAbortHandler)
+		case 1:
+			w.drip(rw, r, answer, end, time.Duration(1+n%20)*time.Minute)
+			return true
+		}
 		return false
 	}},
 	{name: "an answer bears a notice", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, _ http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
-		says(answer, notices[a.N%len(notices)])
+		_ = says(answer, notices[a.N%len(notices)], a.N%3 == 0) // it may be no list
 		return false
 	}},
 	{name: "an error of Qualys hangs in its text", on: readers, numbered: true, lasts: true, before: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request) bool {
@@ -344,8 +357,8 @@ func Pairs() (list [][2]string) {
 	return list
 }
 
-// unwhole are ways in which an answer says that it is not whole: elements at its end. ends
-// tells that the answer has ended early; others have gaps anywhere.
+// unwhole are ways in which an answer says that it is not whole: elements around its list,
+// or, where there are none, the words of its link to more. ends tells that the answer has ended early; others have gaps anywhere.
 var unwhole = []struct {
 	text string
 	ends bool
@@ -358,6 +371,7 @@ var unwhole = []struct {
 	{"<ERROR><CODE>1999</CODE><TEXT>We are performing scheduled maintenance.</TEXT></ERROR>", false},
 	{"<WARNING><CODE>1980</CODE><TEXT>This version is deprecated.</TEXT></WARNING><WARNING><TEXT>Results have been truncated.</TEXT></WARNING>", true},
 	{"<STATUS>partial</STATUS>", false},
+	{"", false},
 }
 
 // notices are what an answer may say of something else, in its end.
@@ -482,13 +496,28 @@ func (w *world) edit(index int, kind simulator.EditKind) {
 	w.estate.Knowledge.Edit(simulator.Edit{Index: index, Kind: kind, At: now, Visible: now.Add(time.Duration(index*97%540) * time.Minute)})
 }
 
-// says puts elements in the end of an answer.
-func says(answer *httptest.ResponseRecorder, text string) {
-	doc := answer.Body.Bytes()
-	if at := bytes.LastIndex(doc, []byte("</RESPONSE>")); at >= 0 {
-		answer.Body = bytes.NewBuffer(slices.Insert(bytes.Clone(doc), at, []byte(text)...))
+// says puts elements in front of an answer's list, or in its end; an empty text changes what
+// its link says. It reports whether there was a place for that.
+func says(answer *httptest.ResponseRecorder, text string, front bool) bool {
+	doc := bytes.Clone(answer.Body.Bytes())
+	at := bytes.LastIndex(doc, []byte("</RESPONSE>"))
+	if front {
+		at = bytes.Index(doc, []byte("</DATETIME>")) + len("</DATETIME>")
 	}
+	switch {
+	case at < 0, !bytes.Contains(doc, []byte("</RESPONSE>")), text == "" && !linkText.Match(doc):
+		return false
+	case text == "":
+		doc = linkText.ReplaceAll(doc, []byte("<TEXT>Internal error: some were left out.</TEXT>"))
+	default:
+		doc = slices.Insert(doc, at, []byte(text)...)
+	}
+	answer.Body = bytes.NewBuffer(doc)
+	return true
 }
+
+// linkText is what the warning says that goes with a link to more.
+var linkText = regexp.MustCompile(`<TEXT>[^<]*(<!\[CDATA\[[^\]]*\]\]>)?[^<]*</TEXT>`)
 
 // shortened takes parents of an answer away: those at its end, or some anywhere.
 func shortened(answer *httptest.ResponseRecorder, n int, end bool) {
