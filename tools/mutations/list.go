@@ -17,7 +17,7 @@ var mutations = []mutation{
 	{
 		name: "failed-envelope-counts", what: "a warning with the code of an error is passed over",
 		file: "qualys/envelope.go",
-		old:  `case e.failed != "":`, new: `case e.failed != "" && false:`,
+		old:  "case e.failed != nil:\n", new: "case e.failed != nil && highest < 0:\n",
 	},
 	{
 		name: "link-before-bare", what: "of two warnings that say that more follows, only the link counts",
@@ -53,6 +53,32 @@ var mutations = []mutation{
 		name: "unproven-forgotten", what: "a page whose end was not seen counts, whatever its end says later",
 		file: "ingest/paging.go",
 		old:  "\t\t\tp.unproven = max(1, p.q.From)", new: "\t\t\tp.unproven = 0",
+	},
+
+	{
+		name: "warning-forgotten", what: "a warning is forgotten where something else ends the answer",
+		file: "qualys/decoder.go",
+		old:  "(d.envelope.doubtful() || d.began", new: "(d.began",
+	},
+	{
+		name: "doubt-told-late", what: "a warning in front of the list is told at its end only",
+		file: "qualys/decoder.go",
+		old:  "\tif !d.envelope.doubtful() {\n\t\treturn nil", new: "\tif !d.envelope.doubtful() || d.sink != nil {\n\t\treturn nil",
+	},
+	{
+		name: "link-excuses-all", what: "a link to more makes its warning harmless, whatever it says",
+		file: "qualys/envelope.go",
+		old:  "of == unknown && failure.MatchString(w.text):", new: "of == unknown && !follows && failure.MatchString(w.text):",
+	},
+	{
+		name: "anything-dispels", what: "whatever comes dispels a doubt",
+		file: "qualys/detections.go",
+		old:  "f.any = f.any || id >= f.from", new: "f.any = true || id >= f.from",
+	},
+	{
+		name: "text-among-ids", what: "text between the elements of a list of ids is passed over",
+		file: "qualys/idset.go",
+		old:  "\tif text := strings.TrimSpace(string(raw)); text != \"\" {", new: "\tif text := strings.TrimSpace(string(raw)); text == \"never\" {",
 	},
 
 	// Slow answers, and parents that fail by themselves.
@@ -223,9 +249,19 @@ var mutations = []mutation{
 		old:  "\tif c.Memory == nil || !s.hasNews() && !c.limits.unkept() {", new: "\tif c.Memory == nil || !c.limits.unkept() {",
 	},
 	{
+		name: "older-answer-vouches", what: "an answer to a call that began before a login was refused vouches for it",
+		file: "qualys/login.go",
+		old:  "\treturn r != nil && !as.began.After(r.last())", new: "\treturn r != nil && as.began.IsZero()",
+	},
+	{
+		name: "turn-without-second-look", what: "a call that has waited for its turn does not look what others have met",
+		file: "qualys/client.go",
+		old:  "\tif waited { //", new: "\tif waited && ctx == nil { //",
+	},
+	{
 		name: "login-tried-behind-a-refusal", what: "a call that has waited for its turn does not look whether the login was refused meanwhile",
 		file: "qualys/login.go",
-		old:  "\t\tif err := c.checkLogin(ctx); err != nil {\n\t\t\treturn nil, err\n\t\t}\n", new: "",
+		old:  "\t\tif err := c.checkLogin(ctx); err != nil {\n\t\t\treturn login{}, nil, err\n\t\t}\n", new: "",
 	},
 	{
 		name: "request-taken-without-second-look", what: "a request is carried on as it was read before it was held",

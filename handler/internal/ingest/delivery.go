@@ -279,7 +279,7 @@ func (d *delivery) letGo() {
 // rewind sets the cursor back to a parent, and holds it there.
 func (d *delivery) rewind(to uint64) {
 	d.hold(to)
-	d.query, d.ordered, d.lastDone = record.Query{From: to}, true, max(to, 1)-1
+	d.query, d.ordered, d.lastDone = record.Query{After: d.query.After, From: to}, true, max(to, 1)-1
 	d.lastID, d.skip = 0, 0 // none of those behind has been brought
 }
 

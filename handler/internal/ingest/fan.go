@@ -21,6 +21,7 @@ type fan struct {
 	idColumn int
 	inParent bool
 	id       uint64 // of the parent in work; 0: not known
+	doubt    bool   // the page may not be whole
 }
 
 var _ record.Sink = (*fan)(nil)
@@ -119,7 +120,9 @@ func (f *fan) Record(r *record.Record) error {
 		if a.ahead(f.id) {
 			return nil
 		}
-		a.touched = true
+		if err := f.touch(a); err != nil {
+			return err
+		}
 		return a.sink.Record(r)
 	})
 }
@@ -132,13 +135,30 @@ func (f *fan) Done(id uint64) error {
 			a.alive()
 			return nil
 		}
-		a.touched = true
+		if err := f.touch(a); err != nil {
+			return err
+		}
 		return a.sink.Done(id)
 	})
 }
 
-// Doubt implements record.Sink, for those who have had something of the page.
+// touch notes that a run has something of the page. One that is in doubt is so for the run
+// before it has.
+func (f *fan) touch(a *asked) error {
+	if a.touched {
+		return nil
+	}
+	a.touched = true
+	if !f.doubt {
+		return nil
+	}
+	return a.sink.Doubt()
+}
+
+// Doubt implements record.Sink, for those who have had something of the page; others hear
+// of it when they do.
 func (f *fan) Doubt() error {
+	f.doubt = true
 	return f.each(func(a *asked) error {
 		if !a.touched {
 			return nil

@@ -12,7 +12,7 @@ import (
 
 var wholeEntry = regexp.MustCompile(`(?s)<VULN>\s*(<QID>\d+</QID>).*?</VULN>`)
 
-// R1: each answer with entries is void.
+// Each answer with entries is void.
 func TestFurtherStandingVoidOfTheKnowledgeBase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t, 1, 1)
@@ -31,7 +31,7 @@ func TestFurtherStandingVoidOfTheKnowledgeBase(t *testing.T) {
 	})
 }
 
-// R3: for 30 hours the list of ids is empty but for a text that says why.
+// For 30 hours the list of ids is empty but for a text that says why.
 func TestFurtherEmptyListWithText(t *testing.T) {
 	ids := regexp.MustCompile(`(?s)<ID_SET>.*</ID_SET>`)
 	const text = "Internal error: the list could not be read"
@@ -67,7 +67,7 @@ func TestFurtherEmptyListWithText(t *testing.T) {
 	}
 }
 
-// R3: the list, read whole, and the answer that is to confirm a removal leave a QID out, and
+// The list, read whole, and the answer that is to confirm a removal leave a QID out, and
 // have text in their ID_SET that says so.
 func TestFurtherRemovedByText(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestFurtherRemovedByText(t *testing.T) {
 	})
 }
 
-// R4: an entry says that it could not be read.
+// An entry says that it could not be read.
 func TestFurtherEntryWithError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newVirtualWorld(t, 1, 1)

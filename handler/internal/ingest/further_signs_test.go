@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -28,7 +29,7 @@ func withoutFirst(doc string) string {
 	return doc[:from] + doc[to+len("</HOST>"):]
 }
 
-// R1: each answer of detections is void.
+// Each answer of detections is void.
 func TestFurtherStandingVoid(t *testing.T) {
 	for name, sign := range map[string]func(string) string{
 		"element behind the list": replaced("</RESPONSE>", "<STATUS>partial</STATUS></RESPONSE>"),
@@ -75,7 +76,7 @@ func TestFurtherStandingVoid(t *testing.T) {
 	}
 }
 
-// R2: the first host is left out, and the answer says that something is wrong.
+// The first host is left out, and the answer says that something is wrong.
 func TestFurtherGapsAndASign(t *testing.T) {
 	const simple = "<SIMPLE_RETURN><RESPONSE><DATETIME>2026-11-01T12:00:00Z</DATETIME><CODE>999</CODE><TEXT>Internal error</TEXT></RESPONSE></SIMPLE_RETURN>"
 	cut := func(at string, sign func(string) string) func(string) string {
@@ -148,7 +149,7 @@ func TestFurtherGapsAndASign(t *testing.T) {
 	}
 }
 
-// R2a: the same where the run ends while the list is read.
+// The same where the run ends while the list is read.
 func TestFurtherEndBehindASign(t *testing.T) {
 	for name, sign := range map[string]string{"error": err999, "unknown": rebuilt} {
 		for _, how := range []string{"stop", "kill"} {
@@ -201,6 +202,68 @@ func TestFurtherDoubtDispelledByTheWrongAnswer(t *testing.T) {
 				w.before = nil
 				time.Sleep(time.Hour)
 				w.allCame(12)
+			})
+		})
+	}
+}
+
+// Each answer for what was processed since is void, those for everything are well.
+func TestFurtherStandingVoidOfAWindow(t *testing.T) {
+	hostList := regexp.MustCompile(`(?s)<HOST_LIST>.*</HOST_LIST>`)
+	for name, sign := range map[string]func(string) string{
+		"a notice of a parameter": replaced("</RESPONSE>", "<WARNING><TEXT>Parameter vm_processed_after: see the release notes of December 2026.</TEXT></WARNING></RESPONSE>"),
+		"error 999 and no host": func(doc string) string {
+			return replaced("</RESPONSE>", err999+"</RESPONSE>")(hostList.ReplaceAllString(doc, ""))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 60, 3)
+				w.page, w.budget = 16, 25*time.Minute
+				w.mustComplete()
+				hosts := w.hostIDs()
+				time.Sleep(time.Hour)
+				for n := range 30 {
+					w.qualys.Subscription.Rescan(20+n, w.now().Add(-10*time.Minute))
+				}
+				calls := 0
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					if !strings.HasSuffix(r.URL.Path, "/detection/") {
+						return false
+					}
+					answer := httptest.NewRecorder()
+					r.Header.Del("Accept-Encoding")
+					w.qualys.ServeHTTP(answer, r)
+					calls++
+					doc := answer.Body.String()
+					for k, v := range answer.Header() {
+						rw.Header()[k] = v
+					}
+					if answer.Code == http.StatusOK && r.URL.Query().Has("vm_processed_after") {
+						doc = sign(doc)
+					}
+					rw.WriteHeader(answer.Code)
+					io.WriteString(rw, doc)
+					return true
+				}
+				for n := range 3 {
+					calls = 0
+					r, _ := w.do()
+					if calls > 100 {
+						t.Errorf("run %d: %d calls: %s %.100s", n, calls, r.Outcome, r.Reason)
+					}
+					c := w.checkpoint()
+					if c.Window != nil && c.Window.After == nil {
+						t.Errorf("run %d: the window of an hour has become one of everything", n)
+					}
+					for _, i := range c.Isolated {
+						if !slices.Contains(hosts, i.ID) {
+							t.Errorf("run %d: isolated %d, which is no host", n, i.ID)
+							break
+						}
+					}
+					time.Sleep(2 * time.Hour)
+				}
 			})
 		})
 	}

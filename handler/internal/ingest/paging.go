@@ -145,8 +145,10 @@ func (p *pager) doubt() error {
 	p.inDoubt = true
 	from := p.voidFrom(nil)
 	p.d.hold(from)
+	t := p.trouble()
+	t.ID, t.Void = from, true
 	p.d.mu.Lock()
-	p.run.state.Trouble = &Trouble{ID: from, Void: true, Suspects: p.d.suspects, Reason: p.reason}
+	p.run.state.Trouble = t
 	p.d.mu.Unlock()
 	return p.saveVoid()
 }
@@ -219,10 +221,7 @@ func (p *pager) keepTrouble() {
 	if size >= p.run.Source.PageLimit() {
 		size = 0
 	}
-	t := &Trouble{ID: p.q.From, Tries: p.alone, Void: p.rehearse, Unproven: p.unproven, Suspects: p.d.suspects, Reason: p.reason}
-	if p.search != nil {
-		t.Search, t.High = !p.search.again, p.search.high
-	}
+	t := p.trouble()
 	if !t.Search && t.Tries == 0 && !t.Void && t.Unproven == 0 && len(t.Suspects) == 0 {
 		t = nil
 	}
@@ -231,6 +230,15 @@ func (p *pager) keepTrouble() {
 	if size != s.PageSize || t != nil || s.Trouble != nil {
 		s.PageSize, s.Trouble, p.d.unsaved = size, t, true
 	}
+}
+
+// trouble is what was found out so far.
+func (p *pager) trouble() *Trouble {
+	t := &Trouble{ID: p.q.From, Tries: p.alone, Void: p.rehearse, Unproven: p.unproven, Suspects: p.d.suspects, Reason: p.reason}
+	if p.search != nil {
+		t.Search, t.High = !p.search.again, p.search.high
+	}
+	return t
 }
 
 // bound lets the page end before the next parent that is isolated, and where a
@@ -519,7 +527,13 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	for _, q := range others {
 		before := r.counts.parents.Load()
 		_, err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
-		if err == nil && r.counts.parents.Load() > before {
+		came := err == nil && r.counts.parents.Load() > before
+		if came && q.After.IsZero() && !p.q.After.IsZero() {
+			// Of another window: in that the suspect must fail as well.
+			_, err = r.extra(ctx, p.d, record.Query{From: p.q.From, To: p.q.From, Size: 1}, aloneTime(r.Budget))
+			came = err != nil && isHeavy(err)
+		}
+		if came {
 			return p.d.blame() // it has shown that Qualys answers
 		}
 		p.d.rollback()

@@ -199,12 +199,12 @@ func (d *Decoder) Decode(r io.Reader, at time.Time, sink record.Sink) (record.Pa
 	return page, err
 }
 
-// voids tells whether what has come counts for nothing, for another reason than that of the
-// error: a warning was read that may say so, or something stands behind the answer.
+// voids tells whether what has come counts for nothing, for another reason than that of an
+// error of the answer: a warning was read that may say so, or something stands behind the
+// answer. An error of the sink says nothing of the answer; the sink knows of the warning.
 func (d *Decoder) voids(err error) bool {
 	e := asError(err)
-	behind := d.began && len(d.frames) == 0 && e != nil && e.Kind == Broken
-	return d.envelope.doubtful() || behind
+	return e != nil && (d.envelope.doubtful() || d.began && len(d.frames) == 0 && e.Kind == Broken)
 }
 
 func (d *Decoder) reset(r io.Reader, at time.Time, sink record.Sink) {

@@ -318,7 +318,7 @@ func (s *KnowledgeBase) list(ctx context.Context, q record.Query, sink record.Si
 	case set.count > 0:
 	case !q.After.IsZero():
 		// Nothing has changed, or what had is gone since.
-	case q.From > 0:
+	case q.From > 1:
 		return &Error{Kind: Broken, Text: fmt.Sprintf("it lists no QID any more in a window that has brought some, up to %d", q.From-1)}
 	default:
 		return &Error{Kind: Forbidden, Text: "it lists no QID at all", Advice: adviceKnowledgeBase}

@@ -24,7 +24,7 @@ func (l login) secret() string { return l.user + "\x00" + l.password }
 // withLogin makes a call with the login of now. changed says that Qualys has refused it,
 // and that there is another.
 func (c *Client) withLogin(ctx context.Context, path string, params url.Values, sent func(), read func(doc io.Reader, at time.Time) error) (changed bool, err error) {
-	used, done, err := c.trial(ctx)
+	used, done, err := c.trial(ctx, path)
 	if err != nil {
 		return false, err
 	}
@@ -68,13 +68,18 @@ type trial struct {
 // trial lets one call alone try a login that this process does not know to be good:
 // several would be as many bad logins, and Qualys locks an account after some. It returns
 // the login to use. done is to be called when the call has ended.
-func (c *Client) trial(ctx context.Context) (as login, done func(), err error) {
+func (c *Client) trial(ctx context.Context, path string) (as login, done func(), err error) {
 	s := &c.standing
-	for {
+	for waited := false; ; {
 		current := c.login()
 		s.mu.Lock()
 		good, trying := s.good == current, s.trying
 		s.mu.Unlock()
+		if waited { // for minutes, perhaps, in which others may have met something
+			if memoryErr, err := c.mayAsk(ctx, path); err != nil {
+				return login{}, nil, noting(err, memoryErr)
+			}
+		}
 		if good {
 			return current, func() {}, nil
 		}
@@ -91,6 +96,7 @@ func (c *Client) trial(ctx context.Context) (as login, done func(), err error) {
 			}
 			continue
 		}
+		waited = true
 		patience := time.NewTimer(trialTime)
 		select {
 		case <-trying.over:
@@ -259,7 +265,7 @@ func (c *Client) accept(as use) {
 	if s.logins.of(as.secret()) != nil && !s.outdated(as) {
 		s.note(func(m *memory) { m.Logins = m.Logins.answered(as.secret(), as.began) })
 	}
-	if len(s.proxies) > 0 { // whichever it is, the road is open
-		s.note(func(m *memory) { m.Proxies = nil })
+	if len(s.proxies) > 0 { // whichever it is, the road was open
+		s.note(func(m *memory) { m.Proxies = m.Proxies.since(as.began) })
 	}
 }

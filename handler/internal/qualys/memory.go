@@ -142,6 +142,11 @@ func (l refusals) answered(secret string, began time.Time) refusals {
 	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return r.is(secret) && began.After(r.last()) })
 }
 
+// since are those that were refused behind the beginning of a call that was answered.
+func (l refusals) since(began time.Time) refusals {
+	return slices.DeleteFunc(slices.Clone(l), func(r *refused) bool { return began.After(r.last()) })
+}
+
 // last is when it was refused last.
 func (r *refused) last() time.Time { return r.Until.Add(-restOf(r.Times - 1)) }
 
@@ -214,6 +219,8 @@ func (c *Client) recall(ctx context.Context) error {
 		return fmt.Errorf("wait for others who read what Qualys has asked for: %w", err)
 	}
 	defer s.turn.Leave()
+	ctx, cancel := context.WithTimeout(ctx, recallTime)
+	defer cancel()
 	doc, err := c.Memory.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("read what Qualys has asked for before: %w", err)
@@ -312,6 +319,10 @@ func (s *standing) wasKept(n int) {
 	defer s.mu.Unlock()
 	s.news, s.odd = slices.Delete(s.news, 0, n), false
 }
+
+// recallTime is how long a call waits for what others have met: a good storage answers in a
+// tenth of a second, and one that hangs must not hold up every call for long.
+const recallTime = 10 * time.Second
 
 // keepTime is how long that may take.
 const keepTime = 15 * time.Second

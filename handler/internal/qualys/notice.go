@@ -67,13 +67,12 @@ var (
 		`\bwithout (xml|csv|json) output\b`,
 		`\b(will|would|may) (no longer )?(fail|stop working|be (rejected|refused)|(return|result in|receive|get) (errors?|no (data|results)))\b`,
 		`\bno longer\b`,
-		`\bas (a )?part of (our|the|this|its|an?)\b`,
 		`\bnot all features\b`,
 		`\b(for )?(any |more |further )*(information|details|questions)\b`,
 		`\bend[ -]of[ -/]*`,
 	}, "|"))
 	// ofContent are words of what an answer holds, and of what becomes of it.
-	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|parts?|machines?|devices?|computers?|servers?|systems?|some of|not all|what you (get|see|receive)|interrupted|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
+	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|what you (get|see|receive)|parts? of your|interrupted|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
 	// library is a link to documents: whatever it asks for there is no part of the answer.
 	library = regexp.MustCompile(`(?i)^https?://(docs|www|notifications|success|community|blog)\.[^/]+/`)
 	// noticeWords are all words that a notice may have, beside names and dates.
