@@ -160,7 +160,7 @@ func stories(ctx context.Context, binary string, seeds int, first uint64) (seed 
 			_ = play.Wait()
 			return seed, law, nil
 		}
-		if strings.HasPrefix(last, "laws broken") {
+		if strings.HasSuffix(last, "laws broken:") {
 			law = line
 		}
 		if line != "" {

@@ -90,14 +90,14 @@ func NewStory(seed uint64) Story {
 	s := Story{
 		Seed: seed, Hosts: 1 + r.IntN(24), Detections: 1 + r.IntN(6), QIDs: 1 + r.IntN(20),
 		Page: 1 + r.IntN(10), KBPage: 1 + r.IntN(10),
-		Every:  pick(r, 5*time.Minute, 10*time.Minute, 15*time.Minute, 30*time.Minute),
+		Every:  pick(r, 5*time.Minute, 10*time.Minute, 10*time.Minute, 15*time.Minute, 15*time.Minute, 30*time.Minute, 30*time.Minute),
 		Budget: pick(r, 2*time.Minute, 5*time.Minute, 25*time.Minute),
 		Enrich: r.IntN(3) == 0, OneTick: r.IntN(3) == 0,
 		Scans: pick(r, simulator.DefaultScanEvery, 4*time.Hour, time.Hour, 25*time.Minute), Edits: pick(r, 0, 0, 5*time.Hour, time.Hour),
 		Shows:        pick(r, 0, 0, time.Minute, 8*time.Minute),
 		Latency:      pick(r, DefaultLatency, DefaultLatency, 3*time.Second),
 		Integrations: max(0, r.IntN(6)-3),
-		Hours:        1 + r.IntN(3),
+		Hours:        pick(r, 1, 1, 2, 3),
 		Collector:    r.IntN(5) == 0,
 	}
 	s.KBEvery = pick(r, time.Hour, 2*time.Hour)
@@ -161,12 +161,13 @@ func anyKind(r *rand.Rand) *kind {
 func (s *Story) newAct(r *rand.Rand, few []*kind) Act {
 	k := few[r.IntN(len(few))]
 	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
-	a.For = pick(r, time.Second, time.Minute, 10*time.Minute, 30*time.Minute, 2*time.Hour)
+	a.For = pick(r, time.Second, time.Minute, 10*time.Minute, 10*time.Minute, 30*time.Minute, 30*time.Minute, 2*time.Hour)
 	if len(k.on) > 0 {
 		a.On = k.on[r.IntN(len(k.on))]
 	}
 	if s.Confined {
-		a.For = pick(r, 2*time.Hour, 4*time.Hour, 6*time.Hour)
+		// Longer than what others may be late.
+		a.For = calmTime + calmTicks*s.Every + time.Duration(10+r.IntN(50))*time.Minute
 		if s.concerns(a, "default", ingest.VM.Name) && s.concerns(a, "default", ingest.KB.Name) {
 			return s.newAct(r, []*kind{anyKind(r)})
 		}
