@@ -370,11 +370,30 @@ func (c *Convoy) read(group []*asked) {
 	}
 	for _, a := range group {
 		c.settle(a, q, page, err)
-		if isVoid(err) {
+		switch {
+		case isVoid(err):
 			c.takeBack(a, err)
+		case err != nil && f.doubt: // those who have heard of it know
+			c.takeBack(a, errUnseen)
 		}
 	}
 }
+
+// errUnseen is what a page in doubt comes to for a run that has left it, when all others have
+// left it, too: nobody has seen its end.
+var errUnseen error = &unseenError{}
+
+type unseenError struct{}
+
+func (*unseenError) Error() string {
+	return "the answer may not be whole, and nobody has read it to its end"
+}
+
+// Void implements the error that takes back what has come.
+func (*unseenError) Void() bool { return true }
+
+// Retry implements the error that may go away.
+func (*unseenError) Retry() (time.Duration, bool) { return 0, true }
 
 // takenBackError is the error for a run that has left a page before its end, and had something
 // of it from a parent on.

@@ -288,6 +288,7 @@ func (d *delivery) Doubt() error {
 	if d.extra || d.doubted == nil {
 		return nil // it belongs to no page
 	}
+	defer d.watch.hold()() // the time that it takes to save is none of the page's
 	return d.doubted()
 }
 

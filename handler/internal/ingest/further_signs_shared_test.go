@@ -2,6 +2,7 @@ package ingest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"qualys-sentinel/handler/internal/checkpoint/folder"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
 )
@@ -114,4 +116,67 @@ func TestFurtherSlowDestinationBehindASign(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An answer leaves its first host out, and says so behind its list. The first run has left the
+// page, as its destination is slow; the second hears of the sign, and cannot save.
+func TestFurtherTheLastToHearFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 30, 6)
+		w.page = 1000
+		w.changing(func(n int, doc string) string {
+			if n > 1 {
+				return doc
+			}
+			return replaced("</RESPONSE>", err999+"</RESPONSE>")(withoutFirst(doc))
+		})
+		convoy := &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
+			var all []*qualys.Detections
+			for _, s := range list {
+				all = append(all, s.(*qualys.Detections))
+			}
+			return qualys.Together(all)
+		}}
+		reports := make([]ingest.Report, 2)
+		var dests []*destination
+		var runs []func()
+		for i := range 2 {
+			d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
+			dests = append(dests, d)
+			r := w.run()
+			r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
+			r.Destination, r.InFlight, r.Patience, r.Budget = d, 1, ingest.DefaultPatience, 25*time.Minute
+			if i == 0 {
+				r.Destination = slowDest{d, 20 * time.Second}
+			} else {
+				r.Store = &faultStore{Store: folder.New(w.state), beforeSave: func(doc []byte) error {
+					if strings.Contains(string(doc), `"trouble"`) {
+						return errors.New("the storage fails")
+					}
+					return nil
+				}}
+			}
+			source, leave := convoy.Join(r.Source.(ingest.Joint))
+			r.Source = source
+			runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
+		}
+		var all sync.WaitGroup
+		for _, run := range runs {
+			all.Go(run)
+		}
+		all.Wait()
+		synctest.Wait()
+		t.Logf("the second: %s %s", reports[1].Outcome, reports[1].Reason)
+		lost := 0
+		for key := range w.expected(time.Time{}) {
+			if dests[0].keys[strings.TrimSpace(key)] == 0 {
+				lost++
+			}
+		}
+		if reports[0].Outcome == ingest.Complete && lost > 0 {
+			t.Errorf("complete, and %d rows are missing", lost)
+		} else {
+			t.Logf("%s %s, lost %d", reports[0].Outcome, reports[0].Reason, lost)
+		}
+	})
 }

@@ -146,6 +146,9 @@ func (p *pager) doubt() error {
 	from := p.voidFrom(nil)
 	p.d.hold(from)
 	t := p.trouble()
+	if from != p.q.From { // what was found out is of another parent
+		t.Tries, t.Search, t.High = 0, false, 0
+	}
 	t.ID, t.Void = from, true
 	p.d.mu.Lock()
 	p.run.state.Trouble = t
@@ -529,9 +532,13 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 		_, err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
 		came := err == nil && r.counts.parents.Load() > before
 		if came && q.After.IsZero() && !p.q.After.IsZero() {
-			// Of another window: in that the suspect must fail as well.
+			// Of another window: this one may be answered to nobody, also where there is nothing.
+			before = r.counts.parents.Load()
 			_, err = r.extra(ctx, p.d, record.Query{From: p.q.From, To: p.q.From, Size: 1}, aloneTime(r.Budget))
-			came = err != nil && isHeavy(err)
+			came = err != nil && !errors.Is(err, errPause) && !isLimit(err) && context.Cause(ctx) == nil || r.counts.parents.Load() > before
+			if err != nil {
+				p.d.rollback()
+			}
 		}
 		if came {
 			return p.d.blame() // it has shown that Qualys answers

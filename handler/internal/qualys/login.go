@@ -42,10 +42,13 @@ func (c *Client) withLogin(ctx context.Context, path string, params url.Values, 
 	if e := asError(err); e != nil && (cause == nil || e.Status != 0) {
 		c.reject(used, began, path, e) // other processes may still have it, too
 	}
-	if err != nil && cause != nil {
-		return false, cause // an end from outside shows as a broken answer
+	switch {
+	case err == nil || cause == nil:
+		return changed, err
+	case isVoid(err):
+		return false, &voidError{cause}
 	}
-	return changed, err
+	return false, cause // an end from outside shows as a broken answer
 }
 
 // use is a call with a login, and when it began.
@@ -70,16 +73,17 @@ type trial struct {
 // the login to use. done is to be called when the call has ended.
 func (c *Client) trial(ctx context.Context, path string) (as login, done func(), err error) {
 	s := &c.standing
+	var patient *trial // it has been waited for long enough
 	for waited := false; ; {
-		current := c.login()
-		s.mu.Lock()
-		good, trying := s.good == current, s.trying
-		s.mu.Unlock()
 		if waited { // for minutes, perhaps, in which others may have met something
 			if memoryErr, err := c.mayAsk(ctx, path); err != nil {
 				return login{}, nil, noting(err, memoryErr)
 			}
 		}
+		current := c.login()
+		s.mu.Lock()
+		good, trying := s.good == current, s.trying
+		s.mu.Unlock()
 		if good {
 			return current, func() {}, nil
 		}
@@ -90,8 +94,8 @@ func (c *Client) trial(ctx context.Context, path string) (as login, done func(),
 		if c.login() != current {
 			continue // read anew
 		}
-		if trying == nil {
-			if mine := s.try(current, nil); mine != nil {
+		if trying == nil || trying == patient {
+			if mine := s.try(current, trying); mine != nil {
 				return current, func() { s.tried(mine) }, nil
 			}
 			continue
@@ -102,9 +106,7 @@ func (c *Client) trial(ctx context.Context, path string) (as login, done func(),
 		case <-trying.over:
 			patience.Stop()
 		case <-patience.C:
-			if mine := s.try(current, trying); mine != nil {
-				return current, func() { s.tried(mine) }, nil
-			}
+			patient = trying
 		case <-ctx.Done():
 			patience.Stop()
 			return login{}, nil, context.Cause(ctx) //nolint:wrapcheck // an end from outside
@@ -265,7 +267,7 @@ func (c *Client) accept(as use) {
 	if s.logins.of(as.secret()) != nil && !s.outdated(as) {
 		s.note(func(m *memory) { m.Logins = m.Logins.answered(as.secret(), as.began) })
 	}
-	if len(s.proxies) > 0 { // whichever it is, the road was open
+	if len(s.proxies.since(as.began)) < len(s.proxies) { // whichever it is, the road was open
 		s.note(func(m *memory) { m.Proxies = m.Proxies.since(as.began) })
 	}
 }

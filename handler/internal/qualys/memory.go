@@ -215,12 +215,12 @@ func (c *Client) recall(ctx context.Context) error {
 	if c.Memory == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.recallTime())
+	defer cancel()
 	if err := s.turn.Take(ctx); err != nil {
 		return fmt.Errorf("wait for others who read what Qualys has asked for: %w", err)
 	}
 	defer s.turn.Leave()
-	ctx, cancel := context.WithTimeout(ctx, recallTime)
-	defer cancel()
 	doc, err := c.Memory.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("read what Qualys has asked for before: %w", err)
@@ -320,9 +320,19 @@ func (s *standing) wasKept(n int) {
 	s.news, s.odd = slices.Delete(s.news, 0, n), false
 }
 
-// recallTime is how long a call waits for what others have met: a good storage answers in a
-// tenth of a second, and one that hangs must not hold up every call for long.
-const recallTime = 10 * time.Second
+// recallTime is how long a call waits for what others have met. A good storage answers in a
+// tenth of a second, and one that hangs must not hold up every call for long; but a login
+// that this process does not know to be good may be one that another was refused.
+func (c *Client) recallTime() time.Duration {
+	current := c.login()
+	s := &c.standing
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == current {
+		return 10 * time.Second
+	}
+	return 2 * time.Minute
+}
 
 // keepTime is how long that may take.
 const keepTime = 15 * time.Second

@@ -175,7 +175,10 @@ var answersOfQualys = []kind{
 		if !says(answer, how.text, n%3 == 0) {
 			return false
 		}
-		shortened(answer, n, how.ends)
+		// What stands behind a list that takes several batches shows only when some of them
+		// have arrived: until then nothing says that there is a gap in front of them.
+		late := n%3 != 0 && answer.Body.Len() > batchBytes
+		shortened(answer, n, how.ends || late)
 		switch end := max(0, bytes.LastIndex(answer.Body.Bytes(), []byte("</RESPONSE>"))); n % 5 {
 		case 0:
 			begun(rw, answer, end)
