@@ -52,7 +52,7 @@ var mutations = []mutation{
 	{
 		name: "unproven-forgotten", what: "a page whose end was not seen counts, whatever its end says later",
 		file: "ingest/paging.go",
-		old:  "\t\t\tp.unproven = max(1, p.q.From)", new: "\t\t\tp.unproven = 0",
+		old:  "\t\tp.unproven = max(1, p.q.From)", new: "\t\tp.unproven = 0",
 	},
 
 	{

@@ -69,7 +69,9 @@ type companion struct {
 	passed int
 	failed int // pages in a row that have failed
 	// back is the end of a page that it had left: what it has had of it counts for nothing.
-	back error
+	// doubt says that such a page may come to that, and is going on.
+	back  error
+	doubt bool
 }
 
 // asked is a page that a run waits for.
@@ -124,10 +126,18 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 		a.alive = s.Alive
 	}
 	c.mu.Lock()
-	if back := m.back; back != nil {
-		m.back = nil
+	back, doubt := m.back, m.doubt
+	m.back, m.doubt = nil, false
+	if back != nil {
 		c.mu.Unlock()
 		return record.Page{}, back
+	}
+	if doubt {
+		c.mu.Unlock()
+		if err := sink.Doubt(); err != nil {
+			return record.Page{}, err //nolint:wrapcheck // the sink's own
+		}
+		c.mu.Lock()
 	}
 	c.asking = append(c.asking, a)
 	m.away = false
@@ -369,11 +379,18 @@ func (c *Convoy) read(group []*asked) {
 		c.named.Store(nil) // hosts come and go
 	}
 	for _, a := range group {
-		c.settle(a, q, page, err)
+		told := c.settle(a, q, page, err)
 		switch {
+		case err == nil:
+			c.mu.Lock()
+			a.doubt = false
+			c.mu.Unlock()
+		case told:
+		case errors.Is(err, errAlone) && (f.doubt || isVoid(err)):
+			c.takeBack(a, errUnseen)
 		case isVoid(err):
 			c.takeBack(a, err)
-		case err != nil && f.doubt: // those who have heard of it know
+		case f.doubt:
 			c.takeBack(a, errUnseen)
 		}
 	}
@@ -395,6 +412,36 @@ func (*unseenError) Void() bool { return true }
 // Retry implements the error that may go away.
 func (*unseenError) Retry() (time.Duration, bool) { return 0, true }
 
+// tellDoubt tells a run that has left a page with something of it that this may not be
+// whole: it must not be saved as if it were, whatever ends the run meanwhile.
+func (c *Convoy) tellDoubt(a *asked) {
+	leave := a.atWork()
+	left := a.touched && a.gone
+	leave()
+	if !left {
+		return
+	}
+	c.mu.Lock()
+	i := slices.IndexFunc(c.asking, func(o *asked) bool { return o.companion == a.companion })
+	if i < 0 {
+		a.doubt = true // it hears of it when it asks
+		c.mu.Unlock()
+		return
+	}
+	waiting := c.asking[i]
+	c.mu.Unlock()
+	defer waiting.atWork()()
+	if waiting.gone {
+		return
+	}
+	if err := waiting.sink.Doubt(); err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		waiting.end(record.Page{}, err)
+		c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == waiting })
+	}
+}
+
 // takenBackError is the error for a run that has left a page before its end, and had something
 // of it from a parent on.
 type takenBackError struct {
@@ -411,9 +458,9 @@ func (e *takenBackError) From() uint64 { return e.from }
 // nothing: the page that it asks for meanwhile comes to that.
 func (c *Convoy) takeBack(a *asked, err error) {
 	leave := a.atWork()
-	left := a.touched && a.err != nil && !errors.Is(a.err, err)
+	touched := a.touched
 	leave()
-	if !left {
+	if !touched {
 		return
 	}
 	back := &takenBackError{err, a.q.From}
@@ -434,8 +481,8 @@ func (c *Convoy) takeBack(a *asked, err error) {
 }
 
 // settle tells one of a group what its page has come to, unless it is to wait for the
-// page that it asks for.
-func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) {
+// page that it asks for, or has left. told says that it knows.
+func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) (told bool) {
 	defer a.atWork()()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -445,12 +492,13 @@ func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) {
 	}
 	switch all := page.Next == 0 && q.To == 0; {
 	case a.gone:
+		return false
 	case err != nil && (a.q.From == q.From || a.touched):
 		a.failed++
 		a.end(record.Page{}, a.again(err))
 	case err != nil, !all && behind < a.q.From:
 		a.passed++
-		return // still asking
+		return true // still asking
 	case all, a.q.To != 0 && behind >= a.q.To:
 		a.end(record.Page{Warning: page.Warning}, nil)
 	default:
@@ -461,6 +509,7 @@ func (c *Convoy) settle(a *asked, q record.Query, page record.Page, err error) {
 		a.failed = 0
 	}
 	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
+	return !errors.Is(err, errAlone) // then it is about to leave, for a reason of its own
 }
 
 // together is an error that several runs meet. All wait for the same time, so that

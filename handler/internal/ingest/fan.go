@@ -155,10 +155,13 @@ func (f *fan) touch(a *asked) error {
 	return a.sink.Doubt()
 }
 
-// Doubt implements record.Sink, for those who have had something of the page; others hear
-// of it when they do.
+// Doubt implements record.Sink, for those who have had something of the page, and may have
+// left it; others hear of it when they do.
 func (f *fan) Doubt() error {
 	f.doubt = true
+	for _, a := range f.group {
+		a.convoy.tellDoubt(a)
+	}
 	return f.each(func(a *asked) error {
 		if !a.touched {
 			return nil

@@ -337,15 +337,15 @@ func (p *pager) failed(ctx context.Context, err error, took time.Duration) error
 			return err
 		}
 	}
+	moved := from > p.q.From
+	if moved && p.unproven == 0 {
+		p.unproven = max(1, p.q.From)
+	}
 	if errors.Is(err, errSlow) { // no failure of the page's
 		p.q.From = max(p.q.From, from)
 		return p.d.settleAll(ctx)
 	}
-	moved := from > p.q.From
 	if moved {
-		if p.unproven == 0 {
-			p.unproven = max(1, p.q.From)
-		}
 		p.away, p.alone, p.q.From = 0, 0, from
 		if p.q.To != 0 && from > p.q.To && p.search != nil {
 			// All parents that were asked for have come, and only the end has not.
@@ -532,13 +532,7 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 		_, err := r.extra(ctx, p.d, q, aloneTime(r.Budget))
 		came := err == nil && r.counts.parents.Load() > before
 		if came && q.After.IsZero() && !p.q.After.IsZero() {
-			// Of another window: this one may be answered to nobody, also where there is nothing.
-			before = r.counts.parents.Load()
-			_, err = r.extra(ctx, p.d, record.Query{From: p.q.From, To: p.q.From, Size: 1}, aloneTime(r.Budget))
-			came = err != nil && !errors.Is(err, errPause) && !isLimit(err) && context.Cause(ctx) == nil || r.counts.parents.Load() > before
-			if err != nil {
-				p.d.rollback()
-			}
+			came, err = p.isSomebody(ctx) // this window may be answered to nobody
 		}
 		if came {
 			return p.d.blame() // it has shown that Qualys answers
@@ -554,6 +548,20 @@ func (p *pager) askForAnother(ctx context.Context, reason error) error {
 	// The cause is what a person needs; that it was asked for one by one is not. The
 	// next run begins where they are.
 	return fmt.Errorf("%w: the same of %d %s that were asked for one by one, %w, so none of them is the cause", reason, maxSuspects, r.Dataset.Parents, errNobody)
+}
+
+// isSomebody tells whether the suspect is a parent at all, by asking for it outside of the
+// window: it comes, or fails there as well. Where a window fails whatever is asked for, so
+// do places in which there is nothing.
+func (p *pager) isSomebody(ctx context.Context) (bool, error) {
+	r := p.run
+	before := r.counts.parents.Load()
+	_, err := r.extra(ctx, p.d, record.Query{From: p.q.From, To: p.q.From, Size: 1}, aloneTime(r.Budget))
+	if err == nil {
+		return r.counts.parents.Load() > before, nil
+	}
+	p.d.rollback()
+	return isHeavy(err) || errors.Is(err, errStuck), err
 }
 
 // takeBack sets the cursor back to the first of the suspects, as nothing has shown that

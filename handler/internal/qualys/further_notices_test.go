@@ -28,3 +28,25 @@ func TestFurtherNotices(t *testing.T) {
 		}
 	}
 }
+
+// Notices of the end of an API version that were harmless before.
+func TestFurtherNoticesOfTheEnd(t *testing.T) {
+	const one = `<HOST_LIST><HOST><ID>41</ID><DETECTION_LIST><DETECTION><QID>7</QID></DETECTION></DETECTION_LIST></HOST></HOST_LIST>`
+	for _, text := range []string{
+		"Version 5.0 of this API is deprecated and will be unavailable from 30 June 2027. Please use version 6.0.",
+		"This API version will reach End of Life on 30 June 2027. Please migrate to version 6.0 to avoid service interruption.",
+		"This API version is deprecated. Failure to migrate to version 6.0 before 30 June 2027 may impact your integrations.",
+		"This API version is deprecated. Calls to it will start failing after 30 June 2027.",
+		"This API version is deprecated. Requests to it fail after 30 June 2027.",
+		"This API version is deprecated and will become unavailable after June 2027.",
+		"This API version will be retired; to prevent service interruptions upgrade to version 6.0.",
+	} {
+		warning := "<WARNING><TEXT>" + text + "</TEXT></WARNING>"
+		if _, p, err := decode(t, page(one+warning)); err != nil || p.Doubt != "" {
+			t.Errorf("%q: %+v, %v", text, p, err)
+		}
+		if _, p, err := decode(t, page(warning)); err != nil || p.Doubt != "" {
+			t.Errorf("%q alone: %+v, %v", text, p, err)
+		}
+	}
+}

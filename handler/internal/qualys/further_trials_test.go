@@ -16,7 +16,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
+	"qualys-sentinel/handler/internal/record"
 	"qualys-sentinel/handler/internal/simulator"
 )
 
@@ -346,4 +348,17 @@ func TestFurtherNoticesThatSayMore(t *testing.T) {
 			t.Errorf("%q: next %d, no doubt", text, p.Next)
 		}
 	}
+}
+
+// The storage hangs; a step of the check, which has 50 seconds (check.DefaultStepTime), asks Qualys,
+// which is well.
+func TestFurtherCheckWithAMemoryThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cl := newAccount().process(&hangs{}, old())
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+		defer cancel()
+		if _, err := qualys.NewDetections(cl, ingest.VM.Schema).Page(ctx, record.Query{}, newRows()); err != nil {
+			t.Errorf("Qualys is well, and the check says: %v", err)
+		}
+	})
 }

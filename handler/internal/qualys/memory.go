@@ -322,7 +322,8 @@ func (s *standing) wasKept(n int) {
 
 // recallTime is how long a call waits for what others have met. A good storage answers in a
 // tenth of a second, and one that hangs must not hold up every call for long; but a login
-// that this process does not know to be good may be one that another was refused.
+// that this process does not know to be good may be one that another was refused. A check
+// gives a step 50 seconds.
 func (c *Client) recallTime() time.Duration {
 	current := c.login()
 	s := &c.standing
@@ -331,7 +332,7 @@ func (c *Client) recallTime() time.Duration {
 	if s.good == current {
 		return 10 * time.Second
 	}
-	return 2 * time.Minute
+	return 30 * time.Second
 }
 
 // keepTime is how long that may take.

@@ -35,7 +35,7 @@ func judge(w warning) verdict {
 	text = addresses.ReplaceAllString(text, " api ")
 	text = phrases.ReplaceAllString(products.ReplaceAllString(text, " api "), " ")
 	switch {
-	case ofContent.MatchString(text), failure.MatchString(text):
+	case ofContent.MatchString(text):
 		return unknown
 	case strings.ContainsFunc(text, func(r rune) bool { return r > 127 && !strings.ContainsRune("–—’“”…", r) }):
 		return unknown // another language
@@ -72,7 +72,7 @@ var (
 		`\bend[ -]of[ -/]*`,
 	}, "|"))
 	// ofContent are words of what an answer holds, and of what becomes of it.
-	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|what you (get|see|receive)|parts? of your|some of your|not all|machines?|devices?|computers?|not (be |been )?(shown|returned|included|displayed|reported|delivered|visible)|interrupted|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
+	ofContent = regexp.MustCompile(`\b(hosts?|assets?|detections?|findings?|vulnerabilit(y|ies)|records?|results?|entr(y|ies)|rows?|items?|ids?|qids?|lists?|listed|pages?|batch(es)?|data|scans?|responses?|answers?|output|rest|remain\w*|only|first|max|maximum|most|samples?|partial(ly)?|incomplete|truncat\w*|cut|capped|limit\w*|missing|omit\w*|skip\w*|drop\w*|lost|left out|withheld|suppress\w*|exclud\w*|shorten\w*|stopped|aborted|timed|timeout|unexpected|could not|cannot|unable|failed|errors?|continue|again|subset|everything|abridged|absent|(ended|stopped|finished|completed) early|busy|overload\w*|throttl\w*|loading|reply|repeat|reduced|fewer|half|portions?|what you (get|see|receive)|parts? of your|some of your|not all|machines?|devices?|computers?|not (be |been )?(shown|returned|included|displayed|reported|delivered|visible)|interrupted|internal|corrupt\w*|stale|inconsistent|unreliable)\b|_(list|results?|truncat\w*|id)|id_`)
 	// library is a link to documents: whatever it asks for there is no part of the answer.
 	library = regexp.MustCompile(`(?i)^https?://(docs|www|notifications|success|community|blog)\.[^/]+/`)
 	// noticeWords are all words that a notice may have, beside names and dates.

@@ -1,0 +1,358 @@
+package ingest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/qualys"
+)
+
+func convoyOfPages() *ingest.Convoy {
+	return &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
+		var all []*qualys.Detections
+		for _, s := range list {
+			all = append(all, s.(*qualys.Detections))
+		}
+		return qualys.Together(all)
+	}}
+}
+
+func lostOf(w *world, d *destination) (lost int) {
+	for key := range w.expected(time.Time{}) {
+		if d.keys[strings.TrimSpace(key)] == 0 {
+			lost++
+		}
+	}
+	return lost
+}
+
+// As TestFurtherWarningThatDrips, but the run reads in a convoy, as all runs of the program do.
+func TestFurtherBegunWarningInAConvoy(t *testing.T) {
+	for _, members := range []int{1, 2} {
+		t.Run(fmt.Sprint(members), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 20, 3)
+				w.page, w.budget = 1000, 25*time.Minute
+				first := true
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					if !strings.HasSuffix(r.URL.Path, "/detection/") || !first {
+						return false
+					}
+					first = false
+					answer := httptest.NewRecorder()
+					r.Header.Del("Accept-Encoding")
+					w.qualys.ServeHTTP(answer, r)
+					doc := withoutFirst(answer.Body.String())
+					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					list, _, _ := strings.Cut(doc, "</RESPONSE>")
+					io.WriteString(rw, list+"<WARNING><CODE>999</CODE><TEXT>Internal error: a host is missing")
+					drip(rw, r, ".")
+					return true
+				}
+				var dests []*destination
+				for range members {
+					dests = append(dests, &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000})
+				}
+				complete := false
+				for n := 0; n < 10 && !complete; n++ {
+					complete = true
+					for _, r := range w.together(dests, false) {
+						t.Logf("%s %s", r.Outcome, r.Reason)
+						complete = complete && r.Outcome == ingest.Complete
+					}
+					time.Sleep(5 * time.Minute)
+				}
+				for i, d := range dests {
+					if lost := lostOf(w, d); lost > 0 || !complete {
+						t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
+					}
+				}
+			})
+		})
+	}
+}
+
+// slowAndWell makes two runs; the destination of the first is slow. The first answer leaves its first
+// host out, says so behind its list, and does not end.
+func slowAndWell(t *testing.T, behind func(w *world, stop func()), prepare ...func(w *world)) (w *world, dests []*destination, reports []ingest.Report) {
+	w = newVirtualWorld(t, 30, 6)
+	w.page = 1000
+	for _, f := range prepare {
+		f(w)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	n := 0
+	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/detection/") {
+			return false
+		}
+		if n++; n > 1 {
+			return false
+		}
+		answer := httptest.NewRecorder()
+		r.Header.Del("Accept-Encoding")
+		w.qualys.ServeHTTP(answer, r)
+		doc := withoutFirst(answer.Body.String())
+		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+		list, _, _ := strings.Cut(doc, "</RESPONSE>")
+		io.WriteString(rw, list+err999+"<!-- ")
+		if behind != nil {
+			behind(w, stop)
+		}
+		drip(rw, r, "keep-alive ")
+		return true
+	}
+	convoy := convoyOfPages()
+	reports = make([]ingest.Report, 2)
+	var runs []func()
+	for i := range 2 {
+		d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
+		dests = append(dests, d)
+		r := w.run()
+		r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
+		r.Destination, r.InFlight, r.Patience, r.Budget = d, 1, ingest.DefaultPatience, 25*time.Minute
+		if i == 0 {
+			r.Destination = slowDest{d, 20 * time.Second}
+		}
+		source, leave := convoy.Join(r.Source.(ingest.Joint))
+		r.Source = source
+		runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(ctx) })
+	}
+	var all sync.WaitGroup
+	for _, run := range runs {
+		all.Go(run)
+	}
+	all.Wait()
+	synctest.Wait()
+	return w, dests, reports
+}
+
+// The second run gives the page up: the first hears of it, and goes on.
+func TestFurtherTheLastToHearGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, dests, reports := slowAndWell(t, nil)
+		for i, r := range reports {
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+			if r.Outcome == ingest.Failed {
+				t.Errorf("%d: %s %s", i, r.Outcome, r.Reason)
+			}
+		}
+	})
+}
+
+// The program is told to stop behind the sign, when the first run has left the page.
+func TestFurtherStopBehindTheSign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, dests, reports := slowAndWell(t, func(_ *world, stop func()) {
+			time.Sleep(time.Minute)
+			stop()
+		})
+		for i, r := range reports {
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+		}
+		complete := false
+		for n := 0; n < 10 && !complete; n++ {
+			complete = true
+			for i, r := range w.together(dests, false) {
+				t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
+				complete = complete && r.Outcome == ingest.Complete
+			}
+			time.Sleep(5 * time.Minute)
+		}
+		for i, d := range dests {
+			if lost := lostOf(w, d); lost > 0 || !complete {
+				t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
+			}
+		}
+	})
+}
+
+// The process is killed behind the sign, when the first run has left the page.
+func TestFurtherKillBehindTheSign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kill, revive func()
+		w, dests, reports := slowAndWell(t, func(*world, func()) {
+			time.Sleep(time.Minute)
+			kill()
+		}, func(w *world) { kill, revive = w.killable() })
+		for i, r := range reports {
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+		}
+		time.Sleep(5 * time.Minute)
+		revive()
+		complete := false
+		for n := 0; n < 10 && !complete; n++ {
+			complete = true
+			for i, r := range w.together(dests, false) {
+				t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
+				complete = complete && r.Outcome == ingest.Complete
+			}
+			time.Sleep(5 * time.Minute)
+		}
+		for i, d := range dests {
+			if lost := lostOf(w, d); lost > 0 || !complete {
+				t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
+			}
+		}
+	})
+}
+
+var _ = errors.New
+var _ = httptest.NewRecorder
+var _ = io.WriteString
+var _ sync.WaitGroup
+var _ = context.Background
+
+// For three hours Qualys answers no window, not even an empty one; what has no window is answered.
+func TestFurtherNoWindowIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 60, 3)
+		w.page, w.budget = 16, 25*time.Minute
+		w.mustComplete()
+		time.Sleep(time.Hour)
+		for n := range 30 {
+			w.qualys.Subscription.Rescan(20+n, w.now().Add(-10*time.Minute))
+		}
+		then := w.expected(time.Time{})
+		calls := 0
+		w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/detection/") {
+				return false
+			}
+			calls++
+			if !r.URL.Query().Has("vm_processed_after") {
+				return false
+			}
+			rw.WriteHeader(504)
+			return true
+		}
+		for range 3 {
+			r, err := w.do()
+			t.Logf("%s, %d isolated, %d calls: %.150v", r.Outcome, r.IsolatedTotal, calls, err)
+			if r.Outcome == ingest.Complete || r.IsolatedTotal > 0 {
+				t.Errorf("%s, %d isolated", r.Outcome, r.IsolatedTotal)
+			}
+			time.Sleep(time.Hour)
+		}
+		w.before = nil
+		began := w.now()
+		for range 100 {
+			r, _ := w.do()
+			missing := 0
+			for key := range then {
+				if w.dest.keys[key] == 0 {
+					missing++
+				}
+			}
+			if missing == 0 && r.IsolatedTotal == 0 {
+				break
+			}
+			t.Logf("%s after: %s, %d isolated, %d rows missing", w.now().Sub(began), r.Outcome, r.IsolatedTotal, missing)
+			time.Sleep(30 * time.Minute)
+		}
+		t.Logf("all there after %s", w.now().Sub(began))
+	})
+}
+
+// The suspects fail; somebody of another window comes; then the road is closed.
+func TestFurtherUnreachableWhenAskedOutside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 60, 3)
+		w.page, w.budget = 16, 25*time.Minute
+		w.mustComplete()
+		time.Sleep(time.Hour)
+		for n := range 6 {
+			w.qualys.Subscription.Rescan(20+n, w.now().Add(-10*time.Minute))
+		}
+		outside := 0
+		w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/detection/") {
+				return false
+			}
+			if r.URL.Query().Has("vm_processed_after") {
+				rw.WriteHeader(504)
+				return true
+			}
+			if outside++; outside > 1 {
+				rw.WriteHeader(503) // in maintenance
+				return true
+			}
+			return false
+		}
+		r, err := w.do()
+		t.Logf("%s, %d isolated: %.200v", r.Outcome, r.IsolatedTotal, err)
+		if r.IsolatedTotal > 0 {
+			t.Errorf("%d isolated", r.IsolatedTotal)
+		}
+	})
+}
+
+// The first run has less time for a page (it has begun later in its tick) and gives the page up while
+// the answer drips; behind that the answer says to the second run that it is not whole.
+func TestFurtherGivenUpBeforeTheSign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 30, 6)
+		w.page = 1000
+		n := 0
+		w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/detection/") {
+				return false
+			}
+			if n++; n > 1 {
+				return false
+			}
+			answer := httptest.NewRecorder()
+			r.Header.Del("Accept-Encoding")
+			w.qualys.ServeHTTP(answer, r)
+			doc := withoutFirst(answer.Body.String())
+			rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+			half := strings.Index(doc[len(doc)/2:], "<HOST>") + len(doc)/2
+			io.WriteString(rw, doc[:half])
+			for range 24 {
+				time.Sleep(10 * time.Second)
+				io.WriteString(rw, "<!-- keep-alive -->")
+			}
+			io.WriteString(rw, strings.Replace(doc[half:], "</RESPONSE>", err999+"</RESPONSE>", 1))
+			return true
+		}
+		convoy := convoyOfPages()
+		reports := make([]ingest.Report, 2)
+		var dests []*destination
+		var runs []func()
+		for i := range 2 {
+			d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
+			dests = append(dests, d)
+			r := w.run()
+			r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
+			r.Destination, r.Patience, r.Budget = d, ingest.DefaultPatience, []time.Duration{6 * time.Minute, 25 * time.Minute}[i]
+			source, leave := convoy.Join(r.Source.(ingest.Joint))
+			r.Source = source
+			runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
+		}
+		var all sync.WaitGroup
+		for _, run := range runs {
+			all.Go(run)
+		}
+		all.Wait()
+		synctest.Wait()
+		for i, r := range reports {
+			t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
+			if lost := lostOf(w, dests[i]); r.Outcome == ingest.Complete && lost > 0 {
+				t.Errorf("%d: complete, and %d rows are missing", i, lost)
+			}
+		}
+	})
+}
