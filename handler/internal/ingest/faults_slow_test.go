@@ -81,8 +81,11 @@ var slownesses = map[string]slowness{
 }
 
 // slow makes the answers for some hosts slow.
-func (w *world) slow(how map[uint64]slowness) {
-	w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+func (w *world) slow(how map[uint64]slowness) { w.before = w.slowly(how) }
+
+// slowly answers so.
+func (w *world) slowly(how map[uint64]slowness) func(rw http.ResponseWriter, r *http.Request) bool {
+	return func(rw http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/detection/") {
 			return false
 		}

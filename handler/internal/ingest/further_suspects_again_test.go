@@ -22,24 +22,17 @@ func TestFurtherOnlySlowHosts(t *testing.T) {
 				w := newVirtualWorld(t, 60, 3)
 				w.page, w.budget = 16, 25*time.Minute
 				w.mustComplete()
-				hosts := w.hostIDs()
 				time.Sleep(time.Hour)
-				how := map[uint64]slowness{}
 				for n := range 5 {
 					w.qualys.Subscription.Rescan(20+n, w.now().Add(-10*time.Minute))
-					how[hosts[20+n]] = slownesses[name]
 				}
-				w.qualys.Subscription.Expected(w.now().Add(-2*time.Hour), w.now(), func(h simulator.Host, _ simulator.Detection) {
-					how[h.ID] = slownesses[name] // all that is in the window
-				})
-				t.Logf("%d of %d hosts", len(how), len(hosts))
-				w.slow(how)
-				slow, began := w.before, w.now()
-				w.before = func(rw http.ResponseWriter, r *http.Request) bool { // whoever is processed later is ill as well
+				began := w.now()
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					how := map[uint64]slowness{} // all of the window, and whoever is processed later
 					w.qualys.Subscription.Expected(began.Add(-2*time.Hour), w.now(), func(h simulator.Host, _ simulator.Detection) {
 						how[h.ID] = slownesses[name]
 					})
-					return slow(rw, r)
+					return w.slowly(how)(rw, r)
 				}
 				var reasons []string
 				for n := range 36 {
@@ -211,38 +204,4 @@ func TestFurtherWarningThatDrips(t *testing.T) {
 		}
 		w.allCame(10)
 	})
-}
-
-// A window that holds only hosts whose answers drip, or do not begin; all others are well.
-func TestFurtherOnlySlow(t *testing.T) {
-	for _, name := range []string{"drips in a comment", "never begins"} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newVirtualWorld(t, 60, 3)
-				w.page, w.budget = 16, 25*time.Minute
-				w.mustComplete()
-				time.Sleep(time.Hour)
-				for n := range 5 {
-					w.qualys.Subscription.Rescan(20+n, w.now().Add(-10*time.Minute))
-				}
-				began, how := w.now(), map[uint64]slowness{}
-				w.slow(how)
-				slow := w.before
-				w.before = func(rw http.ResponseWriter, r *http.Request) bool { // those of the window
-					w.qualys.Subscription.Expected(began.Add(-2*time.Hour), w.now(), func(h simulator.Host, _ simulator.Detection) {
-						how[h.ID] = slownesses[name]
-					})
-					return slow(rw, r)
-				}
-				var last ingest.Report
-				for range 12 { // with errors that are no slowness, or before: complete in the third
-					if last, _ = w.do(); last.Outcome == ingest.Complete {
-						return
-					}
-					time.Sleep(5 * time.Minute)
-				}
-				t.Errorf("%d of 60 hosts are slow; after 12 runs: %s %s, isolated %d", len(how), last.Outcome, last.Reason, last.IsolatedTotal)
-			})
-		})
-	}
 }
