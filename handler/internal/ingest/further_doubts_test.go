@@ -241,7 +241,7 @@ func (w *world) indexed(generation string) int {
 }
 
 // together lets several runs read together, in virtual time, as one process.
-func (w *world) together(dests []*destination, selects bool) []ingest.Report {
+func (w *world) together(ctx context.Context, dests []*destination, change func(i int, r *ingest.Run)) []ingest.Report {
 	w.t.Helper()
 	convoy := &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
 		var all []*qualys.Detections
@@ -253,15 +253,15 @@ func (w *world) together(dests []*destination, selects bool) []ingest.Report {
 	reports := make([]ingest.Report, len(dests))
 	var runs []func()
 	number := w.runs + 1
-	for i := range dests {
+	for i, d := range dests {
 		r := w.run()
-		r.DestinationName, r.Destination, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), dests[i], fmt.Sprint(i+1), nil
-		if selects {
-			r.Source.(*qualys.Detections).Select = &qualys.Selection{Severities: []string{"1", "2", "3", "4", "5"}}
+		r.DestinationName, r.Destination, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), d, fmt.Sprint(i+1), nil
+		if change != nil {
+			change(i, r)
 		}
 		source, leave := convoy.Join(r.Source.(ingest.Joint))
 		r.Source = source
-		runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
+		runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(ctx) })
 	}
 	w.runs = number
 	var all sync.WaitGroup
@@ -271,6 +271,44 @@ func (w *world) together(dests []*destination, selects bool) []ingest.Report {
 	all.Wait()
 	synctest.Wait() // as finish
 	return reports
+}
+
+// allCameTogether lets the runs go on, time after time, until all are complete, so many times
+// at most: then every destination has everything.
+func (w *world) allCameTogether(dests []*destination, within int, every time.Duration) {
+	w.t.Helper()
+	complete := false
+	for n := 0; n < within && !complete; n++ {
+		complete = true
+		for i, r := range w.together(context.Background(), dests, nil) {
+			w.t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
+			complete = complete && r.Outcome == ingest.Complete
+		}
+		time.Sleep(every)
+	}
+	for i, d := range dests {
+		if lost := w.missing(d); lost > 0 || !complete {
+			w.t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
+		}
+	}
+}
+
+// missing counts what a destination does not have of all that there is.
+func (w *world) missing(d *destination) (lost int) {
+	for key := range w.expected(time.Time{}) {
+		if d.keys[key] == 0 {
+			lost++
+		}
+	}
+	return lost
+}
+
+// newDestinations are so many, whose batches have room for so many bytes.
+func newDestinations(n, batch int) (list []*destination) {
+	for range n {
+		list = append(list, &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: batch})
+	}
+	return list
 }
 
 // The process is killed, or the answer drips, while runs that read together ask what a
@@ -339,12 +377,13 @@ func doubtOfSeveral(t *testing.T, how string, members, page int, selects bool) {
 		io.WriteString(rw, doc)
 		return true
 	}
-	var dests []*destination
-	for range members {
-		dests = append(dests, &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000})
-	}
+	dests := newDestinations(members, 8_000)
 	for range 12 {
-		reports := w.together(dests, selects)
+		reports := w.together(context.Background(), dests, func(_ int, r *ingest.Run) {
+			if selects {
+				r.Source.(*qualys.Detections).Select = &qualys.Selection{Severities: []string{"1", "2", "3", "4", "5"}}
+			}
+		})
 		complete := 0
 		for i, report := range reports {
 			if report.Outcome != ingest.Complete {

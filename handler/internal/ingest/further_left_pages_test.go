@@ -2,41 +2,17 @@ package ingest_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"qualys-sentinel/handler/internal/ingest"
-	"qualys-sentinel/handler/internal/qualys"
 )
-
-func convoyOfPages() *ingest.Convoy {
-	return &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
-		var all []*qualys.Detections
-		for _, s := range list {
-			all = append(all, s.(*qualys.Detections))
-		}
-		return qualys.Together(all)
-	}}
-}
-
-func lostOf(w *world, d *destination) (lost int) {
-	for key := range w.expected(time.Time{}) {
-		if d.keys[strings.TrimSpace(key)] == 0 {
-			lost++
-		}
-	}
-	return lost
-}
 
 // As TestFurtherWarningThatDrips, but the run reads in a convoy, as all runs of the program do.
 func TestFurtherBegunWarningInAConvoy(t *testing.T) {
@@ -61,24 +37,7 @@ func TestFurtherBegunWarningInAConvoy(t *testing.T) {
 					drip(rw, r, ".")
 					return true
 				}
-				var dests []*destination
-				for range members {
-					dests = append(dests, &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 30_000})
-				}
-				complete := false
-				for n := 0; n < 10 && !complete; n++ {
-					complete = true
-					for _, r := range w.together(dests, false) {
-						t.Logf("%s %s", r.Outcome, r.Reason)
-						complete = complete && r.Outcome == ingest.Complete
-					}
-					time.Sleep(5 * time.Minute)
-				}
-				for i, d := range dests {
-					if lost := lostOf(w, d); lost > 0 || !complete {
-						t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
-					}
-				}
+				w.allCameTogether(newDestinations(members, 30_000), 10, 5*time.Minute)
 			})
 		})
 	}
@@ -115,28 +74,13 @@ func slowAndWell(t *testing.T, behind func(w *world, stop func()), prepare ...fu
 		drip(rw, r, "keep-alive ")
 		return true
 	}
-	convoy := convoyOfPages()
-	reports = make([]ingest.Report, 2)
-	var runs []func()
-	for i := range 2 {
-		d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
-		dests = append(dests, d)
-		r := w.run()
-		r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
-		r.Destination, r.InFlight, r.Patience, r.Budget = d, 1, ingest.DefaultPatience, 25*time.Minute
+	dests = newDestinations(2, 8_000)
+	reports = w.together(ctx, dests, func(i int, r *ingest.Run) {
+		r.InFlight, r.Patience, r.Budget = 1, ingest.DefaultPatience, 25*time.Minute
 		if i == 0 {
-			r.Destination = slowDest{d, 20 * time.Second}
+			r.Destination = slowDest{dests[0], 20 * time.Second}
 		}
-		source, leave := convoy.Join(r.Source.(ingest.Joint))
-		r.Source = source
-		runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(ctx) })
-	}
-	var all sync.WaitGroup
-	for _, run := range runs {
-		all.Go(run)
-	}
-	all.Wait()
-	synctest.Wait()
+	})
 	return w, dests, reports
 }
 
@@ -145,7 +89,7 @@ func TestFurtherTheLastToHearGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, dests, reports := slowAndWell(t, nil)
 		for i, r := range reports {
-			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, w.missing(dests[i]))
 			if r.Outcome == ingest.Failed {
 				t.Errorf("%d: %s %s", i, r.Outcome, r.Reason)
 			}
@@ -161,22 +105,9 @@ func TestFurtherStopBehindTheSign(t *testing.T) {
 			stop()
 		})
 		for i, r := range reports {
-			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, w.missing(dests[i]))
 		}
-		complete := false
-		for n := 0; n < 10 && !complete; n++ {
-			complete = true
-			for i, r := range w.together(dests, false) {
-				t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
-				complete = complete && r.Outcome == ingest.Complete
-			}
-			time.Sleep(5 * time.Minute)
-		}
-		for i, d := range dests {
-			if lost := lostOf(w, d); lost > 0 || !complete {
-				t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
-			}
-		}
+		w.allCameTogether(dests, 10, 5*time.Minute)
 	})
 }
 
@@ -189,32 +120,13 @@ func TestFurtherKillBehindTheSign(t *testing.T) {
 			kill()
 		}, func(w *world) { kill, revive = w.killable() })
 		for i, r := range reports {
-			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, lostOf(w, dests[i]))
+			t.Logf("%d: %s %s, missing %d", i, r.Outcome, r.Reason, w.missing(dests[i]))
 		}
 		time.Sleep(5 * time.Minute)
 		revive()
-		complete := false
-		for n := 0; n < 10 && !complete; n++ {
-			complete = true
-			for i, r := range w.together(dests, false) {
-				t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
-				complete = complete && r.Outcome == ingest.Complete
-			}
-			time.Sleep(5 * time.Minute)
-		}
-		for i, d := range dests {
-			if lost := lostOf(w, d); lost > 0 || !complete {
-				t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
-			}
-		}
+		w.allCameTogether(dests, 10, 5*time.Minute)
 	})
 }
-
-var _ = errors.New
-var _ = httptest.NewRecorder
-var _ = io.WriteString
-var _ sync.WaitGroup
-var _ = context.Background
 
 // For three hours Qualys answers no window, not even an empty one; what has no window is answered.
 func TestFurtherNoWindowIsAnswered(t *testing.T) {
@@ -328,29 +240,13 @@ func TestFurtherGivenUpBeforeTheSign(t *testing.T) {
 			io.WriteString(rw, strings.Replace(doc[half:], "</RESPONSE>", err999+"</RESPONSE>", 1))
 			return true
 		}
-		convoy := convoyOfPages()
-		reports := make([]ingest.Report, 2)
-		var dests []*destination
-		var runs []func()
-		for i := range 2 {
-			d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
-			dests = append(dests, d)
-			r := w.run()
-			r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
-			r.Destination, r.Patience, r.Budget = d, ingest.DefaultPatience, []time.Duration{6 * time.Minute, 25 * time.Minute}[i]
-			source, leave := convoy.Join(r.Source.(ingest.Joint))
-			r.Source = source
-			runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
-		}
-		var all sync.WaitGroup
-		for _, run := range runs {
-			all.Go(run)
-		}
-		all.Wait()
-		synctest.Wait()
+		dests := newDestinations(2, 8_000)
+		reports := w.together(context.Background(), dests, func(i int, r *ingest.Run) {
+			r.Patience, r.Budget = ingest.DefaultPatience, []time.Duration{6 * time.Minute, 25 * time.Minute}[i]
+		})
 		for i, r := range reports {
 			t.Logf("%d: %s %s", i, r.Outcome, r.Reason)
-			if lost := lostOf(w, dests[i]); r.Outcome == ingest.Complete && lost > 0 {
+			if lost := w.missing(dests[i]); r.Outcome == ingest.Complete && lost > 0 {
 				t.Errorf("%d: complete, and %d rows are missing", i, lost)
 			}
 		}

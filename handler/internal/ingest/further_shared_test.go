@@ -2,13 +2,9 @@ package ingest_test
 
 import (
 	"context"
-	"strconv"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"go.uber.org/zap"
 
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/qualys"
@@ -24,44 +20,20 @@ func TestFurtherConvoyBlame(t *testing.T) {
 				w.page, w.budget = 16, 25*time.Minute
 				ids := w.hostIDs()
 				bad := []uint64{ids[10], ids[40]}
-				dests := []*destination{
-					{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8_000},
-					{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8_000},
-				}
-				do := func(members ...int) (reports []ingest.Report) {
-					convoy := &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
-						var all []*qualys.Detections
-						for _, s := range list {
-							all = append(all, s.(*qualys.Detections))
-						}
-						return qualys.Together(all)
-					}}
-					reports = make([]ingest.Report, len(members))
-					var runs []func()
-					for n, i := range members {
-						r := w.run()
-						r.DestinationName, r.Destination, r.Integration, r.Health = "integration-"+strconv.Itoa(i), dests[i], strconv.Itoa(i+1), nil
+				dests := newDestinations(2, 8_000)
+				do := func(members int) []ingest.Report {
+					return w.together(context.Background(), dests[:members], func(_ int, r *ingest.Run) {
 						r.Source.(*qualys.Detections).Select = &qualys.Selection{}
-						source, leave := convoy.Join(r.Source.(ingest.Joint))
-						r.Source = source
-						runs = append(runs, func() { defer leave(); reports[n], _ = r.Do(context.Background()) })
-					}
-					var wg sync.WaitGroup
-					for _, f := range runs {
-						wg.Go(f)
-					}
-					wg.Wait()
-					synctest.Wait() // as finish
-					return reports
+					})
 				}
 				w.slow(map[uint64]slowness{bad[1]: slownesses[how]})
 				w.budget = 13 * time.Minute
-				reports := do(0)
+				reports := do(1)
 				t.Logf("A alone: %s next %d: %s", reports[0].Outcome, reports[0].NextID, reports[0].Reason)
 				w.budget = 25 * time.Minute
 				w.slow(map[uint64]slowness{bad[0]: slownesses[how], bad[1]: slownesses[how]})
 				for n := range 4 {
-					reports = do(0, 1)
+					reports = do(2)
 					for i, r := range reports {
 						t.Logf("run %d of %c: %s next %d %.150s", n, 'A'+i, r.Outcome, r.NextID, r.Reason)
 						for _, iso := range r.Isolated {

@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"qualys-sentinel/handler/internal/checkpoint/folder"
 	"qualys-sentinel/handler/internal/ingest"
-	"qualys-sentinel/handler/internal/qualys"
 )
 
 // With several destinations: the warning stands in front of the list, and the process is
@@ -35,33 +31,12 @@ func TestFurtherKillBehindASignOfSeveral(t *testing.T) {
 						return replaced("<HOST_LIST>", sign+"<HOST_LIST>")(withoutFirst(doc))
 					})
 					w.endsLate()
-					var dests []*destination
-					for range members {
-						dests = append(dests, &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000})
-					}
-					_ = w.together(dests, false)
+					dests := newDestinations(members, 8_000)
+					w.together(context.Background(), dests, nil)
 					time.Sleep(5 * time.Minute)
 					revive()
 					w.before = nil
-					complete := false
-					for n := 0; n < 12 && !complete; n++ {
-						complete = true
-						for _, r := range w.together(dests, false) {
-							complete = complete && r.Outcome == ingest.Complete
-						}
-						time.Sleep(time.Hour)
-					}
-					for i, d := range dests {
-						lost := 0
-						for key := range w.expected(time.Time{}) {
-							if d.keys[strings.TrimSpace(key)] == 0 {
-								lost++
-							}
-						}
-						if lost > 0 || !complete {
-							t.Errorf("destination %d: complete %v, and %d rows are missing", i, complete, lost)
-						}
-					}
+					w.allCameTogether(dests, 12, time.Hour)
 				})
 			})
 		}
@@ -83,30 +58,11 @@ func TestFurtherSlowDestinationBehindASign(t *testing.T) {
 						}
 						return replaced("<HOST_LIST>", sign+"<HOST_LIST>")(doc)
 					})
-					convoy := &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
-						var all []*qualys.Detections
-						for _, s := range list {
-							all = append(all, s.(*qualys.Detections))
-						}
-						return qualys.Together(all)
-					}}
-					reports := make([]ingest.Report, members)
-					var runs []func()
-					for i := range members {
-						d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
-						r := w.run()
-						r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
-						r.Destination, r.InFlight, r.Patience, r.Budget = slowDest{d, 10 * time.Second}, 1, ingest.DefaultPatience, 25*time.Minute
-						source, leave := convoy.Join(r.Source.(ingest.Joint))
-						r.Source = source
-						runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
-					}
-					var all sync.WaitGroup
-					for _, run := range runs {
-						all.Go(run)
-					}
-					all.Wait()
-					synctest.Wait()
+					dests := newDestinations(members, 8_000)
+					reports := w.together(context.Background(), dests, func(i int, r *ingest.Run) {
+						r.InFlight, r.Patience, r.Budget = 1, ingest.DefaultPatience, 25*time.Minute
+						r.Destination = slowDest{dests[i], 10 * time.Second}
+					})
 					for i, r := range reports {
 						if r.Outcome != ingest.Complete {
 							t.Errorf("%d: %s: %s", i, r.Outcome, r.Reason)
@@ -130,53 +86,24 @@ func TestFurtherTheLastToHearFails(t *testing.T) {
 			}
 			return replaced("</RESPONSE>", err999+"</RESPONSE>")(withoutFirst(doc))
 		})
-		convoy := &ingest.Convoy{Clock: ingest.SystemClock{}, Log: zap.NewNop(), Together: func(list []ingest.Joint) ingest.Source {
-			var all []*qualys.Detections
-			for _, s := range list {
-				all = append(all, s.(*qualys.Detections))
-			}
-			return qualys.Together(all)
-		}}
-		reports := make([]ingest.Report, 2)
-		var dests []*destination
-		var runs []func()
-		for i := range 2 {
-			d := &destination{keys: map[string]int{}, rows: map[string]map[string]any{}, batch: 8000}
-			dests = append(dests, d)
-			r := w.run()
-			r.DestinationName, r.Integration, r.Health = fmt.Sprintf("integration-%d", i+1), fmt.Sprint(i+1), nil
-			r.Destination, r.InFlight, r.Patience, r.Budget = d, 1, ingest.DefaultPatience, 25*time.Minute
+		dests := newDestinations(2, 8_000)
+		reports := w.together(context.Background(), dests, func(i int, r *ingest.Run) {
+			r.InFlight, r.Patience, r.Budget = 1, ingest.DefaultPatience, 25*time.Minute
 			if i == 0 {
-				r.Destination = slowDest{d, 20 * time.Second}
-			} else {
-				r.Store = &faultStore{Store: folder.New(w.state), beforeSave: func(doc []byte) error {
-					if strings.Contains(string(doc), `"trouble"`) {
-						return errors.New("the storage fails")
-					}
-					return nil
-				}}
+				r.Destination = slowDest{dests[0], 20 * time.Second}
+				return
 			}
-			source, leave := convoy.Join(r.Source.(ingest.Joint))
-			r.Source = source
-			runs = append(runs, func() { defer leave(); reports[i], _ = r.Do(context.Background()) })
-		}
-		var all sync.WaitGroup
-		for _, run := range runs {
-			all.Go(run)
-		}
-		all.Wait()
-		synctest.Wait()
-		t.Logf("the second: %s %s", reports[1].Outcome, reports[1].Reason)
-		lost := 0
-		for key := range w.expected(time.Time{}) {
-			if dests[0].keys[strings.TrimSpace(key)] == 0 {
-				lost++
-			}
-		}
+			r.Store = &faultStore{Store: folder.New(w.state), beforeSave: func(doc []byte) error {
+				if strings.Contains(string(doc), `"trouble"`) {
+					return errors.New("the storage fails")
+				}
+				return nil
+			}}
+		})
+		lost := w.missing(dests[0])
+		t.Logf("the second: %s %s; the first: %s %s, lost %d", reports[1].Outcome, reports[1].Reason, reports[0].Outcome, reports[0].Reason, lost)
 		if reports[0].Outcome == ingest.Complete && lost > 0 {
 			t.Errorf("complete, and %d rows are missing", lost)
-		} else {
-			t.Logf("%s %s, lost %d", reports[0].Outcome, reports[0].Reason, lost)
 		}
 	})
 }

@@ -151,7 +151,7 @@ func TestFurtherSlowMemberLeavesAVoidPage(t *testing.T) {
 	reports, errs := f.do(t, func(i int, r *ingest.Run) {
 		f.convoy.Log = zap.NewNop()
 		if i == 2 {
-			r.InFlight, r.Patience, r.Clock = 1, time.Second, impatient{f.clock, calm}
+			r.InFlight, r.Patience, r.Clock = 1, brief, impatient{f.clock, calm}
 			return
 		}
 		r.Ending = func(context.Context, ingest.Report, error) {

@@ -16,13 +16,24 @@ import (
 	"qualys-sentinel/handler/internal/record"
 )
 
+// brief is the patience of runs whose clock says when it is at an end. It grows, but stays
+// below leastBackOff: what is longer is a wait before another try, which goes on by the
+// clock of the world.
+const (
+	brief        = time.Millisecond
+	leastBackOff = time.Second
+)
+
 // impatient is a clock by which patience is at an end at once, until it is calm.
 type impatient struct {
 	*clock
 	calm chan struct{}
 }
 
-func (c impatient) Sleep(ctx context.Context, _ time.Duration) error {
+func (c impatient) Sleep(ctx context.Context, d time.Duration) error {
+	if d >= leastBackOff {
+		return c.clock.Sleep(ctx, d)
+	}
 	select {
 	case <-c.calm:
 		<-ctx.Done()
@@ -44,7 +55,7 @@ func TestSlowDestination(t *testing.T) {
 	}
 	reports, errs := f.do(t, func(i int, r *ingest.Run) {
 		if i == 2 {
-			r.InFlight, r.Patience, r.Clock = 2, time.Second, impatient{f.clock, calm}
+			r.InFlight, r.Patience, r.Clock = 2, brief, impatient{f.clock, calm}
 			return
 		}
 		r.Ending = func(context.Context, ingest.Report, error) {
@@ -68,7 +79,10 @@ type once struct {
 	calm  chan struct{}
 }
 
-func (c once) Sleep(ctx context.Context, _ time.Duration) error {
+func (c once) Sleep(ctx context.Context, d time.Duration) error {
+	if d >= leastBackOff {
+		return c.clock.Sleep(ctx, d)
+	}
 	first := false
 	c.ended.Do(func() {
 		first = true
@@ -100,7 +114,7 @@ func TestSlowWhileIsolatedIsRetried(t *testing.T) {
 	}
 	reports, errs = f.do(t, func(i int, r *ingest.Run) {
 		if i == 1 {
-			r.InFlight, r.Patience, r.Clock = 1, time.Second, c
+			r.InFlight, r.Patience, r.Clock = 1, brief, c
 		}
 	})
 	wantComplete(t, reports, errs)
@@ -149,7 +163,10 @@ func TestIsolatedBreaksOffAgain(t *testing.T) {
 // when it is used up.
 type takesTime struct{ *clock }
 
-func (takesTime) Sleep(ctx context.Context, d time.Duration) error {
+func (c takesTime) Sleep(ctx context.Context, d time.Duration) error {
+	if d >= leastBackOff {
+		return c.clock.Sleep(ctx, d)
+	}
 	if d > 0 {
 		<-ctx.Done()
 	}
@@ -161,14 +178,14 @@ func (takesTime) Sleep(ctx context.Context, d time.Duration) error {
 func TestPatienceIsForAPage(t *testing.T) {
 	f := newFleet(t, 95, 6, choices[0], choices[0])
 	f.members[1].dest.before = func(int, record.Batch) error {
-		f.clock.advance(14 * time.Second)
+		f.clock.advance(brief * 14 / 15)
 		return nil
 	}
 	core, logs := observer.New(zap.WarnLevel)
 	reports, errs := f.do(t, func(i int, r *ingest.Run) {
 		f.convoy.Log = zap.New(core)
 		if i == 1 {
-			r.InFlight, r.Patience, r.Clock, r.Budget = 1, 15*time.Second, takesTime{f.clock}, 10*time.Hour
+			r.InFlight, r.Patience, r.Clock, r.Budget = 1, brief, takesTime{f.clock}, 10*time.Hour
 		}
 	})
 	wantComplete(t, reports, errs)

@@ -423,10 +423,10 @@ func rootAttributes(name string, attrs []byte) error {
 
 // selfReports are the names of elements by which a parent would say that it is not
 // whole. None of them is a part of those that are known.
-var selfReports = []string{"CODE", "WARNING", "WARNINGS", "MESSAGE", "ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "FAULT", "EXCEPTION"}
+var selfReports = append([]string{"CODE", "WARNING", "WARNINGS", "MESSAGE"}, recordReports...)
 
 // recordReports are those of a parent that is a record: a newer version may give it a code.
-var recordReports = selfReports[4:]
+var recordReports = []string{"ERROR", "ERRORS", "ERROR_CODE", "ERROR_MESSAGE", "FAULT", "EXCEPTION"}
 
 // saysOfItself tells whether an element says something of the parent, or of the answer.
 // What a parent or a record has deeper in it may have a code, and an error that was found.

@@ -72,7 +72,7 @@ type world struct {
 type acting struct {
 	Act
 	kind *kind
-	n    int // calls that have met it
+	n    int // calls that have met it, in one that a call has met, this call included
 }
 
 func newWorld(s Story) *world {
@@ -300,7 +300,7 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close() //nolint:wrapcheck // as the transport has it
 }
 
-// acts are those that a call meets.
+// acts are those that a call meets, as they are at that moment: calls overlap.
 func (w *world) acts(c *call) (met []*acting) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -309,7 +309,8 @@ func (w *world) acts(c *call) (met []*acting) {
 		if a.kind.fault() && a.concerns(c) && w.rand.IntN(100) < a.Share {
 			a.n++
 			w.met[[2]string{a.Kind, c.what}]++
-			met = append(met, a)
+			now := *a
+			met = append(met, &now)
 		}
 	}
 	return met
