@@ -167,7 +167,11 @@ func open(ctx context.Context, environ []string, p purpose) (*connector, error) 
 
 // memory keeps what Qualys has refused or asked for.
 func (c *connector) memory() checkpoint.Document {
-	return checkpoint.Document{Store: c.store, Name: "limits.json"}
+	store := c.store
+	if b, ok := store.(*blob.Store); ok {
+		store = b.Brief()
+	}
+	return checkpoint.Document{Store: store, Name: "limits.json"}
 }
 
 // vault reads secrets with the app's identity.

@@ -167,7 +167,7 @@ var mutations = []mutation{
 	{
 		name: "loss-of-lease-not-noticed", what: "a lease that was not renewed in time is taken for held",
 		file: "checkpoint/blob/blob.go",
-		old:  "case isLost(err), time.Since(renewed) > leaseTime-every/2:", new: "case isLost(err), time.Since(renewed) > time.Hour:",
+		old:  "\tenough := leaseTime - every/2\n", new: "\tenough := time.Hour\n",
 	},
 
 	// Windows and ledgers.
@@ -267,5 +267,118 @@ var mutations = []mutation{
 		name: "request-taken-without-second-look", what: "a request is carried on as it was read before it was held",
 		file: "ondemand/carry.go",
 		old:  "\tnow, err := k.read(ctx, k.name(openState, r))\n", new: "\tnow, err := r, error(nil)\n",
+	},
+
+	// A reader: paging and isolation.
+	{
+		name: "bounded-page-ends-the-list", what: "a page that was ended in front of an isolated parent is taken for the last of the window",
+		file: "ingest/paging.go",
+		old:  "if next == 0 && p.q.To != 0 {", new: "if next == 0 && p.q.To != 0 && p.search != nil {",
+	},
+	{
+		name: "retried-from-the-window", what: "an isolated parent is tried again from the start of the window in work, not from where it is missing",
+		file: "ingest/isolation.go",
+		old:  "\t\tif i.After != nil {\n\t\t\tq.After = *i.After\n\t\t}", new: "\t\tif w := r.state.Window; w != nil && w.After != nil {\n\t\t\tq.After = *w.After\n\t\t}",
+	},
+
+	// A reader: delivery, batches, ledgers.
+	{
+		name: "repeated-rows-forgotten", what: "what a window has brought again unchanged, behind its last batch, is not remembered for the next",
+		file: "ingest/delivery.go",
+		old:  "\tif sealErr == nil {\n\t\td.ledger.delivered(d.ledger.take()) // hosts that brought no new row\n\t}\n", new: "",
+	},
+	{
+		name: "batch-takes-half-hosts", what: "a batch that is full takes the rows of the host in work along, although its page may still break",
+		file: "ingest/batching.go",
+		old:  "\trows := d.mark\n\tif rows == 0 {", new: "\trows := len(d.ends)\n\tif rows == 0 {",
+	},
+	{
+		name: "broken-host-remembered", what: "rows that were dropped with a host that broke off are remembered as if they had been delivered with the next one",
+		file: "ingest/batching.go",
+		old:  "\td.ledger.forget()\n\td.inHost = false\n", new: "\td.inHost = false\n",
+	},
+	{
+		name: "journal-behind-the-checkpoint", what: "the checkpoint is saved first, and what the ledger has to keep for it behind that",
+		file: "ingest/delivery.go",
+		old:  "\tif keep != nil {\n\t\tif err := keep(d.ctx); err != nil {\n\t\t\treturn err\n\t\t}\n\t}\n\td.mu.Lock()\n\td.setCursor(cursor)\n\td.mu.Unlock()\n\treturn d.write(d.ctx)",
+		new:  "\td.mu.Lock()\n\td.setCursor(cursor)\n\td.mu.Unlock()\n\tif err := d.write(d.ctx); err != nil || keep == nil {\n\t\treturn err\n\t}\n\treturn keep(d.ctx)",
+	},
+	{
+		name: "full-window-skips-known", what: "a window that sends everything does not send what is known",
+		file: "ingest/index.go",
+		old:  "known && x.sums[i] == e.sum && (!x.full || x.sent[i] == x.window) {", new: "known && x.sums[i] == e.sum {",
+	},
+	{
+		name: "missing-is-removed", what: "what a whole window has not brought is told as removed although Qualys still has it",
+		file: "ingest/removals.go",
+		old:  "!isGone && !absent.known {", new: "!isGone && !absent.known && len(missing.witnesses) == 0 {",
+	},
+
+	// A reader: refusals and dead letters.
+	{
+		name: "doubt-never-ends", what: "that a destination has accepted a row again is not written down: every later run begins with the doubt",
+		file: "ingest/refusals.go",
+		old:  "d.accepted, d.refused, d.run.state.Refused = true, Refusals{}, nil", new: "d.accepted, d.refused = true, Refusals{}",
+	},
+	{
+		name: "unkept-letters-count", what: "the checkpoint moves behind refused rows that could not be kept as dead letters",
+		file: "ingest/sending.go",
+		old:  "name, d.run.Dataset, s.letters); err != nil {\n\t\treturn s.accepted, err\n\t}", new: "name, d.run.Dataset, s.letters); err != nil {\n\t\td.run.Log.Error(\"the dead letters are not kept\", zap.Error(err))\n\t}",
+	},
+	{
+		name: "forbidden-is-refused", what: "a destination that takes no row until somebody gives the identity its role is said to refuse the rows",
+		file: "loganalytics/ingestion.go",
+		old:  "case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge:", new: "case s == http.StatusBadRequest, s == http.StatusForbidden, s == http.StatusRequestEntityTooLarge:",
+	},
+
+	// A reader: several destinations.
+	{
+		name: "convoy-begins-with-the-latest", what: "a page that several read begins where the latest of their windows does",
+		file: "ingest/convoy.go",
+		old:  "if a.q.After.Before(q.After) {", new: "if a.q.After.After(q.After) {",
+	},
+	{
+		name: "who-is-not-asking-hears-nothing", what: "who has left a page that counts for nothing is told so only if he asks for another in that moment",
+		file: "ingest/convoy.go",
+		old:  "func() { a.back = back }", new: "func() {}",
+	},
+	{
+		name: "slow-holds-the-others", what: "a destination that was too slow for the others goes on to share their pages",
+		file: "ingest/fan.go",
+		old:  "\t\ta.slow = true\n", new: "",
+	},
+	{
+		name: "later-runs-get-a-whole-budget", what: "a run that begins in the middle of a tick has as much time as one that begins with it",
+		file: "ondemand/tick.go",
+		old:  "\trun.Budget = min(run.Budget, r.deadline.Sub(r.Clock.Now()))\n", new: "",
+	},
+
+	// A reader: leases, limits, logins.
+	{
+		name: "lease-of-a-fixed-id", what: "all processes ask for a lease under the same id, so that a restarted one need not wait",
+		file: "checkpoint/blob/blob.go",
+		old:  "held, err := lease.NewBlobClient(client, nil)", new: "held, err := lease.NewBlobClient(client, &lease.BlobClientOptions{LeaseID: to.Ptr(\"51756c79-7300-4000-8000-53656e74696e\")})",
+	},
+	{
+		name: "rests-of-others-overwritten", what: "who writes down what Qualys has asked for drops what others have written since",
+		file: "qualys/memory.go",
+		old:  "\t\tkept = s.take(&m, now)\n\t\tc.limits.adopt(m.Rests, now)\n", new: "\t\tkept = s.take(&m, now)\n",
+	},
+	{
+		name: "reload-not-waited-for", what: "other calls go on with a login that was refused until it has been read anew",
+		file: "qualys/login.go",
+		old:  "\t\tdefer c.distrust(used)()\n", new: "",
+	},
+	{
+		name: "slot-lost-with-its-waiter", what: "a call that is given up in the moment in which its turn comes keeps the slot for ever",
+		file: "qualys/limits.go",
+		old:  " else {\n\t\t\t\te.leave() // the turn came in this very moment\n\t\t\t}\n", new: "\n",
+	},
+
+	// A reader: what people are told.
+	{
+		name: "request-complete-without-isolated", what: "a request is closed as complete although some of its hosts have not come",
+		file: "ondemand/carry.go",
+		old:  "len(report.Isolated) > 0 && !r.Own():", new: "len(report.Isolated) > 0 && !r.Own() && report.Stalled > 0:",
 	},
 }

@@ -152,9 +152,7 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 		return a.result()
 	case <-ctx.Done():
 	}
-	c.mu.Lock()
-	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
-	c.mu.Unlock()
+	c.drop(a)
 	defer a.atWork()() // not while its sink is
 	a.gone = true
 	select {
@@ -421,25 +419,40 @@ func (c *Convoy) tellDoubt(a *asked) {
 	if !left {
 		return
 	}
-	c.mu.Lock()
-	i := slices.IndexFunc(c.asking, func(o *asked) bool { return o.companion == a.companion })
-	if i < 0 {
-		a.doubt = true // it hears of it when it asks
-		c.mu.Unlock()
-		return
-	}
-	waiting := c.asking[i]
-	c.mu.Unlock()
-	defer waiting.atWork()()
-	if waiting.gone {
-		return
-	}
-	if err := waiting.sink.Doubt(); err != nil {
+	c.tellNow(a.companion, func() { a.doubt = true }, func(waiting *asked) {
+		if err := waiting.sink.Doubt(); err != nil {
+			c.drop(waiting)
+			waiting.end(record.Page{}, err)
+		}
+	})
+}
+
+// tellNow tells a run something by the page that it waits for. Where it waits for none, note
+// is called: the run hears of it when it asks.
+func (c *Convoy) tellNow(m *companion, note func(), tell func(waiting *asked)) {
+	for told := false; !told; {
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		waiting.end(record.Page{}, err)
-		c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == waiting })
+		i := slices.IndexFunc(c.asking, func(o *asked) bool { return o.companion == m })
+		if i < 0 {
+			note()
+			c.mu.Unlock()
+			return
+		}
+		waiting := c.asking[i]
+		c.mu.Unlock()
+		leave := waiting.atWork()
+		if told = !waiting.gone; told { // otherwise it has left in this very moment
+			tell(waiting)
+		}
+		leave()
 	}
+}
+
+// drop forgets that a page was asked for.
+func (c *Convoy) drop(a *asked) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asking = slices.DeleteFunc(c.asking, func(o *asked) bool { return o == a })
 }
 
 // takenBackError is the error for a run that has left a page before its end, and had something
@@ -464,20 +477,10 @@ func (c *Convoy) takeBack(a *asked, err error) {
 		return
 	}
 	back := &takenBackError{err, a.q.From}
-	c.mu.Lock()
-	i := slices.IndexFunc(c.asking, func(o *asked) bool { return o.companion == a.companion })
-	if i < 0 {
-		a.back = back
-		c.mu.Unlock()
-		return
-	}
-	waiting := c.asking[i]
-	c.asking = slices.Delete(c.asking, i, i+1)
-	c.mu.Unlock()
-	defer waiting.atWork()()
-	if !waiting.gone {
+	c.tellNow(a.companion, func() { a.back = back }, func(waiting *asked) {
+		c.drop(waiting)
 		waiting.end(record.Page{}, back)
-	}
+	})
 }
 
 // settle tells one of a group what its page has come to, unless it is to wait for the

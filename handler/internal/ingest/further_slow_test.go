@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"qualys-sentinel/handler/internal/checkpoint"
 	"qualys-sentinel/handler/internal/ingest"
 	"qualys-sentinel/handler/internal/record"
 )
@@ -426,4 +427,41 @@ func TestFurtherSlowAndInterrupted(t *testing.T) {
 			})
 		}
 	}
+}
+
+// slowToHold is a state that lets wait for a hold.
+type slowToHold struct {
+	checkpoint.Store
+	takes time.Duration
+}
+
+func (s slowToHold) Acquire(ctx context.Context, name string) (checkpoint.Lease, error) {
+	time.Sleep(s.takes)
+	return s.Store.Acquire(ctx, name)
+}
+
+// neverTakes is a destination that does not answer.
+type neverTakes struct{ *destination }
+
+func (neverTakes) Send(ctx context.Context, _ record.Batch) (int64, error) {
+	<-ctx.Done()
+	return 0, context.Cause(ctx)
+}
+
+// The time that the state takes is a part of the run's: the host ends a process that goes on
+// for too long.
+func TestSlowStateCountsToTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtualWorld(t, 20, 3)
+		r := w.run()
+		r.Destination = neverTakes{w.dest}
+		r.Budget, r.Store = 5*time.Minute, slowToHold{r.Store, 3 * time.Minute}
+		began := time.Now()
+		var took time.Duration
+		r.Ending = func(context.Context, ingest.Report, error) { took = time.Since(began) }
+		report, _ := w.finish(context.Background(), r)
+		if took == 0 || took > r.Budget+3*time.Minute {
+			t.Errorf("%s: it went on for %s", report.Outcome, took)
+		}
+	})
 }

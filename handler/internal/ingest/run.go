@@ -338,7 +338,8 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	// Sending goes on for a while when reading has to stop.
 	sendCtx, stopSending := context.WithCancelCause(context.WithoutCancel(parent))
 	defer stopSending(nil)
-	hard := time.AfterFunc(r.Budget+sendGrace, func() { stopSending(errPause) })
+	left := r.deadline.Sub(r.Clock.Now()) // the state may have taken its time
+	hard := time.AfterFunc(left+sendGrace, func() { stopSending(errPause) })
 	defer hard.Stop()
 	defer context.AfterFunc(parent, func() {
 		time.AfterFunc(stopGrace, func() { stopSending(errStop) })
@@ -352,7 +353,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	}()
 	readCtx, stopReading := context.WithCancelCause(sendCtx)
 	defer stopReading(nil)
-	soft := time.AfterFunc(r.Budget+readGrace, func() { stopReading(errPause) })
+	soft := time.AfterFunc(left+readGrace, func() { stopReading(errPause) })
 	defer soft.Stop()
 	defer context.AfterFunc(parent, func() { stopReading(errStop) })()
 

@@ -113,6 +113,11 @@ func (k *Desk) ownWith(ctx context.Context, d *ingest.Dataset, prepare func(*ing
 	if held := run.Acquire(ctx) == nil; !held {
 		return run, func() {}, nil // its Do tells why
 	}
+	defer func() {
+		if done == nil { // a panic: what is not released blocks every later run
+			run.Release(ctx)
+		}
+	}()
 	own := k.own(ctx, d)
 	if err := k.carries(ctx, run, own); err != nil {
 		k.Log.Warn("the attempt is not noted in its request", zap.Error(err))

@@ -507,6 +507,31 @@ func TestPanicOfTheOwnWindow(t *testing.T) {
 	}
 }
 
+// A panic behind the moment in which a run has got hold of its checkpoint leaves nobody with
+// that hold.
+func TestPanicWithTheHold(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 5)
+	k := w.desk()
+	k.Store = unlisted{k.Store}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic: the test is empty")
+			}
+		}()
+		_, _, _ = k.Own(ctx, ingest.VM)
+	}()
+	if report, err := w.desk().Tick(ctx, ingest.VM); err != nil || report.Outcome != ingest.Complete {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// unlisted is a state whose names nobody can read.
+type unlisted struct{ checkpoint.Store }
+
+func (unlisted) List(context.Context, string) ([]string, error) { panic("boom") }
+
 type panicking struct{ ingest.Source }
 
 func (panicking) Page(context.Context, record.Query, record.Sink) (record.Page, error) { panic("boom") }

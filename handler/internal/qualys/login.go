@@ -246,7 +246,9 @@ func (c *Client) reject(used login, began time.Time, path string, e *Error) {
 	switch e.Kind {
 	case BadLogin:
 		text := e.Error()
-		s.good = login{}
+		if s.good == used {
+			s.good = login{}
+		}
 		s.note(func(m *memory) { m.Logins = m.Logins.again(used.secret(), text, began, now) })
 	case BadProxy:
 		if proxy := c.proxy(c.toOrigin()); proxy != nil {

@@ -335,8 +335,9 @@ func (c *Client) recallTime() time.Duration {
 	return 30 * time.Second
 }
 
-// keepTime is how long that may take.
-const keepTime = 15 * time.Second
+// keepTime is how long that may take: longer than a process that was killed in the middle of
+// it holds others up, which is 15 seconds.
+const keepTime = 25 * time.Second
 
 // kindNames are the kinds as the memory has them.
 var kindNames = map[Kind]string{Broken: "broken", Unavailable: "unavailable", Limited: "limit", BadLogin: "login", Forbidden: "forbidden", Refused: "refused", Unreachable: "unreachable", BadProxy: "proxy"}

@@ -408,8 +408,10 @@ func (a Act) setting() string { return changes[a.N%len(changes)] }
 // callsPerHour is the limit of the subscription, for each endpoint.
 const callsPerHour = 300
 
-// place is somewhere in an answer.
-func place(a *acting, answer *httptest.ResponseRecorder) int { return a.N % max(1, answer.Body.Len()) }
+// place is somewhere in an answer, from its beginning to its end.
+func place(a *acting, answer *httptest.ResponseRecorder) int {
+	return a.N * answer.Body.Len() / numbers
+}
 
 // foreign is one of the simulator's ways in which an answer goes wrong.
 func foreign(n int) simulator.Fault {

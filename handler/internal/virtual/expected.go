@@ -179,6 +179,25 @@ func (l *laws) disagreements() (list []string) {
 	return list
 }
 
+// repeated is how many rows have come again.
+func (l *laws) repeated() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.twice
+}
+
+// falselyRemoved tells that an entry which is said to have been removed is there.
+func (l *laws) falselyRemoved(qid uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := slices.Index(l.world.expectation().qids, qid)
+	if n < 0 {
+		return true
+	}
+	_, there := l.world.estate.Knowledge.Entry(n, time.Now())
+	return there
+}
+
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()

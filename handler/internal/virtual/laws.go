@@ -54,6 +54,7 @@ type laws struct {
 	good     map[attempt]bool      // those that a process knows to be good
 	resting  map[string]resting    // endpoints, by path
 	sending  map[string]int        // batches on their way, by run
+	unwanted map[string]bool       // destinations that have refused rows for what they are
 	// disturbed is when an act that concerns a destination's dataset has last begun or
 	// ended, by both.
 	disturbed map[[2]string]time.Time
@@ -85,7 +86,7 @@ type resting struct{ from, until time.Time }
 func newLaws(w *world) *laws {
 	l := &laws{
 		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, removed: map[uint64]bool{}, keys: map[string]int{}, runs: map[string]*runOf{},
-		holders: map[string][]holding{}, refused: map[string]time.Time{}, tried: map[attempt]time.Time{}, good: map[attempt]bool{}, resting: map[string]resting{}, sending: map[string]int{}, disturbed: map[[2]string]time.Time{},
+		holders: map[string][]holding{}, refused: map[string]time.Time{}, tried: map[attempt]time.Time{}, good: map[attempt]bool{}, resting: map[string]resting{}, sending: map[string]int{}, unwanted: map[string]bool{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
 		if slices.Contains(keepers, a.On) || slices.Contains(untrusted, a.Kind) {
@@ -246,6 +247,16 @@ func (l *laws) answered(c *call, r *http.Request, answer *httptest.ResponseRecor
 // maxInFlight is how many batches of a run may be on their way.
 const maxInFlight = ingest.DefaultInFlight
 
+// told notes what a process hears of Log Analytics.
+func (l *laws) told(c *call, status int) {
+	if status != http.StatusBadRequest && status != http.StatusRequestEntityTooLarge {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unwanted[c.name] = true
+}
+
 // sends checks rows that arrive.
 func (l *laws) sends(c *call, body []byte) {
 	l.tells("rows", body)
@@ -318,6 +329,11 @@ func (l *laws) arrived(destination, table string, doc json.RawMessage) error {
 	}
 	var r row
 	_ = r.UnmarshalJSON(doc) // it is one: the service has looked at each column
+	if r.Removed {
+		if qid, _ := strconv.ParseUint(r.QID, 10, 64); l.falselyRemoved(qid) { // 0: a QID that is none
+			l.broken("an entry is said to have been removed, and Qualys has it: %.200s", doc)
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reached(destination, table, r)
@@ -410,6 +426,12 @@ func (l *laws) lettered(c *call) {
 	}
 	dec := json.NewDecoder(gz)
 	destination := l.world.destinationOf(c.name)
+	l.mu.Lock()
+	wanted := !l.unwanted[destination]
+	l.mu.Unlock()
+	if wanted && destination != "" { // an integration that has gone
+		l.broken("rows are kept as dead letters, and %s has refused none: %s", destination, c.name)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {

@@ -55,6 +55,9 @@ func Play(s Story, start Start) Outcome {
 	acts.Wait()
 	w.say("all acts are over")
 	w.settle()
+	if s.Idle {
+		w.idle()
+	}
 	cancel()
 	for _, c := range p.living() {
 		p.leave(c)
@@ -100,6 +103,17 @@ func (w *world) settle() {
 			w.laws.broken("%s after all acts are over, %d are missing: %s", waited, len(missing), strings.Join(missing[:min(3, len(missing))], "; "))
 			return
 		}
+	}
+}
+
+// idle lets some ticks pass in which nothing happens: no row comes twice then, whatever has
+// happened before. The first of them may still make up for that.
+func (w *world) idle() {
+	time.Sleep(2 * w.story.KBEvery)
+	before := w.laws.repeated()
+	time.Sleep(2 * w.story.KBEvery)
+	if again := w.laws.repeated() - before; again > 0 && !w.isolates() {
+		w.laws.broken("%d rows have come again in %s in which nothing happened", again, 2*w.story.KBEvery)
 	}
 }
 

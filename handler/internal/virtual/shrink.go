@@ -48,6 +48,9 @@ func smallerStories(s Story) (list []Story) {
 	if s.Enrich {
 		list = append(list, s.but(func(s *Story) { s.Enrich = false }))
 	}
+	if s.Idle {
+		list = append(list, s.but(func(s *Story) { s.Idle = false }))
+	}
 	if s.Collector {
 		list = append(list, s.but(func(s *Story) { s.Collector = false }))
 	}

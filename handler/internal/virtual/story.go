@@ -56,6 +56,8 @@ type Story struct {
 	// Refreshed reads the KnowledgeBase whole once a day, which shows what was removed: for
 	// that the story is longer, and small.
 	Refreshed bool
+	// Idle lets the story go on for some ticks when all has arrived: nothing happens then.
+	Idle bool
 	// Confined says that no act concerns both datasets of the default destination.
 	Confined bool
 	Acts     []Act
@@ -82,6 +84,8 @@ const DefaultLatency = 40 * time.Millisecond
 const (
 	mostKinds = 6
 	mostActs  = 10
+	// numbers is how many numbers an act may have.
+	numbers = 1000
 )
 
 // NewStory makes the story of a seed.
@@ -120,6 +124,7 @@ func NewStory(seed uint64) Story {
 		s.Acts = append(s.Acts, a)
 	}
 	slices.SortStableFunc(s.Acts, func(a, b Act) int { return int(a.At - b.At) })
+	s.Idle = !s.Refreshed && r.IntN(10) == 0
 	return s
 }
 
@@ -160,7 +165,7 @@ func anyKind(r *rand.Rand) *kind {
 // newAct makes an act of one of few kinds, or of any where none of them may be.
 func (s *Story) newAct(r *rand.Rand, few []*kind) Act {
 	k := few[r.IntN(len(few))]
-	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(1000), Share: pick(r, 100, 100, 50, 20)}
+	a := Act{At: time.Duration(r.IntN(s.Hours*3600)) * time.Second, Kind: k.name, N: r.IntN(numbers), Share: pick(r, 100, 100, 50, 20)}
 	a.For = pick(r, time.Second, time.Minute, 10*time.Minute, 10*time.Minute, 30*time.Minute, 30*time.Minute, 2*time.Hour)
 	if len(k.on) > 0 {
 		a.On = k.on[r.IntN(len(k.on))]
@@ -187,6 +192,9 @@ func (s Story) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d hosts with about %d detections each, %d QIDs; pages of %d hosts and %d QIDs; detections every %s, the KnowledgeBase every %s; a run has %s",
 		s.Seed, s.Hosts, s.Detections, s.QIDs, s.Page, s.KBPage, s.Every, s.KBEvery, s.Budget)
+	if s.Idle {
+		b.WriteString("; it goes on when all has arrived")
+	}
 	if s.Enrich {
 		b.WriteString("; detections are enriched")
 	}

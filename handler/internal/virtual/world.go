@@ -282,6 +282,10 @@ func (p *process) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err //nolint:wrapcheck // as the transport has it
 	}
+	switch c.what {
+	case "rows", "entries", "rows of an integration":
+		w.laws.told(c, resp.StatusCode)
+	}
 	if r.URL.Hostname() == qualysHost {
 		w.laws.heard(c, r, resp)
 	}

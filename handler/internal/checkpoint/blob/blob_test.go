@@ -3,9 +3,13 @@ package blob_test
 import (
 	"context"
 	"errors"
+	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
@@ -115,6 +119,53 @@ func TestLosingTheHold(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A lease lasts from when it was given: an answer that has been on its way for long, and
+// renewals that hang, leave nobody with a hold that others may have.
+func TestHoldEndsBeforeTheLease(t *testing.T) {
+	for _, late := range []time.Duration{0, 4 * time.Second, 9 * time.Second, 13 * time.Second} {
+		t.Run(late.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				blobs := simulator.NewBlobs()
+				var given time.Time
+				options := &container.ClientOptions{}
+				options.Transport = &http.Client{Transport: simulator.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch r.Header.Get("X-Ms-Lease-Action") {
+					case "renew":
+						<-r.Context().Done()
+						return
+					case "acquire":
+						answer := httptest.NewRecorder()
+						blobs.ServeHTTP(answer, r)
+						if given = time.Now(); answer.Code < 300 {
+							time.Sleep(late)
+						}
+						maps.Copy(w.Header(), answer.Header())
+						w.WriteHeader(answer.Code)
+						io.Copy(w, answer.Body)
+						return
+					}
+					blobs.ServeHTTP(w, r)
+				})}}
+				c, err := container.NewClientWithNoCredential("https://account.blob.core.example/state", options)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, err := blob.New(c).Brief().Acquire(t.Context(), "a.json")
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-l.Lost()
+				if held := time.Since(given); held >= 15*time.Second {
+					t.Errorf("it is noticed after %s that the lease of 15 s has ended", held)
+				}
+				if err := l.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // A store that lives on makes a deleted container again.
