@@ -265,7 +265,7 @@ func TestTwentyIntegrations(t *testing.T) {
 // of twenty workspaces.
 func TestIntegrationKills(t *testing.T) {
 	t.Parallel()
-	kills := 25
+	kills := 10
 	if testing.Short() {
 		kills = 5
 	}

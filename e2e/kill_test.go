@@ -18,7 +18,7 @@ import (
 
 // DefaultKills is how often TestKills kills: they take half a minute. KILLS says
 // otherwise; .ci/run asks for 200, make soak for 2,000.
-const DefaultKills = 50
+const DefaultKills = 25
 
 // The program is killed with SIGKILL at random moments and started again, over
 // many windows of both datasets: nothing is missing in the end, and what came

@@ -130,11 +130,18 @@ const (
 	releaseTime = 10 * time.Second
 )
 
-func (d Document) update(ctx context.Context, change func(doc []byte) ([]byte, error)) error {
+func (d Document) update(ctx context.Context, change func(doc []byte) ([]byte, error)) (err error) {
 	lease, err := d.Store.Acquire(ctx, d.Name)
 	if err != nil {
 		return fmt.Errorf("take a turn with %s: %w", d.Name, err)
 	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
+		defer cancel()
+		if e := lease.Release(ctx); e != nil {
+			err = errors.Join(err, fmt.Errorf("let go of %s: %w", d.Name, e))
+		}
+	}()
 	doc, err := lease.Load(ctx)
 	if err == nil {
 		doc, err = change(doc)
@@ -143,14 +150,9 @@ func (d Document) update(ctx context.Context, change func(doc []byte) ([]byte, e
 		err = lease.Save(ctx, doc)
 	}
 	if err != nil {
-		err = fmt.Errorf("update %s: %w", d.Name, err)
+		return fmt.Errorf("update %s: %w", d.Name, err)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
-	defer cancel()
-	if e := lease.Release(ctx); e != nil {
-		err = errors.Join(err, fmt.Errorf("let go of %s: %w", d.Name, e))
-	}
-	return err
+	return nil
 }
 
 // Write creates an object and fills it. Behind an error it is not there, or is as

@@ -186,6 +186,9 @@ func (d *delivery) Tally(t record.Tally) {
 // has nothing for this run yet.
 func (d *delivery) Alive() { d.watch.safe() }
 
+// Aside tells that what follows is no page of the window.
+func (d *delivery) Aside() bool { return d.extra }
+
 // beginExtra says that records follow which belong to no page of the window:
 // their ids lie behind the cursor, which stays where the last page ended.
 func (d *delivery) beginExtra() {

@@ -48,7 +48,7 @@ func TestClocksThatAreWrong(t *testing.T) {
 		"this machine's two hours behind": {here: -2 * time.Hour, windows: 3, step: time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, 200, 3)
+			w := newWorld(t, 60, 3)
 			theirs := w.clock.Now()
 			w.qualys.Now = func() time.Time { return theirs }
 			set := w.wrongClock()

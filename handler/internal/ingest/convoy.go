@@ -82,6 +82,9 @@ type asked struct {
 	sink record.Sink
 	// alive tells the run that its page goes on, although with nothing for it yet.
 	alive func()
+	// aside tells that the page is none of the window's: what comes of it counts as far as
+	// it comes whole.
+	aside bool
 
 	work    turn.Turn // of its sink
 	gone    bool      // its call has returned: its sink is not to be touched
@@ -125,15 +128,16 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	if s, ok := sink.(interface{ Alive() }); ok {
 		a.alive = s.Alive
 	}
-	c.mu.Lock()
-	back, doubt := m.back, m.doubt
-	m.back, m.doubt = nil, false
-	if back != nil {
-		c.mu.Unlock()
-		return record.Page{}, back
+	if s, ok := sink.(interface{ Aside() bool }); ok {
+		a.aside = s.Aside()
 	}
-	if doubt {
+	c.mu.Lock()
+	for m.back != nil || m.doubt { // saving a doubt takes its time
+		back := m.note()
 		c.mu.Unlock()
+		if back != nil {
+			return record.Page{}, back
+		}
 		if err := sink.Doubt(); err != nil {
 			return record.Page{}, err //nolint:wrapcheck // the sink's own
 		}
@@ -161,6 +165,24 @@ func (m *companion) Page(ctx context.Context, q record.Query, sink record.Sink) 
 	default:
 		return record.Page{}, a.cause()
 	}
+}
+
+// note takes what was noted for the run, of a page that it has left; nil: that it is in doubt.
+func (m *companion) note() (back error) {
+	back = m.back
+	m.back, m.doubt = nil, false
+	return back
+}
+
+// Left tells a run that asks for no more pages what was noted of one that it has left: what it
+// has had of it counts for nothing.
+func (m *companion) Left() error {
+	m.convoy.mu.Lock()
+	defer m.convoy.mu.Unlock()
+	if m.back == nil && !m.doubt {
+		return nil
+	}
+	return cmp.Or(m.note(), errUnseen)
 }
 
 // atWork waits until nobody works with the sink. That ends by itself: the sink has the
@@ -414,13 +436,13 @@ func (*unseenError) Retry() (time.Duration, bool) { return 0, true }
 // whole: it must not be saved as if it were, whatever ends the run meanwhile.
 func (c *Convoy) tellDoubt(a *asked) {
 	leave := a.atWork()
-	left := a.touched && a.gone
+	left := a.touched && a.gone && !a.aside
 	leave()
 	if !left {
 		return
 	}
 	c.tellNow(a.companion, func() { a.doubt = true }, func(waiting *asked) {
-		if err := waiting.sink.Doubt(); err != nil {
+		if err := guarded(waiting, func(a *asked) error { return a.sink.Doubt() }); err != nil {
 			c.drop(waiting)
 			waiting.end(record.Page{}, err)
 		}
@@ -440,12 +462,18 @@ func (c *Convoy) tellNow(m *companion, note func(), tell func(waiting *asked)) {
 		}
 		waiting := c.asking[i]
 		c.mu.Unlock()
-		leave := waiting.atWork()
-		if told = !waiting.gone; told { // otherwise it has left in this very moment
-			tell(waiting)
-		}
-		leave()
+		told = waiting.whileThere(tell)
 	}
+}
+
+// whileThere calls tell, unless the call has left, in this very moment.
+func (a *asked) whileThere(tell func(a *asked)) bool {
+	defer a.atWork()()
+	if a.gone {
+		return false
+	}
+	tell(a)
+	return true
 }
 
 // drop forgets that a page was asked for.
@@ -471,9 +499,9 @@ func (e *takenBackError) From() uint64 { return e.from }
 // nothing: the page that it asks for meanwhile comes to that.
 func (c *Convoy) takeBack(a *asked, err error) {
 	leave := a.atWork()
-	touched := a.touched
+	counts := a.touched && !a.aside
 	leave()
-	if !touched {
+	if !counts {
 		return
 	}
 	back := &takenBackError{err, a.q.From}

@@ -346,11 +346,11 @@ func TestIllHostInAConvoy(t *testing.T) {
 	t.Parallel()
 	for _, breaks := range []bool{true, false} {
 		t.Run(fmt.Sprint("breaks ", breaks), func(t *testing.T) {
-			alone := newFleet(t, 95, 6, choices[0])
-			f := newFleet(t, 95, 6, choices[0], choices[1], choices[2], choices[4])
+			alone := newFleet(t, 48, 6, choices[0])
+			f := newFleet(t, 48, 6, choices[0], choices[1], choices[2], choices[4])
 			var ill uint64
 			for _, f := range []*fleet{alone, f} {
-				ill = f.hostIDs()[47]
+				ill = f.hostIDs()[23]
 				f.ill(breaks, ill)
 				count, lists := f.before, 0
 				f.before = func(w http.ResponseWriter, r *http.Request) bool {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,7 +132,10 @@ func TestSlowFaults(t *testing.T) {
 	t.Parallel()
 	m := &matrix{}
 	for name, how := range slownesses {
-		for _, place := range []int{0, 23, 59} {
+		for _, place := range []int{23, 0, 59} {
+			if place != 23 && os.Getenv("FAULTS") != "all" {
+				break
+			}
 			t.Run(fmt.Sprintf("%s, host %d", name, place), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newVirtualWorld(t, 60, 6)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -149,6 +148,9 @@ func TestFurtherGapsBeforeAStrayElement(t *testing.T) {
 	} {
 		for _, calls := range []int{1, 3, 1000} { // that are answered so
 			for _, page := range []int{20, 1000} {
+				if (calls != 1 || page != 20) && !strings.HasPrefix(stray, "<STATUS>") {
+					continue // what they are makes no difference there
+				}
 				t.Run(fmt.Sprintf("%.16s, %d calls, pages of %d", stray, calls, page), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
@@ -281,7 +283,7 @@ func TestFurtherEndBehindVoid(t *testing.T) {
 // Entries of the KnowledgeBase are sent as the whole answer has them.
 func TestFurtherKnowledgeBaseVoid(t *testing.T) {
 	for _, warning := range []string{err999, rebuilt} {
-		for bad := 2; bad <= 6; bad++ {
+		for _, bad := range []int{2, 4, 6} {
 			for _, fault := range []string{"nothing", "the destination", "a save"} {
 				t.Run(fmt.Sprintf("%.20s, call %d, then %s", warning, bad, fault), func(t *testing.T) {
 					t.Parallel()
@@ -371,102 +373,6 @@ func TestFurtherMemberFailsBehindVoid(t *testing.T) {
 				t.Error("the destination has not failed")
 			}
 		})
-	}
-}
-
-// Stories of several such faults, for six hours: when a window is complete, nothing is
-// missing.
-func TestFurtherVoidStories(t *testing.T) {
-	for seed := range uint64(40) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { voidStory(t, rand.New(rand.NewPCG(seed, 77))) })
-		})
-	}
-}
-
-func voidStory(t *testing.T, r *rand.Rand) {
-	t.Helper()
-	w := newVirtualWorld(t, 10+r.IntN(50), 3+r.IntN(6))
-	w.page, w.dest.batch, w.budget = 1+r.IntN(70), 6000+r.IntN(20000), 10*time.Minute
-	calm, rate := w.now().Add(6*time.Hour), 0.1+0.5*r.Float64()
-	var killed, saveFails, destinationFails atomic.Bool
-	var lost chan struct{}
-	w.store.beforeSave = func([]byte) error {
-		if killed.Load() || saveFails.Swap(false) {
-			return errors.New("of a test")
-		}
-		return nil
-	}
-	w.dest.before = func(int, record.Batch) error {
-		if destinationFails.Swap(false) {
-			return &problem{}
-		}
-		return nil
-	}
-	faults := []func(http.ResponseWriter, string) string{
-		func(_ http.ResponseWriter, doc string) string { return short(doc, err999) },
-		func(_ http.ResponseWriter, doc string) string { return short(doc, rebuilt) },
-		func(rw http.ResponseWriter, _ string) string { rw.WriteHeader(http.StatusGatewayTimeout); return "" },
-		func(rw http.ResponseWriter, _ string) string {
-			rw.Header().Set("Retry-After", "60")
-			rw.WriteHeader(http.StatusTooManyRequests)
-			return ""
-		},
-		func(_ http.ResponseWriter, doc string) string { return doc[:r.IntN(len(doc))] },
-		func(_ http.ResponseWriter, doc string) string {
-			at := r.IntN(len(doc))
-			return doc[:at] + "</WRONG>" + doc[at:]
-		},
-		func(_ http.ResponseWriter, doc string) string {
-			if killed.Store(true); lost != nil {
-				close(lost)
-				lost = nil
-			}
-			time.Sleep(time.Millisecond)
-			return doc
-		},
-		func(_ http.ResponseWriter, doc string) string { saveFails.Store(true); return doc },
-		func(_ http.ResponseWriter, doc string) string { destinationFails.Store(true); return doc },
-	}
-	w.before = func(rw http.ResponseWriter, r2 *http.Request) bool {
-		if !strings.HasSuffix(r2.URL.Path, "/detection/") {
-			return false
-		}
-		answer := httptest.NewRecorder()
-		r2.Header.Del("Accept-Encoding")
-		w.qualys.ServeHTTP(answer, r2)
-		doc := answer.Body.String()
-		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
-		if w.now().Before(calm) && r.Float64() < rate {
-			doc = faults[r.IntN(len(faults))](rw, doc)
-		}
-		io.WriteString(rw, doc)
-		return true
-	}
-	for end := calm.Add(60 * time.Hour); ; time.Sleep(5 * time.Minute) {
-		killed.Store(false)
-		lost = make(chan struct{})
-		w.store.lost = lost
-		report, err := w.do()
-		time.Sleep(time.Second)
-		if report.Outcome == ingest.Complete && report.IsolatedTotal == 0 {
-			break
-		}
-		if w.now().After(end) {
-			t.Fatalf("got %s, %v, isolated %d after 60 hours without a fault", report.Outcome, err, report.IsolatedTotal)
-		}
-	}
-	calm = w.now()
-	_, _ = w.do()
-	letters := map[string]bool{}
-	for _, l := range w.readLines("deadletter/vm/*/rows-*.ndjson.gz") {
-		letters[fmt.Sprint(l["row"].(map[string]any)["RowKey_s"])] = true
-	}
-	for key := range w.expected(time.Time{}) {
-		if w.dest.keys[key] == 0 && !letters[key] {
-			t.Errorf("complete, and %s is missing", key)
-		}
 	}
 }
 

@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/record"
 )
 
 // As TestFurtherWarningThatDrips, but the run reads in a convoy, as all runs of the program do.
@@ -251,4 +253,99 @@ func TestFurtherGivenUpBeforeTheSign(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The first run has left the page, and its destination takes minutes for a batch; meanwhile the
+// page says at its end that it is not whole. The run ends before it asks for another.
+func TestLeftPageIsVoidAndTheRunEnds(t *testing.T) {
+	type turned struct {
+		stop func()
+		dest *stuckDest
+	}
+	for name, ends := range map[string]func(turned){
+		"it is told to stop":     func(n turned) { n.stop(); close(n.dest.calm) },
+		"the destination fails":  func(n turned) { n.dest.fails.Store(true); close(n.dest.calm) },
+		"its time is up":         func(n turned) { time.Sleep(10 * time.Minute); close(n.dest.calm) },
+		"it asks for the next":   func(n turned) { close(n.dest.calm) },
+		"the last word is doubt": func(n turned) { n.stop(); close(n.dest.calm) },
+		"it saves the doubt":     func(n turned) { close(n.dest.calm) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtualWorld(t, 30, 6)
+				w.page = 1000
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				dests := newDestinations(2, 8_000)
+				stuck := &stuckDest{destination: dests[0], calm: make(chan struct{})}
+				first := true
+				w.before = func(rw http.ResponseWriter, r *http.Request) bool {
+					if !strings.HasSuffix(r.URL.Path, "/detection/") || !first {
+						return false
+					}
+					first = false
+					answer := httptest.NewRecorder()
+					r.Header.Del("Accept-Encoding")
+					w.qualys.ServeHTTP(answer, r)
+					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					list, end, _ := strings.Cut(withoutFirst(answer.Body.String()), "</RESPONSE>")
+					io.WriteString(rw, list)
+					time.Sleep(time.Minute) // the first run has lost its patience
+					io.WriteString(rw, err999)
+					if name == "the last word is doubt" || name == "it saves the doubt" {
+						io.WriteString(rw, "<!-- ")
+						time.Sleep(10 * time.Second)
+						w.store.beforeSave = func([]byte) error {
+							time.Sleep(10 * time.Second)
+							return nil
+						}
+						ends(turned{stop, stuck})
+					}
+					switch name {
+					case "the last word is doubt":
+						drip(rw, r, ".")
+						return true
+					case "it saves the doubt":
+						time.Sleep(5 * time.Second) // and the page ends in that time
+						io.WriteString(rw, "--></RESPONSE>"+end)
+						return true
+					}
+					io.WriteString(rw, "</RESPONSE>"+end)
+					go func() {
+						time.Sleep(time.Minute)
+						ends(turned{stop, stuck})
+					}()
+					return true
+				}
+				reports := w.together(ctx, dests, func(i int, r *ingest.Run) {
+					r.InFlight, r.Patience, r.Budget = 1, ingest.DefaultPatience, 25*time.Minute
+					if i == 0 {
+						r.Destination, r.Budget = stuck, 8*time.Minute
+					}
+				})
+				t.Logf("%s %s, missing %d", reports[0].Outcome, reports[0].Reason, w.missing(dests[0]))
+				time.Sleep(time.Minute)
+				w.before = nil
+				w.allCameTogether(dests, 10, 5*time.Minute)
+			})
+		})
+	}
+}
+
+// stuckDest takes the first batches, holds the next until all is calm, and may fail then.
+type stuckDest struct {
+	*destination
+	calm  chan struct{}
+	fails atomic.Bool
+	sends atomic.Int32
+}
+
+func (s *stuckDest) Send(ctx context.Context, b record.Batch) (int64, error) {
+	if s.sends.Add(1) == 3 {
+		<-s.calm
+		if s.fails.Load() {
+			return 0, &problem{}
+		}
+	}
+	return s.destination.Send(ctx, b)
 }

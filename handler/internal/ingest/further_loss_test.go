@@ -161,6 +161,9 @@ func TestFurtherIsolatedComesInBadTime(t *testing.T) {
 		},
 	} {
 		for which, batch := range map[int]int{0: 6_000, 12: 60_000} { // in several batches, and in one
+			if which != 0 && !strings.Contains(name, " cannot be ") {
+				continue // the destination is asked either way
+			}
 			t.Run(fmt.Sprintf("%s, host %d", name, which), func(t *testing.T) {
 				w := newWorld(t, 25, 12)
 				w.page, w.dest.batch = 16, batch

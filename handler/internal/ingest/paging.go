@@ -167,6 +167,9 @@ func (p *pager) saveVoid() error {
 // end takes back what was passed although nothing has shown that it was to blame, and
 // says what the time was lost with.
 func (p *pager) end(err error) error {
+	if err := p.hearOfLeft(); err != nil {
+		return err
+	}
 	p.takeBack()
 	if errors.Is(err, errNobody) && len(p.d.suspects) > 0 { // none of them is the cause
 		p.q.From = p.d.suspects[0].ID
@@ -176,6 +179,28 @@ func (p *pager) end(err error) error {
 		return fmt.Errorf("%w; the last failure: %s", err, p.reason)
 	}
 	return err
+}
+
+// hearOfLeft takes back what counts for nothing of a page that others read on: no later run
+// would hear of it.
+func (p *pager) hearOfLeft() error {
+	shared, ok := p.run.Source.(interface{ Left() error })
+	if !ok {
+		return nil
+	}
+	err := shared.Left()
+	if err == nil {
+		return nil
+	}
+	from := p.voidFrom(err)
+	if suspects := p.d.suspects; len(suspects) > 0 {
+		from = min(from, suspects[0].ID)
+		p.d.suspects, p.search, p.alone = nil, nil, 0
+	}
+	p.d.rewind(from)
+	p.q.From, p.rehearse = from, true
+	p.keepTrouble()
+	return p.saveVoid()
 }
 
 // limit is how long the page may be without a safe point. Where one is looked for,

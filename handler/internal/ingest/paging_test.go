@@ -230,10 +230,10 @@ func TestEverySecondHostIsIll(t *testing.T) {
 func TestIsolationKilledAtEveryStep(t *testing.T) {
 	for _, step := range []string{"before send", "after send", "before save", "after save"} {
 		t.Run(step, func(t *testing.T) {
-			w := newWorld(t, 60, 8)
+			w := newWorld(t, 30, 8)
 			w.dest.batch = 8_000
 			ids := w.hostIDs()
-			w.ill(true, ids[20], ids[40])
+			w.ill(true, ids[10], ids[20])
 			w.killAt(step)
 			if c := w.checkpoint(); len(c.Isolated) != 2 {
 				t.Fatalf("isolated %+v", c.Isolated)

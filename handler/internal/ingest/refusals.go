@@ -275,6 +275,9 @@ type sampler struct {
 	rows int // of the parent in work
 }
 
+// Aside tells that the page is none of the window's.
+func (*sampler) Aside() bool { return true }
+
 // maxSamples is how much the samples of a run take, in bytes: fifty destinations may be in
 // doubt at once.
 const maxSamples = 256 << 10

@@ -99,8 +99,10 @@ type Run struct {
 	counts   counters
 	started  time.Time
 	deadline time.Time
-	state    *Checkpoint
-	began    position // where the checkpoint stood
+	// acquiring is when the run began, by the machine's own time.
+	acquiring time.Time
+	state     *Checkpoint
+	began     position // where the checkpoint stood
 	// savedIndex is the index that the checkpoint names as it was saved last.
 	savedIndex string
 	lease      checkpoint.Lease
@@ -266,7 +268,7 @@ func (r *Run) Started() time.Time { return r.started }
 // whether another run holds it: then it returns checkpoint.ErrHeld. Behind nil
 // comes Do or Release; behind an error Do only reports it.
 func (r *Run) Acquire(ctx context.Context) error {
-	r.started = r.Clock.Now().UTC()
+	r.started, r.acquiring = r.Clock.Now().UTC(), time.Now()
 	r.lease, r.notHeld = r.Store.Acquire(ctx, r.CheckpointName())
 	if r.notHeld != nil && !errors.Is(r.notHeld, checkpoint.ErrHeld) {
 		r.notHeld = fmt.Errorf("take hold of the checkpoint: %w", r.notHeld)
@@ -338,7 +340,7 @@ func (r *Run) window(parent context.Context) (Outcome, error) {
 	// Sending goes on for a while when reading has to stop.
 	sendCtx, stopSending := context.WithCancelCause(context.WithoutCancel(parent))
 	defer stopSending(nil)
-	left := r.deadline.Sub(r.Clock.Now()) // the state may have taken its time
+	left := r.Budget - time.Since(r.acquiring) // the state may have taken its time
 	hard := time.AfterFunc(left+sendGrace, func() { stopSending(errPause) })
 	defer hard.Stop()
 	defer context.AfterFunc(parent, func() {

@@ -164,11 +164,18 @@ func (k *Desk) take(ctx context.Context, d *ingest.Dataset, r *Request) (*Job, e
 	if err := run.Acquire(ctx); err != nil {
 		return nil, err
 	}
+	holding := true
+	defer func() {
+		if holding { // a panic
+			run.Release(ctx)
+		}
+	}()
 	// Now that nobody else can: is it still open, and what was tried?
 	now, err := k.read(ctx, k.name(openState, r))
 	if err == nil {
 		err = k.carries(ctx, run, []*Request{now})
 	}
+	holding = false
 	if err != nil {
 		run.Release(ctx)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -75,8 +75,9 @@ func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (j
 		return nil, fmt.Errorf("wait for others who ask for a run: %w", err)
 	}
 	defer k.turn.Leave()
+	taken := false
 	defer func() {
-		if err == nil {
+		if taken {
 			return
 		}
 		for _, job := range jobs {
@@ -115,6 +116,7 @@ func (k *Desk) Ask(ctx context.Context, datasets []*ingest.Dataset, w Window) (j
 	for _, job := range jobs {
 		job.done = k.live.add(job.run, id)
 	}
+	taken = true
 	return jobs, nil
 }
 

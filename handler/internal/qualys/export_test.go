@@ -30,3 +30,6 @@ func (c *Client) Waiting(path string) int {
 	defer c.limits.mu.Unlock()
 	return len(c.limits.endpoint(path).waiting)
 }
+
+// Tests make hundreds of marks.
+func init() { markRounds = 100 }

@@ -71,8 +71,11 @@ type refused struct {
 	known map[string]bool // answers of is, by the hash of the secret
 }
 
-// markRounds make a guess cost some tens of milliseconds.
-const markRounds = 100_000
+// DefaultMarkRounds make a guess cost some tens of milliseconds.
+const DefaultMarkRounds = 100_000
+
+// markRounds are fewer in tests that make hundreds of marks.
+var markRounds = DefaultMarkRounds
 
 func newRefused(secret string) *refused {
 	r := &refused{Salt: rand.Text()}
@@ -323,7 +326,7 @@ func (s *standing) wasKept(n int) {
 // recallTime is how long a call waits for what others have met. A good storage answers in a
 // tenth of a second, and one that hangs must not hold up every call for long; but a login
 // that this process does not know to be good may be one that another was refused. A check
-// gives a step 50 seconds.
+// gives a step 50 seconds, in which both a look and keepTime have to have room.
 func (c *Client) recallTime() time.Duration {
 	current := c.login()
 	s := &c.standing
@@ -332,12 +335,12 @@ func (c *Client) recallTime() time.Duration {
 	if s.good == current {
 		return 10 * time.Second
 	}
-	return 30 * time.Second
+	return 25 * time.Second
 }
 
 // keepTime is how long that may take: longer than a process that was killed in the middle of
 // it holds others up, which is 15 seconds.
-const keepTime = 25 * time.Second
+const keepTime = 20 * time.Second
 
 // kindNames are the kinds as the memory has them.
 var kindNames = map[Kind]string{Broken: "broken", Unavailable: "unavailable", Limited: "limit", BadLogin: "login", Forbidden: "forbidden", Refused: "refused", Unreachable: "unreachable", BadProxy: "proxy"}

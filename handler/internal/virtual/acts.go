@@ -31,8 +31,9 @@ type kind struct {
 	answer func(w *world, a *acting, c *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool
 	// happen is an event. It may take time.
 	happen func(w *world, p *platform, a Act)
-	// unclean may make rows be sent twice: what was in flight.
-	unclean bool
+	// unclean may make rows be sent twice: what was in flight. breaks ends an answer anywhere:
+	// of the host that it has got to rows may have been sent.
+	unclean, breaks bool
 }
 
 // fault tells that it concerns calls.
@@ -113,20 +114,20 @@ var onTheWay = []kind{
 
 // answersOfQualys is what Qualys answers, and what it allows.
 var answersOfQualys = []kind{
-	{name: "an answer drips", on: readers, numbered: true, lasts: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "an answer drips", on: readers, numbered: true, lasts: true, breaks: true, answer: func(w *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		w.drip(rw, r, answer, place(a, answer), time.Duration(1+a.N%40)*time.Minute)
 		return true
 	}},
-	{name: "an answer hangs in the middle", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "an answer hangs in the middle", on: readers, numbered: true, lasts: true, breaks: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, r *http.Request, answer *httptest.ResponseRecorder) bool {
 		begun(rw, answer, place(a, answer))
 		<-r.Context().Done()
 		return true
 	}},
-	{name: "an answer breaks off", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "an answer breaks off", on: readers, numbered: true, lasts: true, breaks: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
 		begun(rw, answer, place(a, answer))
 		panic(http.ErrAbortHandler)
 	}},
-	{name: "an answer ends early", on: readers, numbered: true, lasts: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
+	{name: "an answer ends early", on: readers, numbered: true, lasts: true, breaks: true, answer: func(_ *world, a *acting, _ *call, rw http.ResponseWriter, _ *http.Request, answer *httptest.ResponseRecorder) bool {
 		begun(rw, answer, place(a, answer))
 		return true
 	}},

@@ -179,11 +179,11 @@ func (l *laws) disagreements() (list []string) {
 	return list
 }
 
-// repeated is how many rows have come again.
-func (l *laws) repeated() int {
+// unexplained is how many rows have come again, but for those of hosts that came in part.
+func (l *laws) unexplained() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.twice
+	return l.twice - l.parted*l.world.largestHost()
 }
 
 // falselyRemoved tells that an entry which is said to have been removed is there.

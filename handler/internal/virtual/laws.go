@@ -42,8 +42,8 @@ type laws struct {
 	removed map[uint64]bool
 	keys    map[string]int // arrivals of each state, by destination and key
 	twice   int
-	// parted is how many runs' time was up, or how often a destination was too slow for the
-	// others' pages: a host of which a part had arrived comes again, whole.
+	// parted is how many runs' time was up, how often a destination was too slow for the
+	// others' pages, or an answer broke: a host of which a part had arrived comes again, whole.
 	parted int
 	// isolated tells that something was, which is read again whole, whatever has come of it.
 	isolated bool
@@ -137,10 +137,15 @@ var canaryLogin = strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(use
 func (l *laws) logs(line []byte) {
 	l.tells("log", line)
 	if bytes.Contains(line, []byte("too slow for the others")) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.parted++
+		l.part()
 	}
+}
+
+// part notes that a host may have come in part.
+func (l *laws) part() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.parted++
 }
 
 // tells checks what leaves for people.
@@ -254,7 +259,11 @@ func (l *laws) told(c *call, status int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.unwanted[c.name] = true
+	destination := c.name
+	if l.world.azure.Places[destination] == nil {
+		destination = "default" // by another address, where a setting has changed
+	}
+	l.unwanted[destination] = true
 }
 
 // sends checks rows that arrive.
@@ -460,9 +469,7 @@ func (l *laws) reported(c *call, content []byte) {
 	}
 	l.mu.Unlock()
 	if r.Outcome == ingest.Paused {
-		l.mu.Lock()
-		l.parted++
-		l.mu.Unlock()
+		l.part()
 	}
 	if r.Decoded != r.Accepted+r.DeadLetters+r.Abandoned {
 		l.broken("run %s: %d decoded, %d accepted, %d dead letters, %d abandoned", r.Run, r.Decoded, r.Accepted, r.DeadLetters, r.Abandoned)

@@ -110,9 +110,9 @@ func (w *world) settle() {
 // happened before. The first of them may still make up for that.
 func (w *world) idle() {
 	time.Sleep(2 * w.story.KBEvery)
-	before := w.laws.repeated()
+	before, isolated := w.laws.unexplained(), w.isolates()
 	time.Sleep(2 * w.story.KBEvery)
-	if again := w.laws.repeated() - before; again > 0 && !w.isolates() {
+	if again := w.laws.unexplained() - before; again > 0 && !isolated && !w.isolates() {
 		w.laws.broken("%d rows have come again in %s in which nothing happened", again, 2*w.story.KBEvery)
 	}
 }

@@ -313,6 +313,9 @@ func (w *world) acts(c *call) (met []*acting) {
 		if a.kind.fault() && a.concerns(c) && w.rand.IntN(100) < a.Share {
 			a.n++
 			w.met[[2]string{a.Kind, c.what}]++
+			if a.kind.breaks && c.what == "detections" {
+				w.laws.part()
+			}
 			now := *a
 			met = append(met, &now)
 		}

@@ -185,8 +185,10 @@ func (s *Store) acquire(ctx context.Context, name string) (*blobLease, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &blobLease{client: client, held: held, name: name, lost: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{})}
-	go l.renew(leaseTime, asked) //nolint:gosec // ends with Release, not with the call
+	l := &blobLease{client: client, held: held, name: name, lost: make(chan struct{}), stopped: make(chan struct{})}
+	going, stop := context.WithCancel(context.WithoutCancel(ctx)) // until Release, not for the call
+	l.stop = stop
+	go l.renew(going, leaseTime, asked)
 	return l, nil
 }
 
@@ -327,14 +329,14 @@ type blobLease struct {
 	etag    *azcore.ETag
 	once    sync.Once
 	lost    chan struct{}
-	stop    chan struct{}
+	stop    context.CancelFunc // of renew
 	stopped chan struct{}
 }
 
 // renew keeps the lease until Release. A renewal that is refused means that it is lost, and
 // so does one that fails for almost as long as the lease lasts: another may hold it then.
 // Its time counts from when it was asked for, as an answer may have been on its way for long.
-func (l *blobLease) renew(leaseTime time.Duration, asked time.Time) {
+func (l *blobLease) renew(ctx context.Context, leaseTime time.Duration, asked time.Time) {
 	defer close(l.stopped)
 	every := leaseTime / renewals
 	enough := leaseTime - every/2
@@ -342,13 +344,13 @@ func (l *blobLease) renew(leaseTime time.Duration, asked time.Time) {
 	defer next.Stop()
 	for {
 		select {
-		case <-l.stop:
+		case <-ctx.Done():
 			return
 		case <-next.C:
 		}
 		began := time.Now()
-		ctx, cancel := context.WithDeadline(context.Background(), earlier(began.Add(every), asked.Add(enough)))
-		_, err := l.held.RenewLease(ctx, nil)
+		trying, cancel := context.WithDeadline(ctx, earlier(began.Add(every), asked.Add(enough)))
+		_, err := l.held.RenewLease(trying, nil)
 		cancel()
 		switch {
 		case err == nil:
@@ -357,7 +359,7 @@ func (l *blobLease) renew(leaseTime time.Duration, asked time.Time) {
 			l.once.Do(func() { close(l.lost) })
 			return
 		}
-		next.Reset(every - time.Since(began))
+		next.Reset(min(every-time.Since(began), enough-time.Since(asked)))
 	}
 }
 
@@ -433,7 +435,7 @@ func (l *blobLease) isOurs(ctx context.Context, doc []byte) bool {
 func (l *blobLease) Lost() <-chan struct{} { return l.lost }
 
 func (l *blobLease) Release(ctx context.Context) error {
-	close(l.stop)
+	l.stop()
 	<-l.stopped
 	if _, err := l.held.ReleaseLease(ctx, nil); err != nil && !isLost(err) {
 		return explain("release "+l.name, err)

@@ -3,11 +3,16 @@ package blob_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,9 +34,10 @@ import (
 func onEach(t *testing.T, test func(t *testing.T, client func() *container.Client)) {
 	t.Helper()
 	t.Run("azurite", func(t *testing.T) {
-		connection := azurite.Start(t)
+		connection := started(t)
+		name := "state-" + strconv.FormatInt(containers.Add(1), 10)
 		test(t, func() *container.Client {
-			c, err := container.NewClientFromConnectionString(connection, "state", nil)
+			c, err := container.NewClientFromConnectionString(connection, name, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,6 +55,43 @@ func onEach(t *testing.T, test func(t *testing.T, client func() *container.Clien
 			return c
 		})
 	})
+}
+
+// containers counts those of tests, which share one Azurite.
+var containers atomic.Int64
+
+// emulator is that Azurite.
+var emulator struct {
+	sync.Mutex
+	connection string
+	stop       func()
+}
+
+func started(t *testing.T) string {
+	t.Helper()
+	emulator.Lock()
+	defer emulator.Unlock()
+	if emulator.connection == "" {
+		dir, err := os.MkdirTemp("", "azurite")
+		if err != nil {
+			t.Fatal(err)
+		}
+		connection, stop := azurite.Open(t, dir)
+		emulator.connection = connection
+		emulator.stop = func() {
+			stop()
+			os.RemoveAll(dir)
+		}
+	}
+	return emulator.connection
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if emulator.stop != nil {
+		emulator.stop()
+	}
+	os.Exit(code)
 }
 
 func TestBlob(t *testing.T) {
@@ -122,10 +165,13 @@ func TestLosingTheHold(t *testing.T) {
 }
 
 // A lease lasts from when it was given: an answer that has been on its way for long, and
-// renewals that hang, leave nobody with a hold that others may have.
+// renewals that hang or fail, leave nobody with a hold that others may have.
 func TestHoldEndsBeforeTheLease(t *testing.T) {
-	for _, late := range []time.Duration{0, 4 * time.Second, 9 * time.Second, 13 * time.Second} {
-		t.Run(late.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		late  time.Duration
+		hangs bool
+	}{{0, true}, {4 * time.Second, true}, {9 * time.Second, true}, {13 * time.Second, true}, {0, false}, {9 * time.Second, false}} {
+		t.Run(fmt.Sprintf("%s late, hangs %v", c.late, c.hangs), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				blobs := simulator.NewBlobs()
 				var given time.Time
@@ -133,13 +179,17 @@ func TestHoldEndsBeforeTheLease(t *testing.T) {
 				options.Transport = &http.Client{Transport: simulator.Transport{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					switch r.Header.Get("X-Ms-Lease-Action") {
 					case "renew":
+						if !c.hangs {
+							w.WriteHeader(http.StatusForbidden)
+							return
+						}
 						<-r.Context().Done()
 						return
 					case "acquire":
 						answer := httptest.NewRecorder()
 						blobs.ServeHTTP(answer, r)
 						if given = time.Now(); answer.Code < 300 {
-							time.Sleep(late)
+							time.Sleep(c.late)
 						}
 						maps.Copy(w.Header(), answer.Header())
 						w.WriteHeader(answer.Code)
@@ -148,16 +198,16 @@ func TestHoldEndsBeforeTheLease(t *testing.T) {
 					}
 					blobs.ServeHTTP(w, r)
 				})}}
-				c, err := container.NewClientWithNoCredential("https://account.blob.core.example/state", options)
+				client, err := container.NewClientWithNoCredential("https://account.blob.core.example/state", options)
 				if err != nil {
 					t.Fatal(err)
 				}
-				l, err := blob.New(c).Brief().Acquire(t.Context(), "a.json")
+				l, err := blob.New(client).Brief().Acquire(t.Context(), "a.json")
 				if err != nil {
 					t.Fatal(err)
 				}
 				<-l.Lost()
-				if held := time.Since(given); held >= 15*time.Second {
+				if held := time.Since(given); held > 13*time.Second {
 					t.Errorf("it is noticed after %s that the lease of 15 s has ended", held)
 				}
 				if err := l.Release(t.Context()); err != nil {
