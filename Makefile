@@ -71,7 +71,7 @@ faults: e2e/node_modules/.installed bin/guard ## every way in which Qualys, Log 
 	   /^ *--- FAIL|_test.go:[0-9]+:/ { print; bad = 1 } \
 	   END { printf "\n%d faults, %d lost%s\n", n, lost, bad ? ", and FAILURES: see above" : ""; exit bad || lost > 0 || n < 100 }'
 
-soak: e2e/node_modules/.installed bin/guard ## 2,000 kills with SIGKILL at random moments (KILLS=n: so many; the tests have 50)
+soak: e2e/node_modules/.installed bin/guard ## 2,000 kills with SIGKILL at random moments (KILLS=n: so many; the tests have 25)
 	@rm -rf $(OUTPUT)/soak && mkdir -p $(OUTPUT)/soak
 	TEST_OUTPUT=$(OUTPUT)/soak KILLS=$(or $(KILLS),2000) E2E_REQUIRE=azurite bin/guard go test ./e2e -count=1 -run 'TestKills$$' -v -timeout 2h
 	@go run ./e2e/leak $(OUTPUT)/soak

@@ -1,12 +1,15 @@
 package virtual
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"qualys-sentinel/handler/internal/ingest"
+	"qualys-sentinel/handler/internal/ondemand"
 )
 
 // missing are findings or entries that a checkpoint says have arrived, and that have not.
@@ -183,7 +186,42 @@ func (l *laws) disagreements() (list []string) {
 func (l *laws) unexplained() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.twice - l.parted*l.world.largestHost()
+	return l.twice - l.mayRepeat()
+}
+
+// closed checks what a request says at its end: one that is complete has brought all that was
+// asked for.
+func (l *laws) closed(content []byte) {
+	var r ondemand.Request
+	if err := json.Unmarshal(content, &r); err != nil {
+		l.broken("a request cannot be read: %v: %.200s", err, content)
+		return
+	}
+	s := l.world.story
+	if r.Outcome != ingest.Complete || r.Own() || s.maySkip() || slices.ContainsFunc(s.Acts, func(a Act) bool { return a.Kind == change || a.Kind == failover }) {
+		return
+	}
+	if missing := l.unbrought(&r); len(missing) > 0 {
+		l.broken("request %s is complete, and %d findings have not come: %s", r.ID, len(missing), strings.Join(missing[:min(3, len(missing))], "; "))
+	}
+}
+
+func (l *laws) unbrought(r *ondemand.Request) (list []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	brought := l.brought[ingest.AskedName("default", r.Dataset, r.ID)]
+	for n, h := range l.world.expectation().hosts {
+		processed, listed := l.world.estate.Listed(n, r.Asked.Add(-time.Second))
+		if _, still := l.world.estate.Listed(n, time.Now()); !listed || !still || !r.Full && !slices.Contains(r.HostIDs, h.id) {
+			continue
+		}
+		for _, d := range h.findings {
+			if brought[d.id].Before(processed) {
+				list = append(list, fmt.Sprintf("finding %d of host %d, processed at %s", d.id, h.id, processed.Format(time.RFC3339)))
+			}
+		}
+	}
+	return list
 }
 
 // falselyRemoved tells that an entry which is said to have been removed is there.
@@ -201,7 +239,7 @@ func (l *laws) falselyRemoved(qid uint64) bool {
 // duplicates checks that rows come twice for a reason only.
 func (l *laws) duplicates() {
 	l.mu.Lock()
-	twice, most, isolated := l.twice, l.parted*l.world.largestHost(), l.isolated
+	twice, most, isolated := l.twice, l.mayRepeat(), l.isolated
 	l.mu.Unlock()
 	if twice <= most || isolated || l.world.story.Refreshed || slices.ContainsFunc(l.world.story.Acts, func(a Act) bool { return kindOf(a.Kind).unclean }) {
 		return

@@ -40,11 +40,15 @@ type laws struct {
 	// been removed.
 	entries map[string]map[uint64]state
 	removed map[uint64]bool
+	// brought are the latest states of findings that a request has brought, by its checkpoint.
+	brought map[string]map[uint64]time.Time
 	keys    map[string]int // arrivals of each state, by destination and key
 	twice   int
-	// parted is how many runs' time was up, how often a destination was too slow for the
-	// others' pages, or an answer broke: a host of which a part had arrived comes again, whole.
-	parted int
+	// parted is how many runs' time was up, or how often a destination was too slow for the
+	// others' pages: a host of which a part had arrived comes again, whole. broke is how often an
+	// answer did: then a part has arrived only of one that fills a batch. longest is the
+	// longest row, in bytes.
+	parted, broke, longest int
 	// isolated tells that something was, which is read again whole, whatever has come of it.
 	isolated bool
 	runs     map[string]*runOf
@@ -85,7 +89,7 @@ type resting struct{ from, until time.Time }
 
 func newLaws(w *world) *laws {
 	l := &laws{
-		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, removed: map[uint64]bool{}, keys: map[string]int{}, runs: map[string]*runOf{},
+		world: w, trusted: true, holding: true, rows: map[string]map[uint64]state{}, entries: map[string]map[uint64]state{}, removed: map[uint64]bool{}, brought: map[string]map[uint64]time.Time{}, keys: map[string]int{}, runs: map[string]*runOf{},
 		holders: map[string][]holding{}, refused: map[string]time.Time{}, tried: map[attempt]time.Time{}, good: map[attempt]bool{}, resting: map[string]resting{}, sending: map[string]int{}, unwanted: map[string]bool{}, disturbed: map[[2]string]time.Time{},
 	}
 	for _, a := range w.story.Acts {
@@ -146,6 +150,22 @@ func (l *laws) part() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.parted++
+}
+
+// breaks notes that an answer has broken.
+func (l *laws) breaks() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.broke++
+}
+
+// mayRepeat is how many rows may come again since hosts have come in part.
+func (l *laws) mayRepeat() int {
+	most, times := l.world.largestHost(), l.parted
+	if most*l.longest > batchBytes*9/10 {
+		times += l.broke
+	}
+	return times * most
 }
 
 // tells checks what leaves for people.
@@ -346,6 +366,7 @@ func (l *laws) arrived(destination, table string, doc json.RawMessage) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reached(destination, table, r)
+	l.longest = max(l.longest, len(doc))
 	asked := false
 	if run := l.runs[r.Run]; run != nil {
 		run.accepted++
@@ -376,6 +397,12 @@ func (l *laws) reached(destination, table string, r row) {
 	}
 	if at.After(states[destination][n].at) {
 		states[destination][n] = state{at, r.Status}
+	}
+	if run := l.runs[r.Run]; run != nil && strings.Contains(run.document, "/requests/") {
+		if l.brought[run.document] == nil {
+			l.brought[run.document] = map[uint64]time.Time{}
+		}
+		l.brought[run.document][n] = at
 	}
 }
 
@@ -409,6 +436,10 @@ func (l *laws) stored(c *call, r *http.Request, content []byte) {
 		l.lettered(c)
 	case "save a run record":
 		l.reported(c, content)
+	case "other state":
+		if strings.HasPrefix(c.name, "requests/done/") {
+			l.closed(content)
+		}
 	}
 }
 

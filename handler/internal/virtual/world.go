@@ -314,7 +314,7 @@ func (w *world) acts(c *call) (met []*acting) {
 			a.n++
 			w.met[[2]string{a.Kind, c.what}]++
 			if a.kind.breaks && c.what == "detections" {
-				w.laws.part()
+				w.laws.breaks()
 			}
 			now := *a
 			met = append(met, &now)
