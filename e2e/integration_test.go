@@ -189,7 +189,7 @@ func noKeys(t *testing.T, s *services) {
 func TestTwentyIntegrations(t *testing.T) {
 	t.Parallel()
 	const hosts, pages = 2000, 20
-	calls := map[int]int{}
+	calls, own := map[int]int{}, map[int]int{}
 	for _, count := range []int{1, 20} {
 		s := startServices(t, hosts, 6)
 		s.sub.Infos = 2
@@ -203,8 +203,10 @@ func TestTwentyIntegrations(t *testing.T) {
 		teams = teams[:count]
 		h := startBare(t, s)
 		s.azure.Keep = s.keep
+		// A destination that takes no batch for long, as on a busy machine, has pages of its own.
+		ownPages := func() int { return pages * strings.Count(h.output(), "too slow for the others") }
 		h.call("QualysVM")
-		calls[count] = len(s.qualys.Calls())
+		calls[count], own[count] = len(s.qualys.Calls()), ownPages()
 		for _, team := range teams {
 			if wanted, missing, foreign, twice := team.compare(s, nil); wanted == 0 || missing+foreign+twice > 0 {
 				t.Errorf("%s: of %d %d are missing, %d not wanted, %d twice", team.name, wanted, missing, foreign, twice)
@@ -227,7 +229,7 @@ func TestTwentyIntegrations(t *testing.T) {
 				t.Errorf("%s later: %d are missing, %d not wanted, %d twice", team.name, missing, foreign, twice)
 			}
 		}
-		if later != 3 {
+		if later < 3 || later > 3+ownPages()-own[count] {
 			t.Errorf("%d calls for three windows of a page", later)
 		}
 		if count == 20 {
@@ -236,9 +238,9 @@ func TestTwentyIntegrations(t *testing.T) {
 			s.azure.Places[workspaceOf(20)].Keep = more.keep
 			s.register(more)
 			s.advance(10 * time.Minute)
-			had := len(s.qualys.Calls())
+			had, slow := len(s.qualys.Calls()), ownPages()
 			h.call("QualysVM")
-			if n := len(s.qualys.Calls()) - had; n > pages+2 {
+			if n := len(s.qualys.Calls()) - had; n > pages+2+ownPages()-slow {
 				t.Errorf("%d calls with one that catches up", n)
 			}
 			if wanted, missing, foreign, twice := more.compare(s, nil); wanted == 0 || missing+foreign+twice > 0 {
@@ -256,8 +258,8 @@ func TestTwentyIntegrations(t *testing.T) {
 		}
 		noKeys(t, s)
 	}
-	if calls[20] > calls[1] {
-		t.Errorf("%d calls for twenty, %d for one", calls[20], calls[1])
+	if calls[20] > calls[1]+own[20] {
+		t.Errorf("%d calls for twenty, %d for one; at most %d for pages of their own", calls[20], calls[1], own[20])
 	}
 }
 
