@@ -269,7 +269,7 @@ var mutations = []mutation{
 		old:  "\tnow, err := k.read(ctx, k.name(openState, r))\n", new: "\tnow, err := r, error(nil)\n",
 	},
 
-	// A reader: paging and isolation.
+	// Chosen by a reader: paging and isolation.
 	{
 		name: "bounded-page-ends-the-list", what: "a page that was ended in front of an isolated parent is taken for the last of the window",
 		file: "ingest/paging.go",
@@ -281,7 +281,7 @@ var mutations = []mutation{
 		old:  "\t\tif i.After != nil {\n\t\t\tq.After = *i.After\n\t\t}", new: "\t\tif w := r.state.Window; w != nil && w.After != nil {\n\t\t\tq.After = *w.After\n\t\t}",
 	},
 
-	// A reader: delivery, batches, ledgers.
+	// Chosen by a reader: delivery, batches, ledgers.
 	{
 		name: "repeated-rows-forgotten", what: "what a window has brought again unchanged, behind its last batch, is not remembered for the next",
 		file: "ingest/delivery.go",
@@ -314,7 +314,7 @@ var mutations = []mutation{
 		old:  "!isGone && !absent.known {", new: "!isGone && !absent.known && len(missing.witnesses) == 0 {",
 	},
 
-	// A reader: refusals and dead letters.
+	// Chosen by a reader: refusals and dead letters.
 	{
 		name: "doubt-never-ends", what: "that a destination has accepted a row again is not written down: every later run begins with the doubt",
 		file: "ingest/refusals.go",
@@ -331,7 +331,7 @@ var mutations = []mutation{
 		old:  "case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge:", new: "case s == http.StatusBadRequest, s == http.StatusForbidden, s == http.StatusRequestEntityTooLarge:",
 	},
 
-	// A reader: several destinations.
+	// Chosen by a reader: several destinations.
 	{
 		name: "convoy-begins-with-the-latest", what: "a page that several read begins where the latest of their windows does",
 		file: "ingest/convoy.go",
@@ -353,7 +353,7 @@ var mutations = []mutation{
 		old:  "\trun.Budget = min(run.Budget, r.deadline.Sub(r.Clock.Now()))\n", new: "",
 	},
 
-	// A reader: leases, limits, logins.
+	// Chosen by a reader: leases, limits, logins.
 	{
 		name: "lease-of-a-fixed-id", what: "all processes ask for a lease under the same id, so that a restarted one need not wait",
 		file: "checkpoint/blob/blob.go",
@@ -375,7 +375,7 @@ var mutations = []mutation{
 		old:  " else {\n\t\t\t\te.leave() // the turn came in this very moment\n\t\t\t}\n", new: "\n",
 	},
 
-	// A reader: what people are told.
+	// Chosen by a reader: what people are told.
 	{
 		name: "request-complete-without-isolated", what: "a request is closed as complete although some of its hosts have not come",
 		file: "ondemand/carry.go",

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -29,11 +28,7 @@ func TestFurtherBegunWarningInAConvoy(t *testing.T) {
 						return false
 					}
 					first = false
-					answer := httptest.NewRecorder()
-					r.Header.Del("Accept-Encoding")
-					w.qualys.ServeHTTP(answer, r)
-					doc := withoutFirst(answer.Body.String())
-					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+					doc := withoutFirst(w.answered(rw, r))
 					list, _, _ := strings.Cut(doc, "</RESPONSE>")
 					io.WriteString(rw, list+"<WARNING><CODE>999</CODE><TEXT>Internal error: a host is missing")
 					drip(rw, r, ".")
@@ -63,11 +58,7 @@ func slowAndWell(t *testing.T, behind func(w *world, stop func()), prepare ...fu
 		if n++; n > 1 {
 			return false
 		}
-		answer := httptest.NewRecorder()
-		r.Header.Del("Accept-Encoding")
-		w.qualys.ServeHTTP(answer, r)
-		doc := withoutFirst(answer.Body.String())
-		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+		doc := withoutFirst(w.answered(rw, r))
 		list, _, _ := strings.Cut(doc, "</RESPONSE>")
 		io.WriteString(rw, list+err999+"<!-- ")
 		if behind != nil {
@@ -228,11 +219,7 @@ func TestFurtherGivenUpBeforeTheSign(t *testing.T) {
 			if n++; n > 1 {
 				return false
 			}
-			answer := httptest.NewRecorder()
-			r.Header.Del("Accept-Encoding")
-			w.qualys.ServeHTTP(answer, r)
-			doc := withoutFirst(answer.Body.String())
-			rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+			doc := withoutFirst(w.answered(rw, r))
 			half := strings.Index(doc[len(doc)/2:], "<HOST>") + len(doc)/2
 			io.WriteString(rw, doc[:half])
 			for range 24 {
@@ -284,11 +271,7 @@ func TestLeftPageIsVoidAndTheRunEnds(t *testing.T) {
 						return false
 					}
 					first = false
-					answer := httptest.NewRecorder()
-					r.Header.Del("Accept-Encoding")
-					w.qualys.ServeHTTP(answer, r)
-					rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
-					list, end, _ := strings.Cut(withoutFirst(answer.Body.String()), "</RESPONSE>")
+					list, end, _ := strings.Cut(withoutFirst(w.answered(rw, r)), "</RESPONSE>")
 					io.WriteString(rw, list)
 					time.Sleep(time.Minute) // the first run has lost its patience
 					io.WriteString(rw, err999)

@@ -29,14 +29,19 @@ func (w *world) changing(change func(n int, doc string) string) {
 		if !strings.HasSuffix(r.URL.Path, "/detection/") {
 			return false
 		}
-		answer := httptest.NewRecorder()
-		r.Header.Del("Accept-Encoding")
-		w.qualys.ServeHTTP(answer, r)
 		n++
-		rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
-		io.WriteString(rw, change(n, answer.Body.String()))
+		io.WriteString(rw, change(n, w.answered(rw, r)))
 		return true
 	}
+}
+
+// answered is what Qualys answers, with the time at which it does.
+func (w *world) answered(rw http.ResponseWriter, r *http.Request) string {
+	answer := httptest.NewRecorder()
+	r.Header.Del("Accept-Encoding")
+	w.qualys.ServeHTTP(answer, r)
+	rw.Header().Set("Date", w.now().UTC().Format(http.TimeFormat))
+	return answer.Body.String()
 }
 
 // short leaves the first finding of each host, and says so.

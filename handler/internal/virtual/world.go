@@ -72,7 +72,7 @@ type world struct {
 type acting struct {
 	Act
 	kind *kind
-	n    int // calls that have met it, in one that a call has met, this call included
+	n    int // how many calls have met it so far
 }
 
 func newWorld(s Story) *world {

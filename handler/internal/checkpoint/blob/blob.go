@@ -349,7 +349,7 @@ func (l *blobLease) renew(ctx context.Context, leaseTime time.Duration, asked ti
 		case <-next.C:
 		}
 		began := time.Now()
-		trying, cancel := context.WithDeadline(ctx, earlier(began.Add(every), asked.Add(enough)))
+		trying, cancel := context.WithTimeout(ctx, min(every, enough-time.Since(asked)))
 		_, err := l.held.RenewLease(trying, nil)
 		cancel()
 		switch {
@@ -361,13 +361,6 @@ func (l *blobLease) renew(ctx context.Context, leaseTime time.Duration, asked ti
 		}
 		next.Reset(min(every-time.Since(began), enough-time.Since(asked)))
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 func (l *blobLease) Load(ctx context.Context) ([]byte, error) {
